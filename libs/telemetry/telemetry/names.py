@@ -1,0 +1,70 @@
+"""Every span, attribute and metric name, so that two services cannot spell one thing in two ways.
+
+Must not hold logic. Metrics are `stampede_<noun>_<unit>` (counters get `_total` from the client library);
+no user or purchase id is ever a metric label.
+"""
+
+from typing import Final
+
+# Spans, in the order in which a purchase meets them.
+SPAN_PURCHASE: Final = "POST /v1/purchases"
+SPAN_CHECK_LIMITS: Final = "check limits"
+SPAN_SEND_REQUESTS: Final = "send requests"
+SPAN_PROCESS_REQUESTS: Final = "process requests"
+SPAN_DECIDE: Final = "decide"
+SPAN_PROCESS_DECISIONS: Final = "process decisions"
+SPAN_WRITE_ORDER: Final = "write order"
+SPAN_PAY: Final = "pay"
+SPAN_CONFIRM: Final = "confirm order"
+SPAN_RELEASE: Final = "release order"
+SPAN_SEND_OUTBOX: Final = "send outbox"
+
+# Attributes of spans. `purchase_id` is what `python -m telemetry trace --id` looks for.
+PURCHASE_ID: Final = "purchase_id"
+PRODUCT_ID: Final = "product_id"
+DECISION: Final = "decision"
+REASON: Final = "reason"
+ORDER_STATUS: Final = "order_status"
+DEGRADED: Final = "degraded"
+HTTP_STATUS: Final = "http.response.status_code"
+MESSAGING_SYSTEM: Final = "messaging.system"
+TOPIC: Final = "messaging.destination.name"
+PARTITION: Final = "messaging.destination.partition.id"
+OFFSET: Final = "messaging.kafka.offset"
+BATCH_SIZE: Final = "messaging.batch.message_count"
+
+# Metrics of every process.
+BUILD_INFO: Final = "stampede_build_info"
+SPANS_DROPPED: Final = "stampede_spans_dropped"
+
+# gateway
+HTTP_REQUESTS: Final = "stampede_http_requests"
+HTTP_DURATION_SECONDS: Final = "stampede_http_duration_seconds"
+PURCHASES: Final = "stampede_purchases"  # by outcome at the door
+ADMISSION_QUEUE_PURCHASES: Final = "stampede_admission_queue_purchases"
+TICK_BATCH_PURCHASES: Final = "stampede_tick_batch_purchases"
+LOG_APPEND_SECONDS: Final = "stampede_log_append_seconds"
+PROJECTION_LAG_RECORDS: Final = "stampede_projection_lag_records"
+
+# ratelimit, wherever it is embedded
+LIMIT_CHECKS: Final = "stampede_limit_checks"  # by outcome: allowed, refused
+LIMIT_CHECKS_DEGRADED: Final = "stampede_limit_checks_degraded"  # answered locally: Redis was away
+LIMIT_DEGRADED: Final = "stampede_limit_degraded_state"  # 1 while Redis is away
+LIMIT_CALL_SECONDS: Final = "stampede_limit_call_seconds"
+
+# inventory
+DECISIONS: Final = "stampede_decisions"  # by kind and reason
+BATCH_DECIDE_SECONDS: Final = "stampede_batch_decide_seconds"
+DECISIONS_VOID: Final = "stampede_decisions_void"
+DEAD_LETTERS: Final = "stampede_dead_letters"
+PARTITIONS_ASSIGNED: Final = "stampede_partitions_assigned"
+PARTITION_LOAD_SECONDS: Final = "stampede_partition_load_seconds"
+REQUESTS_LAG_RECORDS: Final = "stampede_requests_lag_records"
+
+# order-writer
+ORDERS: Final = "stampede_orders"  # by status
+ORDER_BATCH_SECONDS: Final = "stampede_order_batch_seconds"
+OUTBOX_MESSAGES: Final = "stampede_outbox_messages"
+PAYMENTS: Final = "stampede_payments"  # by outcome
+HOLDS_EXPIRED: Final = "stampede_holds_expired"
+DECISIONS_LAG_RECORDS: Final = "stampede_decisions_lag_records"
