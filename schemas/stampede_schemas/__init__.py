@@ -1,1 +1,1 @@
-"""See the package README."""
+"""Messages, topics and codec: the only thing every part of Stampede agrees on. No I/O in here."""

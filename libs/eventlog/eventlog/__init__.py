@@ -1,1 +1,1 @@
-"""See the package README."""
+"""The reader of counting records (`reader`, pure) and the Kafka clients as every service uses them (`kafka`)."""

@@ -1,0 +1,73 @@
+"""`python -m eventlog provision`: make the topics of the registry, or correct their configuration. Safe to repeat."""
+
+import argparse
+import os
+import sys
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from eventlog.kafka import TopicsWrong, topic_ids
+from stampede_schemas.topics import TOPICS
+
+TIMEOUT_S = 30.0
+
+
+def provision(kafka: str, replication: int) -> dict[str, str]:
+    """Make what is missing, set every topic's configuration, check the result. Returns Kafka's topic ids by name."""
+    admin = AdminClient({"bootstrap.servers": kafka, "log_level": 3})
+    durability = {"min.insync.replicas": "2" if replication > 2 else "1", "unclean.leader.election.enable": "false"}
+    wanted = [
+        NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication, config=t.config | durability)
+        for t in TOPICS
+    ]
+    for future in admin.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S).values():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    changes = [
+        ConfigResource(
+            ResourceType.TOPIC,
+            t.name,
+            incremental_configs=[
+                ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in t.config.items()
+            ],
+        )
+        for t in TOPICS
+    ]
+    for future in admin.incremental_alter_configs(changes, request_timeout=TIMEOUT_S).values():
+        future.result()
+    return topic_ids(kafka)
+
+
+def main() -> int:
+    """Command line; exit 0 when every topic is as the registry says."""
+    parser = argparse.ArgumentParser(prog="python -m eventlog", description=__doc__)
+    parser.add_argument("command", choices=["provision"])
+    parser.add_argument("--kafka", default=os.environ.get("STAMPEDE_KAFKA", "127.0.0.1:9092"), help="bootstrap servers")
+    parser.add_argument("--replication", type=int, default=1, help="replicas of each topic; 3 in production")
+    arguments = parser.parse_args()
+    try:
+        ids = provision(arguments.kafka, arguments.replication)
+    except TopicsWrong as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KafkaException as error:
+        print(f"Kafka at {arguments.kafka} refused: {error.args[0].str()}", file=sys.stderr)
+        return 1
+    for name, topic_id in sorted(ids.items()):
+        print(f"{name}  {topic_id}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Kafka as Stampede uses it: client settings, reading a range of a partition, checking topics against the registry.
+
+Blocking calls of confluent-kafka; callers on an event loop run them in a thread.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from eventlog.reader import CountingReader, LogBroken, Progress, check_anchor
+from stampede_schemas.topics import TOPICS, Topic
+
+DELIVERY_TIMEOUT_MS = 5_000  # a gateway must know a purchase's fate before its client gives up
+READ_BATCH_MAX = 1_000
+READ_STALL_S_MAX = 30.0
+METADATA_TIMEOUT_S = 10.0
+
+_CLIENT: dict[str, str | int | float | bool] = {
+    "reconnect.backoff.ms": 100,
+    "reconnect.backoff.max.ms": 1_000,
+    "socket.keepalive.enable": True,
+    "log_level": 3,
+}
+
+
+class TopicsWrong(Exception):
+    """The broker's topics are not those of the registry; the message says which and what to do."""
+
+
+def producer(kafka: str, **settings: Any) -> Producer:
+    """An idempotent producer with `acks=all`. `settings` override; poll it for delivery reports."""
+    return Producer(
+        _CLIENT
+        | {
+            "bootstrap.servers": kafka,
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 0,
+            "compression.type": "lz4",
+            "message.timeout.ms": DELIVERY_TIMEOUT_MS,
+            "message.max.bytes": 1_000_000,
+            "queue.buffering.max.kbytes": 65_536,
+        }
+        | settings
+    )
+
+
+def consumer(kafka: str, **settings: Any) -> Consumer:
+    """A consumer that commits nothing by itself. Without `group.id` it is for `assign` only."""
+    return Consumer(
+        _CLIENT
+        | {
+            "bootstrap.servers": kafka,
+            "group.id": "stampede-reader",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": False,
+            "fetch.wait.max.ms": 100,
+            "fetch.error.backoff.ms": 100,
+            "queued.max.messages.kbytes": 16_384,
+        }
+        | settings
+    )
+
+
+def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """First offset of a partition and the one after its last."""
+    found = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=METADATA_TIMEOUT_S)
+    if found is None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    return int(found[0]), int(found[1])
+
+
+def read_range(client: Consumer, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
+    """Every record of `[start, end)`. The client must be free to be assigned elsewhere.
+
+    Raises:
+        LogBroken: nothing came for 30 s, or the range is not in the log.
+    """
+    if start >= end:
+        return
+    client.assign([TopicPartition(topic, partition, start)])
+    try:
+        heard = time.monotonic()
+        while start < end:
+            messages = client.consume(min(READ_BATCH_MAX, end - start), timeout=0.2)
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
+                        raise LogBroken(f"{topic}/{partition} no longer holds offset {start}: part of the log is gone")
+                    if not error.retriable() and error.fatal():
+                        raise KafkaException(error)
+                    continue
+                heard = time.monotonic()
+                offset = message.offset()
+                assert offset is not None
+                if offset >= end:
+                    return
+                start = offset + 1
+                yield message
+            if time.monotonic() - heard > READ_STALL_S_MAX:
+                raise LogBroken(
+                    f"{topic}/{partition} gave nothing from offset {start} (of {end}) for {READ_STALL_S_MAX:.0f} s"
+                )
+    finally:
+        client.unassign()
+
+
+def read_one(client: Consumer, topic: str, partition: int, offset: int) -> Message:
+    """The record at `offset`.
+
+    Raises:
+        LogBroken: there is none.
+    """
+    for message in read_range(client, topic, partition, offset, offset + 1):
+        return message
+    raise LogBroken(f"{topic}/{partition} no longer holds offset {offset}: part of the log is gone")
+
+
+def resume(client: Consumer, topic: str, partition: int, progress: Progress) -> CountingReader:
+    """A reader that goes on where `progress` ends, after the anchor was found in place.
+
+    Raises:
+        LogBroken: `progress` is beyond the end, or another record stands at the anchor.
+    """
+    _, end = watermarks(client, topic, partition)
+    if progress.next_offset > end:
+        raise LogBroken(
+            f"{topic}/{partition} ends at {end}, but it was read up to {progress.next_offset} before: it lost its tail"
+        )
+    if progress.anchor >= 0:
+        check_anchor(progress, read_one(client, topic, partition, progress.anchor).value())
+    return CountingReader(progress)
+
+
+def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS) -> dict[str, str]:
+    """Kafka's own id of each topic, and a check of existence, partitions and configuration.
+
+    A topic that was deleted and made again has another id: positions remembered for the old one mean nothing.
+
+    Raises:
+        TopicsWrong: a topic is missing or differs from the registry.
+    """
+    admin = AdminClient(_CLIENT | {"bootstrap.servers": kafka})
+    names = [topic.name for topic in topics]
+    described = admin.describe_topics(TopicCollection(names), request_timeout=METADATA_TIMEOUT_S)
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    configs = {r.name: f for r, f in admin.describe_configs(resources, request_timeout=METADATA_TIMEOUT_S).items()}
+    ids: dict[str, str] = {}
+    for topic in topics:
+        try:
+            found = described[topic.name].result()
+            config = configs[topic.name].result()
+        except KafkaException as error:
+            raise _wrong(kafka, topic, error) from None
+        if len(found.partitions) != topic.partitions:
+            raise TopicsWrong(
+                f"topic {topic.name} has {len(found.partitions)} partitions and must have {topic.partitions}: "
+                "products would move to other partitions. Make the topics anew with `python -m eventlog provision`."
+            )
+        for key, wanted in topic.config.items():
+            if config[key].value != wanted:
+                raise TopicsWrong(
+                    f"topic {topic.name} has {key}={config[key].value} and must have {wanted}: "
+                    "correct it with `python -m eventlog provision`."
+                )
+        ids[topic.name] = str(found.topic_id)
+    return ids
+
+
+def _wrong(kafka: str, topic: Topic, error: KafkaException) -> TopicsWrong:
+    code = error.args[0].code()
+    if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        return TopicsWrong(f"topic {topic.name} is missing: make the topics with `python -m eventlog provision`.")
+    return TopicsWrong(
+        f"Kafka at {kafka} did not say what its topics are ({error.args[0].str()}): is it running there?"
+    )

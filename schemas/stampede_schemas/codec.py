@@ -1,0 +1,142 @@
+"""Bytes to messages and back: msgspec JSON, encoders and decoders built once. Knows the limits of a batch."""
+
+from zlib import crc32
+
+import msgspec
+
+from stampede_schemas.decisions import AnyDecision, DecisionsRecord, Envelope, UnreadableReason
+from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.orders import AnyCommand, AnyOrderEvent, AnySnapshotRecord
+from stampede_schemas.requests import AnyRequest, RequestBatch
+from stampede_schemas.upcasts import KNOWN_REQUEST_TYPES, REQUEST_UPCASTS
+
+REQUESTS_PER_RECORD_MAX = 500
+RECORD_BYTES_MAX = 512 * 1024
+
+_encode = msgspec.json.Encoder().encode
+_batch = msgspec.json.Decoder(RequestBatch)
+_request: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+_envelope = msgspec.json.Decoder(Envelope)
+_decisions = msgspec.json.Decoder(list[AnyDecision])
+_command: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
+_order_event: msgspec.json.Decoder[AnyOrderEvent] = msgspec.json.Decoder(AnyOrderEvent)
+_snapshot: msgspec.json.Decoder[AnySnapshotRecord] = msgspec.json.Decoder(AnySnapshotRecord)
+
+
+class _Head(msgspec.Struct):
+    type: str
+    v: int = 1
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+class UnreadableMessage(ValueError):
+    """A message that can never be read; `reason` is the stable word for why."""
+
+    def __init__(self, reason: UnreadableReason) -> None:
+        super().__init__(reason)
+        self.reason: UnreadableReason = reason
+
+
+def source_crc(value: bytes | None) -> int:
+    """CRC-32 of a `requests` record's value; a tombstone counts as empty."""
+    return crc32(value or b"")
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """The wire form of any one message."""
+    return _encode(message)
+
+
+def encode_requests(requests: list[AnyRequest]) -> bytes:
+    """The value of a `requests` record. The caller keeps to 1..500 requests and 512 KiB."""
+    return _encode({"requests": requests})
+
+
+def split_requests(value: bytes | None) -> list[msgspec.Raw]:
+    """The requests of a record, each still undecoded.
+
+    Raises:
+        UnreadableMessage: the record as a whole cannot be read, is empty, or is over the limits.
+    """
+    if value is None:
+        raise UnreadableMessage("empty")
+    if len(value) > RECORD_BYTES_MAX:
+        raise UnreadableMessage("too_large")
+    try:
+        requests = _batch.decode(value).requests
+    except msgspec.ValidationError:
+        raise UnreadableMessage("not_a_request") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UnreadableMessage("not_json") from None
+    if not requests:
+        raise UnreadableMessage("empty")
+    if len(requests) > REQUESTS_PER_RECORD_MAX:
+        raise UnreadableMessage("too_many")
+    return requests
+
+
+def decode_request(raw: msgspec.Raw | bytes) -> AnyRequest:
+    """One request in its newest form (older versions are lifted by `upcasts`).
+
+    Raises:
+        UnreadableMessage: it is no request of any version that was ever written.
+    """
+    try:
+        return _request.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _decode_older(raw)
+
+
+def _decode_older(raw: msgspec.Raw | bytes) -> AnyRequest:
+    try:
+        head = _head.decode(raw)
+        if head.type not in KNOWN_REQUEST_TYPES:
+            raise UnreadableMessage("unknown_type")
+        if (upcast := REQUEST_UPCASTS.get((head.type, head.v))) is not None:
+            return upcast(bytes(raw))
+        raise UnreadableMessage("not_a_request" if head.v == 1 else "unknown_version")
+    except msgspec.ValidationError:
+        raise UnreadableMessage("not_a_request") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UnreadableMessage("not_json") from None
+
+
+def encode_decisions(
+    source_offset: int, crc: int, load: Load, start: int, appended_at_ms: Millis, decisions: list[AnyDecision]
+) -> bytes:
+    """The value of the `decisions` record that answers one `requests` record."""
+    return _encode(DecisionsRecord(source_offset, crc, load, start, appended_at_ms, decisions))
+
+
+def decode_envelope(value: bytes | None) -> Envelope | None:
+    """The envelope of a `decisions` record; None if unreadable, which makes the record void."""
+    try:
+        return _envelope.decode(value) if value else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def decode_decisions(envelope: Envelope) -> list[AnyDecision]:
+    """The decisions of a counting record.
+
+    Raises:
+        msgspec.DecodeError: unknown content. The reader must stop: skipping it would fork the readers.
+    """
+    return _decisions.decode(envelope.decisions)
+
+
+def decode_command(value: bytes) -> AnyCommand:
+    """A message of `order-commands`. Raises msgspec.DecodeError when it cannot be read."""
+    return _command.decode(value)
+
+
+def decode_order_event(value: bytes) -> AnyOrderEvent:
+    """A message of `orders`. Raises msgspec.DecodeError when it cannot be read."""
+    return _order_event.decode(value)
+
+
+def decode_snapshot(value: bytes) -> AnySnapshotRecord:
+    """A record of `stock-snapshots`. Raises msgspec.DecodeError when it cannot be read."""
+    return _snapshot.decode(value)
