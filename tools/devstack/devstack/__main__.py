@@ -1,0 +1,218 @@
+"""`python -m devstack`: the command line of the local stack. Every failure is one sentence and exit code 1."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from devstack import console as shown
+from devstack import control, orphans, processes
+from devstack.endpoints import read
+from devstack.failure import StackError
+from devstack.layout import Layout, last_lines, rotate
+from devstack.stack import SCALE_WAIT_S, Plan, Stack, down, held
+
+DETACHED_WAIT_S = 300.0
+PORT_FLAGS = {"kafka": "kafka", "postgres": "postgres", "redis": "redis", "gateway": "gateway-0"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="devstack", description="Kafka, Postgres, Redis and Stampede's services, here.")
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("--dir", type=Path, default=Path(".stack"), help="the stack's folder (.stack)")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    up = commands.add_parser("up", parents=[every], help="start everything and keep it running until Ctrl-C")
+    up.add_argument("--detach", action="store_true", help="return when everything is healthy; `down` stops it")
+    up.add_argument("--components-only", action="store_true", help="Kafka, Postgres and Redis, no services")
+    up.add_argument("--with-parent", action="store_true", help="stop when the process that started it has ended")
+    up.add_argument("--env", action="append", default=[], metavar="KEY=VALUE", help="for every service; repeatable")
+    for role in processes.SERVICES:
+        up.add_argument(f"--{role}", type=int, default=1, metavar="N", help=f"instances of {role} (1)")
+    for flag in PORT_FLAGS:
+        up.add_argument(f"--{flag}-port", type=int, metavar="PORT", help="instead of a free one")
+
+    commands.add_parser("down", parents=[every], help="stop the running stack")
+    status = commands.add_parser("status", parents=[every], help="what runs (exit code 1 unless all is ready)")
+    status.add_argument("--json", action="store_true", help="for programs")
+    scale = commands.add_parser("scale", parents=[every], help="more or fewer instances: scale inventory=2 gateway=2")
+    scale.add_argument("counts", nargs="+", metavar="SERVICE=N")
+    kill = commands.add_parser("kill", parents=[every], help="signal a process; what dies is started again")
+    kill.add_argument("name", metavar="SERVICE[-N]")
+    kill.add_argument("--signal", choices=("KILL", "STOP", "CONT", "TERM"), default="KILL")
+    restart = commands.add_parser("restart", parents=[every], help="end gracefully, wait until healthy again")
+    restart.add_argument("name", metavar="SERVICE[-N]")
+    logs = commands.add_parser("logs", parents=[every], help="the logs, with prefixes")
+    logs.add_argument("name", nargs="?", metavar="NAME", help="a process or a service; all by default")
+    logs.add_argument("-f", "--follow", action="store_true")
+    logs.add_argument("-n", "--lines", type=int, default=20, help="lines of each log (20)")
+    commands.add_parser("clean", parents=[every], help="stop it and remove its folder with all data")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return _run(arguments, Console())
+    except StackError as error:
+        print(f"devstack: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    layout = Layout(arguments.dir.resolve())
+    match arguments.command:
+        case "up":
+            layout = Layout.at(arguments.dir)
+            return _detach(layout, console) if arguments.detach else _up(layout, plan_of(arguments), console)
+        case "down":
+            console.print(down(layout), soft_wrap=True)
+        case "clean":
+            down(layout)
+            _remove(layout)
+        case "status":
+            reply = control.call(layout, "status")
+            console.print_json(json.dumps(reply)) if arguments.json else console.print(shown.status_table(reply))
+            healthy = all(row["state"] == "healthy" for row in reply["processes"])
+            return 0 if reply["ready"] and healthy else 1
+        case "scale":
+            counts = dict(_pair(text, "SERVICE=N") for text in arguments.counts)
+            numbers = {role: _number(role, count) for role, count in counts.items()}
+            console.print(shown.status_table(control.call(layout, "scale", SCALE_WAIT_S, counts=numbers)))
+        case "kill":
+            number = signal.Signals[f"SIG{arguments.signal}"]
+            killed = control.call(layout, "kill", name=arguments.name, number=int(number))
+            console.print(f"{number.name} sent to {killed['name']} (pid {killed['pid']}).")
+        case "restart":
+            names = control.call(layout, "restart", SCALE_WAIT_S, name=arguments.name)["names"]
+            console.print(f"Restarted and healthy: {', '.join(names)}.")
+        case "logs":
+            _logs(layout, console, arguments)
+    return 0
+
+
+def plan_of(arguments: argparse.Namespace) -> Plan:
+    """The options of `up` as a plan; raises StackError if one cannot be understood."""
+    counts = {role: getattr(arguments, role.replace("-", "_")) for role in processes.SERVICES}
+    ports = {name: getattr(arguments, f"{flag}_port") for flag, name in PORT_FLAGS.items()}
+    return Plan(
+        counts=counts,
+        ports={name: port for name, port in ports.items() if port is not None},
+        env=dict(_pair(text, "KEY=VALUE") for text in arguments.env),
+        components_only=arguments.components_only,
+        with_parent=arguments.with_parent,
+    )
+
+
+def _up(layout: Layout, plan: Plan, console: Console) -> int:
+    with held(layout):
+        shown.download(console)
+        if left := orphans.reap(layout.pids):
+            console.print(f"Ended {left} processes that a killed supervisor had left.")
+        asyncio.run(_supervise(layout, plan, console))
+    return 0
+
+
+async def _supervise(layout: Layout, plan: Plan, console: Console) -> None:
+    watcher = shown.Watcher(layout, console)
+    watching = asyncio.create_task(watcher.watch_logs())
+    ready = asyncio.create_task(_say_when_ready(stack := Stack(layout, plan, watcher.tell), layout, console))
+    try:
+        await stack.run()
+    finally:
+        for task in (watching, ready):
+            task.cancel()
+        await asyncio.gather(watching, ready, return_exceptions=True)
+
+
+async def _say_when_ready(stack: Stack, layout: Layout, console: Console) -> None:
+    started = time.monotonic()
+    await stack.ready.wait()
+    gateways = ", ".join(read(layout.endpoints).gateway)
+    console.print(
+        f"[bold green]Ready[/] after {time.monotonic() - started:.1f} s. "
+        f"{f'Gateway: {gateways}. ' if gateways else ''}Everything to attach to: {layout.endpoints}",
+        soft_wrap=True,
+    )
+
+
+def _detach(layout: Layout, console: Console) -> int:
+    """Start a supervisor of its own session and wait until it is ready or has ended."""
+    with held(layout):
+        shown.download(console)  # here, where the bar can be seen
+    log = layout.log("devstack")
+    rotate(log)
+    follower = shown.Follower()
+    follower.new_lines(log)
+    options = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with log.open("ab") as out, layout.refusal.open("wb") as refusal:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "devstack", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=refusal,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + DETACHED_WAIT_S
+    while time.monotonic() < deadline:
+        ended = child.poll() is not None
+        for line in follower.new_lines(log):
+            console.print(line, markup=False, soft_wrap=True)
+        if ended:
+            said = "\n".join(last_lines(layout.refusal, 20)) or f"it said nothing; see {log}"
+            raise StackError(said.removeprefix("devstack: "))
+        with contextlib.suppress(StackError):
+            if control.call(layout, "status")["ready"]:
+                return 0
+        time.sleep(0.1)
+    os.kill(child.pid, signal.SIGTERM)
+    raise StackError(f"The stack was not ready within {DETACHED_WAIT_S:.0f} s and was stopped; see {layout.logs}.")
+
+
+def _logs(layout: Layout, console: Console, arguments: argparse.Namespace) -> None:
+    found = sorted(layout.logs.glob("*.log"))
+    if arguments.name is not None:
+        found = [log for log in found if log.stem == arguments.name or log.stem.rpartition("-")[0] == arguments.name]
+    if not found:
+        raise StackError(f"There is no such log in {layout.logs}.")
+    shown.show_logs(console, found, arguments.lines, arguments.follow)
+
+
+def _remove(layout: Layout) -> None:
+    if not layout.root.exists():
+        return
+    postgres = layout.root / "postgres"
+    if postgres.is_symlink():
+        shutil.rmtree(postgres.readlink(), ignore_errors=True)
+    shutil.rmtree(layout.root)
+
+
+def _pair(text: str, form: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise StackError(f"`{text}` is not of the form {form}.")
+    return key, value
+
+
+def _number(role: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise StackError(f"`{role}={text}`: the number of instances is missing.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

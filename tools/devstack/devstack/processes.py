@@ -1,0 +1,114 @@
+"""The services of Stampede as processes: their commands, ports and environment. The one place to change them.
+
+Pure but for the ports, which are taken through `Ports`. Must not start anything.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from devstack import probes
+from devstack.layout import Layout
+from devstack.ports import Ports
+from devstack.supervisor import ProcessSpec
+
+SERVICES = ("inventory", "order-writer", "ratelimit", "gateway")
+LIMITS = "user:token_bucket:50/s,address:token_bucket:100000/s"
+ONE_SHOT_WAIT_S = 60.0
+# -P: the working folder has parts named like packages (`.stack/redis`); it must not be imported from.
+PYTHON = (sys.executable, "-P", "-m")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """How clients reach the components: Kafka `host:port`, Postgres and Redis as URLs with their passwords."""
+
+    kafka: str
+    postgres: str
+    redis: str
+
+
+def inherited() -> dict[str, str]:
+    """The environment every child gets: the person's, without settings of Stampede left over in the shell."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("STAMPEDE_")}
+
+
+def provision(addresses: Addresses) -> tuple[str, ...]:
+    """The one-shot that makes and checks the topics."""
+    return (*PYTHON, "eventlog", "provision", "--kafka", addresses.kafka)
+
+
+def migrate() -> tuple[str, ...]:
+    """The one-shot that brings the database's schema up to date."""
+    return (*PYTHON, "order_writer", "migrate")
+
+
+def one_shot_environment(addresses: Addresses, overrides: Mapping[str, str]) -> dict[str, str]:
+    """What the one-shots need to reach the components."""
+    return {**inherited(), **_shared(addresses), **overrides}
+
+
+def service(
+    role: str, index: int, layout: Layout, ports: Ports, addresses: Addresses, overrides: Mapping[str, str]
+) -> ProcessSpec:
+    """Instance `index` (from 0) of a service; `overrides` are environment variables that win over these."""
+    name = f"{role}-{index}"
+    ops = ports.take(f"{name}.ops")
+    own: dict[str, str] = {}
+    address = ""
+    if role == "gateway":
+        http = ports.take(name)
+        address = f"http://127.0.0.1:{http}"
+        own = {
+            "STAMPEDE_HTTP_HOST": "127.0.0.1",
+            "STAMPEDE_HTTP_PORT": str(http),
+            "STAMPEDE_ADMIN_PORT": str(ports.take(f"{name}.admin")),
+            "STAMPEDE_ADMIN_KEY_SHA256": hashlib.sha256(layout.secret("admin-key").encode()).hexdigest(),
+            "STAMPEDE_AUTH": "header",
+            "STAMPEDE_IDENTITY_KEY": layout.secret("identity-key"),
+            "STAMPEDE_LIMITS": LIMITS,
+        }
+    elif role == "inventory":
+        own = {"STAMPEDE_SESSION_TIMEOUT_S": "10", "STAMPEDE_DATA_DIR": str(layout.root / "faust" / name)}
+    elif role == "ratelimit":
+        http = ports.take(name)
+        address = f"http://127.0.0.1:{http}"
+        own = {"STAMPEDE_HTTP_HOST": "127.0.0.1", "STAMPEDE_HTTP_PORT": str(http), "STAMPEDE_LIMITS": LIMITS}
+    environment = {
+        **inherited(),
+        **_shared(addresses),
+        "STAMPEDE_INSTANCE": name,
+        "STAMPEDE_OPS_HOST": "127.0.0.1",
+        "STAMPEDE_OPS_PORT": str(ops),
+        "STAMPEDE_SPAN_FILE": str(layout.spans / f"{name}.jsonl"),
+        **own,
+        **overrides,
+    }
+    return ProcessSpec(
+        name=name,
+        role=role,
+        command=(*PYTHON, role.replace("-", "_")),
+        env=environment,
+        probe=probes.ready(ops),
+        address=address,
+        ops=f"http://127.0.0.1:{ops}",
+        cwd=layout.root,
+    )
+
+
+def admin_url(ports: Ports) -> str:
+    """The operator API: that of the first gateway."""
+    return f"http://127.0.0.1:{ports.take('gateway-0.admin')}"
+
+
+def _shared(addresses: Addresses) -> dict[str, str]:
+    return {
+        "STAMPEDE_ENV": "dev",
+        "STAMPEDE_KAFKA": addresses.kafka,
+        "STAMPEDE_POSTGRES": addresses.postgres,
+        "STAMPEDE_REDIS": addresses.redis,
+        "STAMPEDE_TRACE_SAMPLE": "1.0",
+        "PYTHONUNBUFFERED": "1",
+    }
