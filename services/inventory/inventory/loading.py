@@ -1,0 +1,192 @@
+"""How a partition's table is made: newest snapshot, then the decisions after it, up to the end of the log.
+
+Written without I/O, as a generator that asks (`Ends`, `Range`) and is answered. Confluent-kafka answers in a worker,
+an in-memory log in the simulator. It never writes, so it may be dropped at any point.
+"""
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from msgspec import DecodeError
+
+from eventlog.reader import CountingReader, LogBroken, Progress, Void, check_anchor
+from inventory.domain import evolve
+from inventory.table import Slice, StockTable, decode_slice, join
+from stampede_schemas.codec import decode_decisions, decode_snapshot, source_crc
+from stampede_schemas.decisions import Envelope
+from stampede_schemas.identifiers import Millis, Position
+from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
+from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
+
+SNAPSHOT_SEARCH_STEP = 200  # records read at a time while walking back to the newest snapshot
+
+
+class Record(NamedTuple):
+    """A record as any log gives it: value None is a tombstone."""
+
+    offset: int
+    value: bytes | None
+    appended_at_ms: Millis
+
+
+class Ends(NamedTuple):
+    """Ask: first offset and the one after the last, of this partition of `topic`. Answered with `tuple[int, int]`."""
+
+    topic: str
+
+
+class Range(NamedTuple):
+    """Ask: the records of `[start, end)` of this partition of `topic`. Answered with an iterable of `Record`."""
+
+    topic: str
+    start: int
+    end: int
+
+
+Ask = Ends | Range
+Answer = tuple[int, int] | Iterable[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A table that is the fold of every counting record before `start`, where `decisions` ended."""
+
+    table: StockTable
+    progress: Progress
+    start: int
+    snapshot_at: int  # source offset of the snapshot it began with, -1 without one
+
+
+Loading = Generator[Ask, Answer, Loaded]
+
+
+def load(partition: int, topic_ids: dict[str, str]) -> Loading:
+    """Load one partition.
+
+    Args:
+        partition: its number.
+        topic_ids: Kafka's ids of the topics as they are now; a snapshot of other topics is not used.
+
+    Raises:
+        LogBroken: the log lost a part, or a decision does not fit. Nobody may decide on half a history.
+    """
+    snapshot = yield from _newest_snapshot(partition, topic_ids)
+    if snapshot is None:
+        table, progress = StockTable(partition), Progress()
+    else:
+        table = snapshot[1]
+        at = snapshot[0]
+        progress = Progress(at.next_offset, at.source_offset, at.load, at.anchor)
+    yield from _check_logs(progress)
+    reader = CountingReader(progress)
+    while True:
+        _, end = yield from _ends(DECISIONS.name)
+        if reader.progress.next_offset >= end:
+            break
+        for record in (yield from _range(DECISIONS.name, reader.progress.next_offset, end)):
+            fold(table, reader, record)
+    yield from _check_requests(reader.progress)
+    return Loaded(table, reader.progress, reader.progress.next_offset, progress.source_offset)
+
+
+def fold(table: StockTable, reader: CountingReader, record: Record) -> Envelope | Void:
+    """Apply one `decisions` record to the table if it counts.
+
+    Raises:
+        LogBroken: it counts but cannot be read: skipping it would fork the readers.
+    """
+    found = reader.read(record.offset, record.value)
+    if isinstance(found, Void):
+        return found
+    try:
+        decisions = decode_decisions(found)
+    except DecodeError as error:
+        raise LogBroken(
+            f"decisions/{table.partition} offset {record.offset} counts but cannot be read ({error}): "
+            "a newer version wrote it; upgrade this reader before its writer"
+        ) from error
+    for index, decision in enumerate(decisions):
+        evolve(table, decision, Position(table.partition, found.source_offset, index))
+    return found
+
+
+def _ends(topic: str) -> Generator[Ask, Answer, tuple[int, int]]:
+    answer = yield Ends(topic)
+    assert isinstance(answer, tuple)
+    return answer
+
+
+def _range(topic: str, start: int, end: int) -> Generator[Ask, Answer, Iterable[Record]]:
+    answer = yield Range(topic, start, end)
+    assert not isinstance(answer, tuple)
+    return answer
+
+
+def _check_logs(progress: Progress) -> Generator[Ask, Answer, None]:
+    """What was read before is still there: the anchor record, and no missing head."""
+    first, end = yield from _ends(DECISIONS.name)
+    if progress.anchor < 0 and first > 0:
+        raise LogBroken(f"decisions begins at offset {first} and there is no snapshot: its history cannot be rebuilt")
+    if progress.next_offset > end:
+        raise LogBroken(f"decisions ends at {end} but a snapshot was taken at {progress.next_offset}: it lost its tail")
+    if progress.anchor >= 0:
+        records = list((yield from _range(DECISIONS.name, progress.anchor, progress.anchor + 1)))
+        check_anchor(progress, records[0].value if records else None)
+
+
+def _check_requests(progress: Progress) -> Generator[Ask, Answer, None]:
+    """The answered requests exist, and the last one is the very record that was answered."""
+    first, end = yield from _ends(REQUESTS.name)
+    if end <= progress.source_offset:
+        raise LogBroken(f"requests ends at {end} but offset {progress.source_offset} was answered: it lost its tail")
+    if first > progress.source_offset + 1:
+        raise LogBroken(
+            f"requests begins at {first} but {progress.source_offset + 1} is not answered yet: it lost its head"
+        )
+    if progress.anchor < 0:
+        return
+    answers = list((yield from _range(DECISIONS.name, progress.anchor, progress.anchor + 1)))
+    asked = list((yield from _range(REQUESTS.name, progress.source_offset, progress.source_offset + 1)))
+    crc = source_crc(asked[0].value) if asked else -1
+    check_anchor(progress, answers[0].value if answers else None, crc)
+
+
+def _newest_snapshot(
+    partition: int, topic_ids: dict[str, str]
+) -> Generator[Ask, Answer, tuple[SnapshotCommitted, StockTable] | None]:
+    """Walk back from the end to the newest commit record whose parts are all there."""
+    first, end = yield from _ends(STOCK_SNAPSHOTS.name)
+    below = end
+    while below > first:
+        above = max(first, below - SNAPSHOT_SEARCH_STEP)
+        records = list((yield from _range(STOCK_SNAPSHOTS.name, above, below)))
+        for record in reversed(records):
+            committed = _snapshot_record(record)
+            if isinstance(committed, SnapshotCommitted) and committed.topic_ids == topic_ids:
+                pieces = yield from _parts(committed, first)
+                if pieces is not None:
+                    return committed, join(partition, iter(pieces))
+        below = above
+    return None
+
+
+def _snapshot_record(record: Record) -> SnapshotCommitted | SnapshotPart | None:
+    try:
+        return decode_snapshot(record.value or b"")
+    except DecodeError:
+        return None  # an optimisation that cannot be read costs a refold, nothing else
+
+
+def _parts(committed: SnapshotCommitted, first: int) -> Generator[Ask, Answer, list[Slice] | None]:
+    wanted = set(committed.parts)
+    if not wanted:
+        return []
+    if min(wanted) < first:
+        return None
+    pieces = []
+    for record in (yield from _range(STOCK_SNAPSHOTS.name, min(wanted), max(wanted) + 1)):
+        part = _snapshot_record(record) if record.offset in wanted else None
+        if isinstance(part, SnapshotPart) and part.id == committed.id:
+            pieces.append(decode_slice(part.content))
+    return pieces if len(pieces) == len(wanted) else None

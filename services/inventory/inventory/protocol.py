@@ -1,0 +1,395 @@
+"""Who decides what, when: the inventory protocol for one partition, as a state machine without I/O.
+
+It is fed assignments, loaded tables, delivered records, delivery reports and ticks, and answers with what to load,
+read, produce and acknowledge. Faust and confluent-kafka are one shell around it (`worker.py`), a simulator is another.
+It knows no clock, no randomness and no client library.
+
+The order of the steps is the proof. Decisions are made on a loaded table, produced to stand exactly where the load
+ended and onwards; only the delivery report that names the expected offset makes a decision a fact; only facts are
+acknowledged. Whoever finds another offset has been overtaken: it stops, lets its own records land, and loads again.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from msgspec import Raw, Struct
+from msgspec.structs import replace
+
+from eventlog.reader import NO_LOAD, Progress
+from inventory.domain import decide, evolve
+from inventory.loading import Loaded, Record
+from inventory.table import StockTable, encode_slice, slices
+from stampede_schemas.codec import (
+    REQUESTS_PER_RECORD_MAX,
+    UnreadableMessage,
+    decode_request,
+    encode,
+    encode_decisions,
+    source_crc,
+    split_requests,
+)
+from stampede_schemas.decisions import AnyDecision, Unreadable
+from stampede_schemas.identifiers import Load, Position
+from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
+
+BATCHES_IN_FLIGHT_MAX = 4
+READ_RECORDS_MAX = 500  # of `requests`, in one go, when the stream skipped some
+SNAPSHOT_DECIDED_MIN = 50_000  # requests records since the last snapshot
+TAKEOVERS_MAX = 5  # within TAKEOVERS_WINDOW_S; beyond it two owners fight, and this one stays out
+TAKEOVERS_WINDOW_S = 30.0
+
+
+class Letter(Struct, frozen=True):
+    """A dead letter: the bytes of a request that can never be read."""
+
+    source_offset: int
+    index: int
+    reason: str
+    content: bytes
+
+
+class Flight(NamedTuple):
+    """A decisions record on its way. `expected` is the only offset at which its landing is good news."""
+
+    source_offset: int
+    expected: int
+    value: bytes
+    decisions: list[AnyDecision]
+    appended_at_ms: int
+    ends_batch: bool
+
+
+class LoadTable(NamedTuple):
+    """Load the partition and answer with `loaded(epoch, …)`."""
+
+    epoch: int
+
+
+class ReadRequests(NamedTuple):
+    """Read `[start, end)` of `requests` and answer with `requests_read(epoch, …)`."""
+
+    epoch: int
+    start: int
+    end: int
+
+
+class Bury(NamedTuple):
+    """Send these dead letters; when all are acknowledged answer with `buried(epoch)`."""
+
+    epoch: int
+    letters: list[Letter]
+
+
+class Produce(NamedTuple):
+    """Append these records to `decisions`, in order; answer each with `reported(…)`."""
+
+    flights: list[Flight]
+
+
+class Acknowledge(NamedTuple):
+    """Every request up to and including this offset is answered for good."""
+
+    source_offset: int
+
+
+class WriteParts(NamedTuple):
+    """Append these to `stock-snapshots`; when all are acknowledged answer with `parts_written(id, offsets)`."""
+
+    id: str
+    values: list[bytes]
+
+
+class WriteCommit(NamedTuple):
+    """Append this to `stock-snapshots`. Nothing waits for it."""
+
+    value: bytes
+
+
+class Stop(NamedTuple):
+    """End the process with this sentence. `stay_out`: for longer than the session timeout."""
+
+    reason: str
+    stay_out: bool = False
+
+
+Effect = LoadTable | ReadRequests | Bury | Produce | Acknowledge | WriteParts | WriteCommit | Stop
+Phase = Literal["idle", "loading", "deciding", "settling", "stopped"]
+
+
+class Partition:
+    """The protocol for one partition of one worker. All methods return what is to be done, in order."""
+
+    def __init__(self, number: int, topic_ids: dict[str, str], new_load: Callable[[], Load]) -> None:
+        self.number = number
+        self.phase: Phase = "idle"
+        self.table = StockTable(number)
+        self.confirmed = Progress()
+        self._topic_ids = topic_ids
+        self._new_load = new_load
+        self._owned = False
+        self._epoch = 0
+        self._load = NO_LOAD
+        self._start = 0
+        self._next_source = 0  # the next request to decide
+        self._next_landing = 0  # where the next decisions record must land
+        self._waiting: deque[Record] = deque()  # delivered, not decided
+        self._highest = -1  # highest request offset ever delivered under this assignment
+        self._flights: deque[Flight] = deque()
+        self._batches = 0
+        self._burying: list[Flight] | None = None
+        self._reading = False
+        self._quiet_since: int | None = None
+        self._takeovers: deque[float] = deque()
+        self._overtaken = False
+        self._snapshot_at = -1
+        self._snapshot: SnapshotCommitted | None = None
+
+    @property
+    def backlog(self) -> int:
+        """Delivered records that wait to be decided."""
+        return len(self._waiting)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the table is exactly what is confirmed, so that it may be shown or written down."""
+        return self.phase == "deciding" and not self._flights and self._burying is None
+
+    # ---- assignment and loading
+
+    def assigned(self) -> list[Effect]:
+        """The group gave us the partition (again). What was known of the stream is void."""
+        self._owned = True
+        self._overtaken = False
+        self._forget_stream()
+        return self._load_when_landed()
+
+    def revoked(self) -> list[Effect]:
+        """The group took the partition away."""
+        self._owned = False
+        self._forget_stream()
+        self.phase = "idle"
+        self._epoch += 1
+        return []
+
+    def loaded(self, epoch: int, loaded: Loaded, now_s: float) -> list[Effect]:
+        """A load ended. One that was begun before the last assignment is dropped."""
+        if epoch != self._epoch or self.phase != "loading":
+            return []
+        if self._overtaken and self._too_many_takeovers(now_s):
+            return self._stop(f"partition {self.number}: another worker keeps deciding it", stay_out=True)
+        self.phase, self._overtaken = "deciding", False
+        self.table, self.confirmed, self._start = loaded.table, loaded.progress, loaded.start
+        self._load = self._new_load()
+        self._next_source = loaded.progress.source_offset + 1
+        self._next_landing = loaded.start
+        self._snapshot_at = loaded.snapshot_at
+        self._snapshot = None
+        self._quiet_since = None
+        effects: list[Effect] = []
+        if self.confirmed.source_offset >= 0:
+            effects.append(Acknowledge(self.confirmed.source_offset))
+        return effects + self._advance()
+
+    def _forget_stream(self) -> None:
+        self._waiting.clear()
+        self._highest = -1
+
+    def _load_when_landed(self) -> list[Effect]:
+        """Own records still in flight must land first: a load that missed them would not be the end of the log."""
+        self._epoch += 1
+        self._reading = False
+        self._burying = None
+        if self._flights:
+            self.phase = "settling"
+            return []
+        self.phase = "loading"
+        return [LoadTable(self._epoch)]
+
+    def _too_many_takeovers(self, now_s: float) -> bool:
+        self._takeovers.append(now_s)
+        while now_s - self._takeovers[0] > TAKEOVERS_WINDOW_S:
+            self._takeovers.popleft()
+        return len(self._takeovers) > TAKEOVERS_MAX
+
+    # ---- requests
+
+    def delivered(self, record: Record) -> list[Effect]:
+        """The stream delivered a request record."""
+        if not self._owned or self.phase == "stopped":
+            return []
+        self._quiet_since = None
+        self._highest = max(self._highest, record.offset)
+        if record.offset <= self.confirmed.source_offset:
+            return [Acknowledge(record.offset)]
+        if not self._waiting or record.offset > self._waiting[-1].offset:
+            self._waiting.append(record)
+        return self._advance()
+
+    def requests_read(self, epoch: int, records: Sequence[Record]) -> list[Effect]:
+        """The records that the stream had skipped, or that have to be decided once more."""
+        if epoch != self._epoch or self.phase != "deciding":
+            return []
+        self._reading = False
+        read = [record for record in records if record.offset >= self._next_source]
+        if not read or read[0].offset != self._next_source:
+            return self._stop(
+                f"requests/{self.number} no longer holds offset {self._next_source}, which has no decision"
+            )
+        self._highest = max(self._highest, read[-1].offset)
+        self._waiting = deque(read + [record for record in self._waiting if record.offset > read[-1].offset])
+        return self._advance()
+
+    def buried(self, epoch: int) -> list[Effect]:
+        """The dead letters of the held batch are durable: now its decisions may be."""
+        if epoch != self._epoch or self._burying is None:
+            return []
+        flights, self._burying = self._burying, None
+        return [self._produce(flights), *self._advance()]
+
+    def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
+        """Once a second, with the first and end offset of `requests`: was the last record skipped by the stream?"""
+        if self.phase != "deciding":
+            return []
+        if requests_end <= self.confirmed.source_offset or requests_first > self._next_source:
+            return self._stop(
+                f"requests/{self.number} holds [{requests_first}, {requests_end}) "
+                f"but {self.confirmed.source_offset} is the last one answered: a part of it is gone"
+            )
+        if self._waiting or self._flights or self._reading or requests_end <= self._next_source:
+            self._quiet_since = None
+            return []
+        if self._quiet_since != self._next_source:
+            self._quiet_since = self._next_source
+            return []
+        return self._read(requests_end)
+
+    def _advance(self) -> list[Effect]:
+        """Decide as long as the pipeline has room. Batches form by themselves while earlier ones are in flight."""
+        effects: list[Effect] = []
+        while self.phase == "deciding" and self._burying is None and self._batches < BATCHES_IN_FLIGHT_MAX:
+            if self._snapshot_due():
+                if not self._flights:
+                    effects.append(self._begin_snapshot())
+                break
+            while self._waiting and self._waiting[0].offset < self._next_source:
+                self._waiting.popleft()
+            wanted = self._waiting[0].offset if self._waiting else self._highest + 1
+            if self._next_source < wanted:
+                effects += self._read(wanted)
+                break
+            if not self._waiting:
+                break
+            effects += self._decide_batch()
+        return effects
+
+    def _read(self, end: int) -> list[Effect]:
+        if self._reading:
+            return []
+        self._reading = True
+        return [ReadRequests(self._epoch, self._next_source, min(end, self._next_source + READ_RECORDS_MAX))]
+
+    def _decide_batch(self) -> list[Effect]:
+        flights: list[Flight] = []
+        letters: list[Letter] = []
+        count = 0
+        while self._waiting and self._waiting[0].offset == self._next_source:
+            record = self._waiting[0]
+            requests = _split(record)
+            size = 1 if isinstance(requests, UnreadableMessage) else len(requests)
+            if flights and count + size > REQUESTS_PER_RECORD_MAX:
+                break
+            self._waiting.popleft()
+            count += size
+            decisions = self._answer(record, requests, letters)
+            crc = source_crc(record.value)
+            value = encode_decisions(record.offset, crc, self._load, self._start, record.appended_at_ms, decisions)
+            flights.append(
+                Flight(record.offset, self._next_landing, value, decisions, record.appended_at_ms, ends_batch=False)
+            )
+            self._next_source += 1
+            self._next_landing += 1
+        flights[-1] = flights[-1]._replace(ends_batch=True)
+        if letters:
+            # A letter must be durable before the decision that calls it one, or a crash between loses the bytes.
+            self._burying = flights
+            return [Bury(self._epoch, letters)]
+        return [self._produce(flights)]
+
+    def _answer(
+        self, record: Record, requests: list[Raw] | UnreadableMessage, letters: list[Letter]
+    ) -> list[AnyDecision]:
+        if isinstance(requests, UnreadableMessage):
+            letters.append(Letter(record.offset, 0, requests.reason, record.value or b""))
+            return [Unreadable(reason=requests.reason)]
+        decisions: list[AnyDecision] = []
+        for index, raw in enumerate(requests):
+            try:
+                decision = decide(self.table, decode_request(raw), record.appended_at_ms)
+            except UnreadableMessage as unreadable:
+                decision = Unreadable(reason=unreadable.reason)
+            if isinstance(decision, Unreadable):
+                letters.append(Letter(record.offset, index, decision.reason, bytes(raw)))
+            evolve(self.table, decision, Position(self.number, record.offset, index))
+            decisions.append(decision)
+        return decisions
+
+    def _produce(self, flights: list[Flight]) -> Produce:
+        self._flights.extend(flights)
+        self._batches += 1
+        return Produce(flights)
+
+    # ---- delivery reports
+
+    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
+        """The delivery report of the oldest flight: the offset it landed at, or why nobody knows."""
+        if error is not None or landed is None:
+            return self._stop(f"decisions/{self.number}: the fate of a record is unknown ({error})")
+        flight = self._flights.popleft()
+        assert flight.source_offset == source_offset, "delivery reports of a partition come in order"
+        self._batches -= flight.ends_batch
+        if self.phase == "deciding":
+            if landed == flight.expected:
+                self.confirmed = Progress(landed + 1, flight.source_offset, self._load, landed)
+                return [Acknowledge(flight.source_offset), *self._advance()]
+            self._overtaken = True
+            return self._load_when_landed()
+        if self.phase == "settling" and not self._flights:
+            return self._load_when_landed()
+        return []
+
+    def _stop(self, reason: str, *, stay_out: bool = False) -> list[Effect]:
+        self.phase = "stopped"
+        return [Stop(reason, stay_out)]
+
+    # ---- snapshots
+
+    def _snapshot_due(self) -> bool:
+        decided = self._next_source - 1 - self._snapshot_at
+        return decided > SNAPSHOT_DECIDED_MIN and decided > self.table.size() and self._snapshot is None
+
+    def _begin_snapshot(self) -> WriteParts:
+        """Pack the whole table at a moment when all of it is confirmed. It names the last *counting* record's load."""
+        at = self.confirmed
+        name = f"{at.source_offset}-{at.load}"
+        self._snapshot_at = at.source_offset
+        self._snapshot = SnapshotCommitted(
+            name, at.source_offset, at.next_offset, at.load, at.anchor, [], self._topic_ids
+        )
+        parts = (SnapshotPart(name, i, Raw(encode_slice(piece))) for i, piece in enumerate(slices(self.table)))
+        return WriteParts(name, [encode(part) for part in parts])
+
+    def parts_written(self, name: str, offsets: list[int]) -> list[Effect]:
+        """All parts are durable: the commit record makes them a snapshot."""
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.id != name:
+            return []
+        self._snapshot = None
+        return [WriteCommit(encode(replace(snapshot, parts=offsets)))]
+
+
+def _split(record: Record) -> list[Raw] | UnreadableMessage:
+    try:
+        return split_requests(record.value)
+    except UnreadableMessage as unreadable:
+        return unreadable

@@ -1,0 +1,119 @@
+"""The stock table of one partition: what the fold of `decisions` remembers. Data and its canonical form, no rules."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import islice
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from stampede_schemas.decisions import ProductListed, ProductStatus
+from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId
+
+REJECTED_GENERATION_MAX = 250_000  # purchases; two generations are remembered
+OPERATOR_REQUESTS_MAX = 1_000  # request_ids remembered per product
+SLICE_ENTRIES_MAX = 2_000  # of one kind in one snapshot part: some 400 KiB
+
+
+class Reservation(Struct, gc=False, array_like=True):
+    """Stock held for a purchase, live until released. Its position is (partition of the table, offset, index)."""
+
+    product_id: ProductId
+    buyer_id: BuyerId
+    quantity: int
+    payment_method: str
+    fingerprint: str
+    offset: int
+    index: int
+    live: bool
+
+
+class Product(Struct):
+    """One product. `available + reserved == stock` (listed + restocked) at every point of the log."""
+
+    listed: ProductListed
+    unit_price_minor: int
+    per_buyer_limit: int
+    hold_ms: int
+    status: ProductStatus
+    opens_at_ms: Millis | None
+    closes_at_ms: Millis | None
+    stock: int
+    available: int
+    reserved: int = 0
+    next_reservation_no: int = 1
+    held_by: dict[BuyerId, int] = field(default_factory=dict)  # units live per buyer
+    answered: dict[RequestId, None] = field(default_factory=dict)  # operator requests, oldest first
+
+
+class StockTable(Struct):
+    """Everything about the products of one partition. `purchases` holds reservations live and ended."""
+
+    partition: int
+    products: dict[ProductId, Product] = field(default_factory=dict)
+    purchases: dict[PurchaseId, Reservation] = field(default_factory=dict)
+    rejected: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
+    rejected_before: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
+
+    def size(self) -> int:
+        """How many things it remembers: the work of writing it down."""
+        return len(self.products) + len(self.purchases) + len(self.rejected) + len(self.rejected_before)
+
+    def answered(self, purchase_id: PurchaseId) -> Position | None:
+        """Where this purchase was answered first, if that is remembered."""
+        if (held := self.purchases.get(purchase_id)) is not None:
+            return Position(self.partition, held.offset, held.index)
+        at = self.rejected.get(purchase_id) or self.rejected_before.get(purchase_id)
+        return None if at is None else Position(self.partition, *at)
+
+    def remember_rejected(self, purchase_id: PurchaseId, offset: int, index: int) -> None:
+        """Keep the newest 250,000 to 500,000 rejections; the oldest generation is forgotten at once."""
+        if len(self.rejected) >= REJECTED_GENERATION_MAX:
+            self.rejected_before, self.rejected = self.rejected, {}
+        self.rejected[purchase_id] = (offset, index)
+
+    def forget_purchases_of(self, product_id: ProductId) -> None:
+        """Drop a retired product's reservations from memory."""
+        self.purchases = {key: held for key, held in self.purchases.items() if held.product_id != product_id}
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical form: equal tables, equal digests, whatever the order of dicts."""
+        return sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+class Slice(Struct, omit_defaults=True):
+    """A piece of a table, small enough for one Kafka record. Pieces add up in any order."""
+
+    products: dict[ProductId, Product] = field(default_factory=dict)
+    purchases: dict[PurchaseId, Reservation] = field(default_factory=dict)
+    rejected: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
+    rejected_before: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
+
+
+KINDS = Slice.__struct_fields__
+encode_slice = msgspec.json.Encoder().encode
+decode_slice = msgspec.json.Decoder(Slice).decode
+
+
+def slices(table: StockTable) -> Iterator[Slice]:
+    """The table in pieces. A product with many buyers is a large piece: `held_by` is rebuilt from its purchases."""
+    for kind in KINDS:
+        entries: Iterator[tuple[Any, Any]] = iter(getattr(table, kind).items())
+        while piece := dict(islice(entries, SLICE_ENTRIES_MAX)):
+            if kind == "products":
+                piece = {key: msgspec.structs.replace(product, held_by={}) for key, product in piece.items()}
+            yield Slice(**{kind: piece})
+
+
+def join(partition: int, pieces: Iterator[Slice]) -> StockTable:
+    """The table that was cut into these pieces."""
+    table = StockTable(partition)
+    for piece in pieces:
+        for kind in KINDS:
+            getattr(table, kind).update(getattr(piece, kind))
+    for held in table.purchases.values():
+        if held.live:
+            buyers = table.products[held.product_id].held_by
+            buyers[held.buyer_id] = buyers.get(held.buyer_id, 0) + held.quantity
+    return table
