@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +18,10 @@ from devstack import control, orphans, processes
 from devstack.endpoints import read
 from devstack.failure import StackError
 from devstack.layout import Layout, last_lines, rotate
-from devstack.stack import SCALE_WAIT_S, Plan, Stack, down, held
+from devstack.stack import SCALE_WAIT_S, Plan, Stack, down, held, remove
 
 DETACHED_WAIT_S = 300.0
+READY = "Ready"
 PORT_FLAGS = {"kafka": "kafka", "postgres": "postgres", "redis": "redis", "gateway": "gateway-0"}
 
 
@@ -82,7 +82,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
             console.print(down(layout), soft_wrap=True)
         case "clean":
             down(layout)
-            _remove(layout)
+            remove(layout)
         case "status":
             reply = control.call(layout, "status")
             console.print_json(json.dumps(reply)) if arguments.json else console.print(shown.status_table(reply))
@@ -141,11 +141,16 @@ async def _supervise(layout: Layout, plan: Plan, console: Console) -> None:
 async def _say_when_ready(stack: Stack, layout: Layout, console: Console) -> None:
     started = time.monotonic()
     await stack.ready.wait()
+    _say_ready(console, layout, started)
+
+
+def _say_ready(console: Console, layout: Layout, started: float) -> None:
     gateways = ", ".join(read(layout.endpoints).gateway)
     console.print(
-        f"[bold green]Ready[/] after {time.monotonic() - started:.1f} s. "
+        f"[bold green]{READY}[/] after {time.monotonic() - started:.1f} s. "
         f"{f'Gateway: {gateways}. ' if gateways else ''}Everything to attach to: {layout.endpoints}",
         soft_wrap=True,
+        highlight=False,
     )
 
 
@@ -166,16 +171,18 @@ def _detach(layout: Layout, console: Console) -> int:
             stderr=refusal,
             start_new_session=True,
         )
-    deadline = time.monotonic() + DETACHED_WAIT_S
-    while time.monotonic() < deadline:
+    started = time.monotonic()
+    while time.monotonic() < started + DETACHED_WAIT_S:
         ended = child.poll() is not None
         for line in follower.new_lines(log):
-            console.print(line, markup=False, soft_wrap=True)
+            if not line.startswith(READY):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         if ended:
             said = "\n".join(last_lines(layout.refusal, 20)) or f"it said nothing; see {log}"
             raise StackError(said.removeprefix("devstack: "))
         with contextlib.suppress(StackError):
             if control.call(layout, "status")["ready"]:
+                _say_ready(console, layout, started)
                 return 0
         time.sleep(0.1)
     os.kill(child.pid, signal.SIGTERM)
@@ -189,15 +196,6 @@ def _logs(layout: Layout, console: Console, arguments: argparse.Namespace) -> No
     if not found:
         raise StackError(f"There is no such log in {layout.logs}.")
     shown.show_logs(console, found, arguments.lines, arguments.follow)
-
-
-def _remove(layout: Layout) -> None:
-    if not layout.root.exists():
-        return
-    postgres = layout.root / "postgres"
-    if postgres.is_symlink():
-        shutil.rmtree(postgres.readlink(), ignore_errors=True)
-    shutil.rmtree(layout.root)
 
 
 def _pair(text: str, form: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -246,3 +247,11 @@ def down(layout: Layout, wait_s: float = 60.0) -> str:
             return f"Stopped (supervisor pid {pid})."
         time.sleep(0.05)
     raise StackError(f"The supervisor (pid {pid}) did not end within {wait_s:.0f} s; its log is in {layout.logs}.")
+
+
+def remove(layout: Layout) -> None:
+    """Delete the folder of a stopped stack with all data, also where Postgres had to keep its own elsewhere."""
+    postgres = layout.root / "postgres"
+    if postgres.is_symlink():
+        shutil.rmtree(postgres.readlink(), ignore_errors=True)
+    shutil.rmtree(layout.root, ignore_errors=True)
