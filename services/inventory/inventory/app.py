@@ -1,0 +1,206 @@
+"""The composition root of an inventory worker: the Faust app, its agent, and the worker they feed."""
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import faust
+from faust.types import TP
+from prometheus_client import CollectorRegistry
+
+from eventlog.kafka import producer, topic_ids
+from inventory.answering import LogReader
+from inventory.protocol import Stop
+from inventory.settings import Settings
+from inventory.worker import Worker
+from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
+from telemetry.ops import Checks, Ops, build_registry, serve_ops
+from telemetry.tracing import Tracing, configure
+
+GROUP = "inventory"
+DELIVERY_TIMEOUT_MS = 60_000  # a restarting broker is waited for; then the process ends and another tries
+HEARTBEAT_S_MAX = 10.0
+SETTLE_S_MAX = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Inventory:
+    """One inventory worker: build it, `run` it until it is told to stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._registry: CollectorRegistry = build_registry("inventory", settings.instance)
+        self._tracing: Tracing = configure("inventory", settings.instance, settings.span_file, settings.trace_sample)
+        self._was_assigned = False
+        # Positions are only good for the topics they were read from; a wrong or missing topic stops us here.
+        ids = topic_ids(settings.kafka, (REQUESTS, DECISIONS, STOCK_SNAPSHOTS))
+        self._reader = LogReader(settings.kafka)
+        self._producer = producer(settings.kafka, **{"message.timeout.ms": DELIVERY_TIMEOUT_MS})
+        self.faust = _faust_app(settings)
+        self.worker = Worker(
+            topic_ids=ids,
+            reader=self._reader,
+            producer=self._producer,
+            tracing=self._tracing,
+            registry=self._registry,
+            add_gap=self._add_gap,
+            stop=self._stop_now,
+        )
+        self._attach()
+
+    def _attach(self) -> None:
+        requests = self.faust.topic(
+            REQUESTS.name, key_serializer="raw", value_serializer="raw", value_type=bytes, allow_empty=True
+        )
+
+        async def decide(stream: Any) -> None:
+            try:
+                async for event in stream.noack().events():
+                    await self.worker.deliver(event)
+            except Exception as error:
+                # Faust would acknowledge the record and go on; a worker that cannot decide must not.
+                _log.exception("the agent failed")
+                self._stop_now(Stop(repr(error)))
+
+        async def assigned(_app: Any, assigned: Any, **_: Any) -> None:
+            self._was_assigned = True
+            self.worker.assigned({tp.partition for tp in assigned if tp.topic == REQUESTS.name})
+
+        async def revoked(_app: Any, revoked: Any, **_: Any) -> None:
+            self.worker.revoked({tp.partition for tp in revoked if tp.topic == REQUESTS.name})
+
+        self.faust.agent(requests, name="decide")(decide)
+        self.faust.on_partitions_assigned.connect(assigned, weak=False)  # type: ignore[arg-type]
+        self.faust.on_partitions_revoked.connect(revoked, weak=False)  # type: ignore[arg-type]
+
+    async def _add_gap(self, partition: int, first: int, last: int) -> None:
+        """Tell Faust that records it skipped are answered, or its committed offset stands still for ever.
+
+        Private in faust-streaming 0.15.3, the version we pin; an integration test notices when it goes.
+        """
+        consumer: Any = self.faust.consumer
+        await consumer._add_gap(TP(REQUESTS.name, partition), first, last)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then leave in order."""
+        ops = await serve_ops(
+            self._settings.ops_host,
+            self._settings.ops_port,
+            live=self._live,
+            ready=self._ready,
+            routes={"/state": self._state},
+            registry=self._registry,
+        )
+        loops = [asyncio.create_task(self.worker.poll()), asyncio.create_task(self.worker.tick())]
+        _keep_young()
+        await self.faust.start()
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
+        for loop in loops:
+            if loop.done():
+                self._stop_now(Stop(f"a loop of the worker ended: {loop.exception()!r}"))
+        await self._leave(ops, loops)
+
+    async def _leave(self, ops: Ops, loops: list[asyncio.Task[None]]) -> None:
+        await self.faust.stop()
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await asyncio.to_thread(self._producer.flush, 5.0)
+        self._reader.close()
+        await ops.close()
+        self._tracing.close()
+
+    def _stop_now(self, stop: Stop) -> NoReturn:
+        """End at once, without the order of a shutdown: whoever cannot be sure must not acknowledge or commit."""
+        _log.error("stopping: %s", stop.reason)
+        print(f"inventory {self._settings.instance} stops: {stop.reason}", file=sys.stderr, flush=True)
+        if stop.stay_out:
+            stay_out(self._settings)
+        self._tracing.flush()
+        os._exit(1)
+
+    def _live(self) -> Checks:
+        age = time.monotonic() - self.worker.ticked_at
+        return {"heartbeat": age < HEARTBEAT_S_MAX or f"the loop stood still for {age:.0f} s"}
+
+    def _ready(self) -> Checks:
+        loading = [n for n in self.worker.owned if self.worker.partitions[n].phase != "deciding"]
+        return {
+            "assignment": self._was_assigned or "no partitions were assigned yet",
+            "loaded": not loading or f"partitions {sorted(loading)} are loading",
+        }
+
+    async def _state(self, query: Any) -> object:
+        """`/state?partition=N`: the digest of its table and the offset of the last request in it."""
+        try:
+            number = int(query["partition"])
+        except (KeyError, ValueError):
+            raise ValueError("ask for /state?partition=N") from None
+        if number not in self.worker.owned:
+            raise LookupError(number)
+        protocol = self.worker.partitions[number]
+        deadline = time.monotonic() + SETTLE_S_MAX
+        while not protocol.settled:
+            if time.monotonic() > deadline:
+                raise ValueError(f"partition {number} is {protocol.phase} and busy; ask again when it is quiet")
+            await asyncio.sleep(0.002)
+        return {
+            "partition": number,
+            "source_offset": protocol.confirmed.source_offset,
+            "sha256": protocol.table.digest(),
+        }
+
+
+def _faust_app(settings: Settings) -> faust.App:
+    """Faust for what it does well: membership, assignment, the stream and commits. No tables, no web."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return faust.App(
+        GROUP,
+        broker=[f"kafka://{server.strip()}" for server in settings.kafka.split(",")],
+        datadir=str(settings.data_dir / settings.instance),
+        consumer_group_instance_id=settings.instance,
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=3.0,
+        broker_commit_interval=0.5,
+        stream_wait_empty=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        autodiscover=False,
+        processing_guarantee="at_least_once",
+    )
+
+
+def _keep_young() -> None:
+    """Full collections over millions of reservations stop the worker for 0.1 to 0.3 s, and find nothing there."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 1_000_000)
+
+
+def _stay_out_file(settings: Settings) -> Path:
+    return settings.data_dir / f"{settings.instance}.stay-out-until"
+
+
+def stay_out(settings: Settings) -> None:
+    """Leave word for the next start of this instance to wait until the group has given its partitions to others."""
+    _stay_out_file(settings).write_text(str(time.time() + 1.5 * settings.session_timeout_s))
+
+
+def wait_outside(settings: Settings) -> None:
+    """Honour what `stay_out` left, if anything."""
+    try:
+        wait_s = float(_stay_out_file(settings).read_text()) - time.time()
+    except (OSError, ValueError):
+        return
+    if 0 < wait_s <= 2 * settings.session_timeout_s:
+        _log.warning("two owners fought over a partition: staying out for %.0f s", wait_s)
+        time.sleep(wait_s)

@@ -1,0 +1,348 @@
+"""The shell around the protocol: carries what it asks for to Kafka and Faust, and their answers back.
+
+Everything runs on one event loop, except loads and reads of `requests`, which block in threads. It decides nothing.
+"""
+
+import asyncio
+import logging
+import time
+from bisect import insort
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from secrets import token_hex
+from typing import Any, assert_never
+
+from confluent_kafka import KafkaException, Message, Producer
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as Metric
+
+from eventlog.reader import LogBroken
+from inventory.answering import LogReader
+from inventory.loading import Loaded, Record, load
+from inventory.protocol import (
+    Acknowledge,
+    Bury,
+    Effect,
+    Flight,
+    Letter,
+    LoadTable,
+    Partition,
+    Produce,
+    ReadRequests,
+    Stop,
+    WriteCommit,
+    WriteParts,
+)
+from stampede_schemas.decisions import Rejected, Released, Reserved
+from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
+from telemetry import names
+from telemetry.tracing import Attribute, Kind, Tracing
+
+BACKLOG_MAX = 2_000  # records of one partition taken from the stream and not decided; then the stream waits
+TICK_S = 1.0
+POLL_S = 0.001
+LOAD_RETRY_S = 0.5
+LOAD_GIVE_UP_S = 90.0
+
+_log = logging.getLogger(__name__)
+
+
+class Meters:
+    """The worker's metrics, in the registry of its process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.decisions = Metric(names.DECISIONS, "Decisions confirmed in the log", ["kind"], registry=registry)
+        self.dead_letters = Metric(names.DEAD_LETTERS, "Requests that cannot be read", ["reason"], registry=registry)
+        self.assigned = Gauge(names.PARTITIONS_ASSIGNED, "Partitions owned", registry=registry)
+        self.lag = Gauge(names.REQUESTS_LAG_RECORDS, "Request records not decided", ["partition"], registry=registry)
+        self.load_s = Histogram(names.PARTITION_LOAD_SECONDS, "Time to load a partition", registry=registry)
+        self.batch_s = Histogram(
+            names.BATCH_DECIDE_SECONDS,
+            "From decided to confirmed in the log",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
+            registry=registry,
+        )
+
+
+class Worker:
+    """Runs the protocol of every partition that Faust assigns to this process."""
+
+    def __init__(
+        self,
+        *,
+        topic_ids: dict[str, str],
+        reader: LogReader,
+        producer: Producer,
+        tracing: Tracing,
+        registry: CollectorRegistry,
+        add_gap: Callable[[int, int, int], Any],
+        stop: Callable[[Stop], None],
+    ) -> None:
+        self.partitions: dict[int, Partition] = {}
+        self.owned: set[int] = set()
+        self._topic_ids = topic_ids
+        self._reader = reader
+        self._producer = producer
+        self._tracing = tracing
+        self._meters = Meters(registry)
+        self._add_gap = add_gap
+        self._stop = stop
+        self._unacked: dict[int, deque[tuple[int, Any]]] = {}
+        self._acked: dict[int, int] = {}
+        self._sent_ns: dict[tuple[int, int], int] = {}
+        self._outstanding = 0
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.ticked_at = time.monotonic()
+
+    # ---- from Faust
+
+    def assigned(self, numbers: set[int]) -> None:
+        """The group gave us exactly these partitions; each is loaded anew."""
+        for number in self.owned - numbers:
+            self._perform(number, self.partitions[number].revoked())
+        self.owned = numbers
+        self._meters.assigned.set(len(numbers))
+        for number in sorted(numbers):
+            self._unacked[number] = deque()
+            self._acked[number] = -1
+            protocol = self.partitions.get(number)
+            if protocol is None:
+                protocol = Partition(number, self._topic_ids, lambda: Load(token_hex(16)))
+                self.partitions[number] = protocol
+            self._perform(number, protocol.assigned())
+
+    def revoked(self, numbers: set[int]) -> None:
+        """The group took these partitions away."""
+        for number in numbers & self.owned:
+            self._perform(number, self.partitions[number].revoked())
+        self.owned -= numbers
+        self._room.set()
+
+    async def deliver(self, event: Any) -> None:
+        """One record of `requests` from the stream. Waits while its partition has too much to do."""
+        message = event.message
+        number = message.partition
+        while number in self.owned and self.partitions[number].backlog >= BACKLOG_MAX:
+            self._room.clear()
+            await self._room.wait()
+        if number not in self.owned:
+            return
+        unacked = self._unacked[number]
+        if unacked and unacked[-1][0] >= message.offset:
+            insort(unacked, (message.offset, event), key=lambda entry: entry[0])
+        else:
+            unacked.append((message.offset, event))
+        record = Record(message.offset, message.value, Millis(round(message.timestamp * 1000)))
+        self._perform(number, self.partitions[number].delivered(record))
+
+    # ---- loops
+
+    async def poll(self) -> None:
+        """Collect delivery reports: each millisecond while any is due, else asleep."""
+        while True:
+            if not self._outstanding:
+                self._wake.clear()
+                await self._wake.wait()
+            self._producer.poll(0)
+            await asyncio.sleep(POLL_S)
+
+    async def tick(self) -> None:
+        """Each second compare the end of `requests` with what is decided."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.ticked_at = time.monotonic()
+            try:
+                ends = await asyncio.to_thread(self._reader.ends, REQUESTS.name, sorted(self.owned))
+            except KafkaException as error:
+                _log.warning("Kafka does not answer: %s", error.args[0].str())
+                continue
+            for number, (first, end) in ends.items():
+                if number in self.owned:
+                    protocol = self.partitions[number]
+                    self._perform(number, protocol.tick(first, end))
+                    self._meters.lag.labels(number).set(max(0, end - 1 - protocol.confirmed.source_offset))
+
+    # ---- effects
+
+    def _perform(self, number: int, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Produce(flights):
+                    self._produce(number, flights)
+                case Acknowledge(source_offset):
+                    self._acknowledge(number, source_offset)
+                case LoadTable(epoch):
+                    self._spawn(self._load(number, epoch))
+                case ReadRequests(epoch, start, end):
+                    self._spawn(self._read(number, epoch, start, end))
+                case Bury(epoch, letters):
+                    self._bury(number, epoch, letters)
+                case WriteParts(name, values):
+                    self._write_parts(number, name, values)
+                case WriteCommit(value):
+                    self._send(STOCK_SNAPSHOTS.name, number, value, lambda _offset: None)
+                case Stop():
+                    self._stop(effect)
+                case _:
+                    assert_never(effect)
+        if not self._room.is_set():
+            self._room.set()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._stop(Stop(str(error) if isinstance(error, LogBroken) else repr(error)))
+
+    def _send(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes,
+        landed: Callable[[int], None],
+        key: bytes | None = None,
+        headers: list[tuple[str, str | bytes | None]] | None = None,
+    ) -> None:
+        def report(error: Any, message: Message) -> None:
+            self._outstanding -= 1
+            offset = message.offset()
+            if error is not None or offset is None:
+                self._stop(Stop(f"{topic}/{partition} did not take a record: {error}"))
+            else:
+                landed(offset)
+
+        self._outstanding += 1
+        self._wake.set()
+        self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=headers)
+
+    def _produce(self, number: int, flights: list[Flight]) -> None:
+        now = time.time_ns()
+        for flight in flights:
+            self._sent_ns[number, flight.source_offset] = now
+            self._send(DECISIONS.name, number, flight.value, partial(self._landed, number, flight))
+
+    def _landed(self, number: int, flight: Flight, offset: int) -> None:
+        protocol = self.partitions[number]
+        self._perform(number, protocol.reported(flight.source_offset, offset))
+        sent = self._sent_ns.pop((number, flight.source_offset))
+        if protocol.confirmed.source_offset >= flight.source_offset:
+            self._observe(number, flight, sent)
+
+    def _observe(self, number: int, flight: Flight, sent_ns: int) -> None:
+        now = time.time_ns()
+        self._meters.batch_s.observe((now - sent_ns) / 1e9)
+        for kind, count in Counter(type(decision).__name__ for decision in flight.decisions).items():
+            self._meters.decisions.labels(kind).inc(count)
+        self._trace(number, flight, sent_ns, now)
+
+    def _trace(self, number: int, flight: Flight, start_ns: int, end_ns: int) -> None:
+        """One span for the batch, linked to the sampled purchases in it, and one in each of their own traces."""
+        sampled = [
+            (decision, decision.traceparent)
+            for decision in flight.decisions
+            if isinstance(decision, Reserved | Rejected | Released)
+            and decision.traceparent is not None
+            and self._tracing.sampled(decision.traceparent)
+        ]
+        if not sampled:
+            return
+        where: dict[str, Attribute] = {
+            names.TOPIC: REQUESTS.name,
+            names.PARTITION: number,
+            names.OFFSET: flight.source_offset,
+        }
+        self._tracing.record(
+            names.SPAN_PROCESS_REQUESTS,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            kind=Kind.CONSUMER,
+            attributes={**where, names.BATCH_SIZE: len(flight.decisions)},
+            links=[parent for _, parent in sampled],
+        )
+        for decision, parent in sampled:
+            about: dict[str, Attribute] = {
+                names.DECISION: type(decision).__name__,
+                names.PURCHASE_ID: decision.purchase_id,
+            }
+            if not isinstance(decision, Reserved):
+                about[names.REASON] = decision.reason
+            self._tracing.record(
+                names.SPAN_DECIDE, start_ns=start_ns, end_ns=end_ns, parent=parent, attributes={**where, **about}
+            )
+
+    def _acknowledge(self, number: int, source_offset: int) -> None:
+        """Ack what Faust delivered up to here, and tell it of what it never delivered but is answered all the same."""
+        unacked = self._unacked.get(number)
+        if unacked is None:
+            return
+        while unacked and unacked[0][0] <= source_offset:
+            offset, event = unacked.popleft()
+            done = self._acked[number]
+            if done < offset - 1:
+                self._spawn(self._add_gap(number, done + 1, offset - 1))
+            event.ack()
+            self._acked[number] = max(done, offset)
+
+    def _bury(self, number: int, epoch: int, letters: list[Letter]) -> None:
+        waiting = len(letters)
+
+        def landed(_offset: int) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                self._perform(number, self.partitions[number].buried(epoch))
+
+        for letter in letters:
+            self._meters.dead_letters.labels(letter.reason).inc()
+            position = f"{REQUESTS.name}/{number}/{letter.source_offset}/{letter.index}"
+            headers: list[tuple[str, str | bytes | None]] = [
+                ("reason", letter.reason),
+                ("topic", REQUESTS.name),
+                ("partition", str(number)),
+                ("offset", str(letter.source_offset)),
+                ("index", str(letter.index)),
+                ("first_seen_ms", str(time.time_ns() // 1_000_000)),
+            ]
+            self._send(
+                DEAD_LETTERS.name, partition_of(REQUESTS.name), letter.content, landed, position.encode(), headers
+            )
+
+    def _write_parts(self, number: int, name: str, values: list[bytes]) -> None:
+        offsets: list[int] = []
+
+        def landed(offset: int) -> None:
+            offsets.append(offset)
+            if len(offsets) == len(values):
+                self._perform(number, self.partitions[number].parts_written(name, offsets))
+
+        for value in values:
+            self._send(STOCK_SNAPSHOTS.name, number, value, landed)
+
+    # ---- reading, in threads
+
+    async def _load(self, number: int, epoch: int) -> None:
+        """Load a partition, with Kafka's passing troubles retried for 90 s."""
+        began = time.monotonic()
+        while True:
+            try:
+                loaded: Loaded = await asyncio.to_thread(self._reader.finish, number, load(number, self._topic_ids))
+                break
+            except KafkaException as error:
+                if time.monotonic() - began > LOAD_GIVE_UP_S:
+                    raise LogBroken(f"partition {number} could not be loaded: {error.args[0].str()}") from error
+                await asyncio.sleep(LOAD_RETRY_S)
+        self._meters.load_s.observe(time.monotonic() - began)
+        self._perform(number, self.partitions[number].loaded(epoch, loaded, time.monotonic()))
+
+    async def _read(self, number: int, epoch: int, start: int, end: int) -> None:
+        _log.info("partition %d: reading requests [%d, %d) that the stream did not deliver", number, start, end)
+        records = await asyncio.to_thread(self._reader.read, REQUESTS.name, number, start, end)
+        self._perform(number, self.partitions[number].requests_read(epoch, records))
