@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from importlib import resources
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from telemetry import names
 REDIS_WAIT_S = 0.05
 # After a failure Redis is left alone this long; then one batch, and only one, tries it again.
 REDIS_PAUSE_S = 1.0
+LAST_LOOK_S = 0.01  # the part of REDIS_WAIT_S that is granted even when the first part went by in one turn
 REDIS_CONNECTIONS_MAX = 32
 LOCAL_KEYS_MAX = 100_000
 BATCH_MAX = 500
@@ -101,7 +102,7 @@ class Limiter:
         self, redis: Redis, policies: Sequence[Policy], *, gateways: int = 1, registry: CollectorRegistry | None = None
     ) -> None:
         self.policies = tuple(policies)
-        self._redis = redis
+        self.redis = redis
         self._metrics = LimiterMetrics(registry or CollectorRegistry())
         self._local = Buckets(LOCAL_KEYS_MAX)
         # Local use is counted by the share, but told in the words of the policy itself.
@@ -136,17 +137,15 @@ class Limiter:
         return [Verdict(o.allowed, o.policy, o.remaining, -(-o.retry_us // 1_000_000), degraded) for o in outcomes]
 
     def _cells(self, subject: Subject) -> list[Cell]:
-        cells = []
-        for policy in self.policies:
-            name = subject.user if policy.scope == "user" else subject.address
-            if name is None:
-                continue
-            if policy.scope == "address":
-                name = network_of(name)
-            elif len(name) > USER_CHARS_MAX or not name.isascii():
-                name = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-            cells.append(Cell(policy.key_prefix + name, policy))
-        return cells
+        user, address = subject
+        if user is not None and (len(user) > USER_CHARS_MAX or not user.isascii()):
+            user = hashlib.blake2b(user.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        names = {"user": user, "address": address and network_of(address)}
+        return [
+            Cell(policy.key_prefix + name, policy)
+            for policy in self.policies
+            if (name := names[policy.scope]) is not None
+        ]
 
     def _ask_local(self, requests: list[list[Cell]]) -> list[Outcome]:
         mine = [[Cell(cell.key, self._share[cell.policy]) for cell in cells] for cells in requests]
@@ -160,8 +159,7 @@ class Limiter:
         if self.degraded:
             self._resume_at = started + REDIS_PAUSE_S  # this batch is the one that tries; the others go on without
         try:
-            async with asyncio.timeout(REDIS_WAIT_S):
-                outcomes = await self._call(requests)
+            outcomes = await _within(REDIS_WAIT_S, self._call(requests))
         except Exception as error:  # whatever went wrong with Redis, purchases go on
             if not self.degraded:
                 _log.warning("Redis does not answer (%r): limiting by this process's own share", error)
@@ -177,23 +175,40 @@ class Limiter:
         return outcomes
 
     async def _call(self, requests: list[list[Cell]]) -> list[Outcome]:
-        policies: dict[str, Policy] = {cell.key: cell.policy for cells in requests for cell in cells}
-        place = {key: n for n, key in enumerate(policies, start=1)}
-        cells = list(policies.items())
+        policy_of = {key: policy for cells in requests for key, policy in cells}
+        place = {key: n for n, key in enumerate(policy_of, start=1)}
+        policies = list(policy_of.values())
         payload = _encode(
             (
                 0,
                 self._wire,
-                [self._place[policy] for policy in policies.values()],
-                [[place[cell.key] for cell in request] for request in requests],
+                [self._place[policy] for policy in policies],
+                [[place[key] for key, _ in cells] for cells in requests],
             )
         )
         try:
-            answer = await self._redis.evalsha(SCRIPT_SHA, len(cells), *policies, payload)
+            answer = await self.redis.evalsha(SCRIPT_SHA, len(place), *place, payload)
         except NoScriptError:
-            answer = await self._redis.eval(SCRIPT, len(cells), *policies, payload)
+            answer = await self.redis.eval(SCRIPT, len(place), *place, payload)
         fields = iter(answer[1:])
         return [
-            Outcome(allowed == 1, cells[told - 1][1] if told else None, remaining, retry_us)
+            Outcome(allowed == 1, policies[told - 1] if told else None, remaining, retry_us)
             for allowed, told, remaining, retry_us in zip(fields, fields, fields, fields, strict=True)
         ]
+
+
+async def _within(wait_s: float, work: Coroutine[None, None, list[Outcome]]) -> list[Outcome]:
+    """The result of `work`, or TimeoutError; unlike asyncio.timeout not fooled by a pause of this process.
+
+    After such a pause the answer may lie unread, or the question unsent, when the time is over: hence a last look.
+    """
+    task = asyncio.create_task(work)
+    try:
+        for part_s in (wait_s - LAST_LOOK_S, LAST_LOOK_S):
+            if not task.done():
+                await asyncio.wait({task}, timeout=part_s)
+        if not task.done():
+            raise TimeoutError(f"no answer within {wait_s} s")
+        return task.result()
+    finally:
+        task.cancel()

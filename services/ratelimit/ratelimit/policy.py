@@ -43,6 +43,9 @@ class Policy:
     window_us: int
     burst: int
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # asked for several times a request; the generated one would hash six fields
+
     @cached_property
     def key_prefix(self) -> str:
         """Where this policy's use is kept: a changed policy starts anew rather than misread the old one's."""

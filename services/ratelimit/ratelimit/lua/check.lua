@@ -88,8 +88,8 @@ local function judge(places)
   return 1, tightest, least, 0
 end
 
+local instant = string.format('%.0f', now)
 local function write(key, state)
-  local instant = string.format('%.0f', now)
   if state.algorithm == TOKEN_BUCKET then
     local ttl_ms = math.ceil(state.debt / state.quota / 1000) + 1
     redis.call('SET', key, instant .. ' ' .. string.format('%.0f', state.debt), 'PX', string.format('%.0f', ttl_ms))
