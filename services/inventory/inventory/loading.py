@@ -4,7 +4,7 @@ Written without I/O, as a generator that asks (`Ends`, `Range`) and is answered.
 an in-memory log in the simulator. It never writes, so it may be dropped at any point.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,12 +61,15 @@ class Loaded:
 Loading = Generator[Ask, Answer, Loaded]
 
 
-def load(partition: int, topic_ids: dict[str, str]) -> Loading:
+def load(
+    partition: int, topic_ids: dict[str, str], reader_from: Callable[[Progress], CountingReader] = CountingReader
+) -> Loading:
     """Load one partition.
 
     Args:
         partition: its number.
         topic_ids: Kafka's ids of the topics as they are now; a snapshot of other topics is not used.
+        reader_from: makes the reader of counting records; tests give a broken one to see it caught.
 
     Raises:
         LogBroken: the log lost a part, or a decision does not fit. Nobody may decide on half a history.
@@ -79,7 +82,7 @@ def load(partition: int, topic_ids: dict[str, str]) -> Loading:
         at = snapshot[0]
         progress = Progress(at.next_offset, at.source_offset, at.load, at.anchor)
     yield from _check_logs(progress)
-    reader = CountingReader(progress)
+    reader = reader_from(progress)
     while True:
         _, end = yield from _ends(DECISIONS.name)
         if reader.progress.next_offset >= end:

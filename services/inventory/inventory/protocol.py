@@ -30,8 +30,9 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import AnyDecision, Unreadable
-from stampede_schemas.identifiers import Load, Position
+from stampede_schemas.identifiers import Load, Millis, Position
 from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
+from stampede_schemas.requests import AnyRequest
 
 BATCHES_IN_FLIGHT_MAX = 4
 READ_RECORDS_MAX = 500  # of `requests`, in one go, when the stream skipped some
@@ -117,16 +118,34 @@ Effect = LoadTable | ReadRequests | Bury | Produce | Acknowledge | WriteParts | 
 Phase = Literal["idle", "loading", "deciding", "settling", "stopped"]
 
 
+Rules = Callable[[StockTable, AnyRequest, Millis], AnyDecision]
+SnapshotDue = Callable[[int, int], bool]
+
+
+def snapshot_due(decided: int, remembered: int) -> bool:
+    """Whether so many requests records since the last snapshot make one of so many things worth its writing."""
+    return decided > SNAPSHOT_DECIDED_MIN and decided > remembered
+
+
 class Partition:
     """The protocol for one partition of one worker. All methods return what is to be done, in order."""
 
-    def __init__(self, number: int, topic_ids: dict[str, str], new_load: Callable[[], Load]) -> None:
+    def __init__(
+        self,
+        number: int,
+        topic_ids: dict[str, str],
+        new_load: Callable[[], Load],
+        rules: Rules = decide,
+        snapshot_due: SnapshotDue = snapshot_due,
+    ) -> None:
         self.number = number
         self.phase: Phase = "idle"
         self.table = StockTable(number)
         self.confirmed = Progress()
         self._topic_ids = topic_ids
         self._new_load = new_load
+        self._rules = rules
+        self._due = snapshot_due
         self._owned = False
         self._epoch = 0
         self._load = NO_LOAD
@@ -325,7 +344,7 @@ class Partition:
         decisions: list[AnyDecision] = []
         for index, raw in enumerate(requests):
             try:
-                decision = decide(self.table, decode_request(raw), record.appended_at_ms)
+                decision = self._rules(self.table, decode_request(raw), record.appended_at_ms)
             except UnreadableMessage as unreadable:
                 decision = Unreadable(reason=unreadable.reason)
             if isinstance(decision, Unreadable):
@@ -365,8 +384,7 @@ class Partition:
     # ---- snapshots
 
     def _snapshot_due(self) -> bool:
-        decided = self._next_source - 1 - self._snapshot_at
-        return decided > SNAPSHOT_DECIDED_MIN and decided > self.table.size() and self._snapshot is None
+        return self._snapshot is None and self._due(self._next_source - 1 - self._snapshot_at, self.table.size())
 
     def _begin_snapshot(self) -> WriteParts:
         """Pack the whole table at a moment when all of it is confirmed. It names the last *counting* record's load."""
