@@ -1,0 +1,166 @@
+"""Real workers on a real broker: every request gets one answer, whatever dies or freezes."""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from eventlog.__main__ import provision
+from stampede_schemas.codec import encode_requests
+from stampede_schemas.topics import DEAD_LETTERS, partition_of
+from tests.support.inventory import InventoryProcess, Log, digest_of, kinds, listing, purchase, worker
+from tests.support.stack import components
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[str]:
+    """A broker of this module's own: its `decisions` is written by workers only."""
+    with components() as running:
+        provision(running.kafka, 1)
+        yield running.kafka
+
+
+def product() -> str:
+    """A product nobody used before."""
+    return f"tea-{uuid4().hex[:8]}"
+
+
+class Crowd:
+    """Appends purchases at a steady pace, ten a record, from a thread of its own."""
+
+    def __init__(self, log: Log, product_id: str, purchases: int, per_second: int) -> None:
+        self._thread = threading.Thread(target=self._run, args=(log, product_id, purchases, per_second))
+        self._thread.start()
+
+    def _run(self, log: Log, product_id: str, purchases: int, per_second: int) -> None:
+        began = time.monotonic()
+        for sent in range(0, purchases, 10):
+            log.ask([purchase(product_id) for _ in range(10)])
+            time.sleep(max(0.0, began + sent / per_second - time.monotonic()))
+        log.flush()
+
+    def finished(self) -> bool:
+        """Whether all is appended."""
+        return not self._thread.is_alive()
+
+    def join(self) -> None:
+        """Wait for that."""
+        self._thread.join()
+
+
+def test_every_request_is_answered_and_the_table_is_the_fold_of_the_log(kafka: str, tmp_path: Path) -> None:
+    """2,000 purchases of 300 units: 300 reserved, the rest rejected; the live table equals the one folded here."""
+    log, tea = Log(kafka), product()
+    with worker(kafka, tmp_path) as running:
+        running.await_ready()
+        log.ask([listing(tea, 300)])
+        for _ in range(200):
+            log.ask([purchase(tea) for _ in range(10)])
+        log.flush()
+        table, answers, void = log.await_answers(partition_of(tea))
+        assert kinds(answers)["Reserved"] == 300
+        assert kinds(answers)["Rejected"] == 1_700
+        assert void == 0
+        state = running.get(f"/state?partition={partition_of(tea)}")
+        assert state["sha256"] == digest_of(table)
+
+
+def test_the_same_purchase_fifty_times_takes_one_unit(kafka: str, tmp_path: Path) -> None:
+    """Copies of an answered purchase are ignored and name the first answer's position."""
+    log, tea = Log(kafka), product()
+    with worker(kafka, tmp_path) as running:
+        running.await_ready()
+        log.ask([listing(tea, 100)])
+        for _ in range(5):
+            log.ask([purchase(tea, "the-same") for _ in range(10)])
+        log.flush()
+        table, answers, _ = log.await_answers(partition_of(tea))
+    assert table.products[purchase(tea).product_id].available == 99
+    assert kinds(answers)["Ignored"] >= 49
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kill_9_and_restart_lose_nothing_and_answer_nothing_twice(kafka: str, tmp_path: Path, seed: int) -> None:
+    """Three kills at random moments under load: each request record has exactly one counting answer."""
+    chance = random.Random(seed)
+    log, tea = Log(kafka), product()
+    running = InventoryProcess(kafka, tmp_path)
+    try:
+        running.await_ready()
+        log.ask([listing(tea, 1_000)])
+        crowd = Crowd(log, tea, 8_000, 1_000)
+        pauses = []
+        for _ in range(3):
+            time.sleep(chance.uniform(0.2, 1.2))
+            running.kill()
+            killed = time.monotonic()
+            running.close()
+            running = InventoryProcess(kafka, tmp_path)
+            running.await_ready()
+            pauses.append(time.monotonic() - killed)
+        crowd.join()
+        table, answers, void = log.await_answers(partition_of(tea))
+        print(f"seed {seed}: ready again after {[f'{p:.1f}' for p in pauses]} s, {void} void records")
+        assert kinds(answers)["Reserved"] >= 1_000
+        assert table.products[purchase(tea).product_id].available == 0
+        assert running.get(f"/state?partition={partition_of(tea)}")["sha256"] == digest_of(table)
+    finally:
+        running.close()
+
+
+def test_a_frozen_worker_that_thaws_changes_nothing(kafka: str, tmp_path: Path) -> None:
+    """A worker frozen for longer than its session is succeeded; what it writes after thawing is void for everyone."""
+    log, tea = Log(kafka), product()
+    short = {"STAMPEDE_SESSION_TIMEOUT_S": "6"}
+    with (
+        worker(kafka, tmp_path, "inventory-a", **short) as first,
+        worker(kafka, tmp_path, "inventory-b", **short) as second,
+    ):
+        first.await_ready()
+        second.await_ready()
+        log.ask([listing(tea, 500)])
+        crowd = Crowd(log, tea, 9_000, 700)
+        time.sleep(1)
+        owner = first if owns(first, partition_of(tea)) else second
+        owner.process.send_signal(signal.SIGSTOP)
+        time.sleep(8)
+        owner.process.send_signal(signal.SIGCONT)
+        crowd.join()
+        table, answers, void = log.await_answers(partition_of(tea))
+        print(f"{void} void records")
+        assert kinds(answers)["Reserved"] >= 500
+        assert table.products[purchase(tea).product_id].available == 0
+
+
+def owns(running: InventoryProcess, partition: int) -> bool:
+    """Whether this worker answers for a partition."""
+    try:
+        running.get(f"/state?partition={partition}")
+    except OSError:
+        return False
+    return True
+
+
+def test_what_cannot_be_read_becomes_a_dead_letter_and_the_rest_flows(kafka: str, tmp_path: Path) -> None:
+    """Poison gets a deterministic answer and a letter with its very bytes; its good neighbours are decided."""
+    log, tea = Log(kafka), product()
+    poison = [b"\xff\xfe", b"", b"{", b'{"requests":[]}', b"[1]", None, b'{"requests":"x"}']
+    good = encode_requests([purchase(tea)])
+    mixed = good.replace(b'{"requests":[', b'{"requests":[{"type":"Nonsense"},')
+    with worker(kafka, tmp_path) as running:
+        running.await_ready()
+        log.ask([listing(tea, 10)])
+        for value in [*poison, mixed]:
+            log.append(partition_of(tea), value)
+        log.ask([purchase(tea)])
+        log.flush()
+        _, answers, _ = log.await_answers(partition_of(tea))
+        assert running.process.poll() is None
+    assert kinds(answers)["Unreadable"] >= len(poison) + 1
+    letters = {record.value for record in log.records(DEAD_LETTERS.name, partition_of("stampede.requests"))}
+    assert {value or b"" for value in poison} | {b'{"type":"Nonsense"}'} <= {value or b"" for value in letters}
