@@ -3,8 +3,10 @@
 The composition root. It holds no rule of its own.
 """
 
+import signal
 import socket
 from http import HTTPStatus
+from types import FrameType
 from typing import Annotated
 
 import uvicorn
@@ -136,6 +138,13 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
         build_app(limiter), log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS_MAX
     )
     server = uvicorn.Server(config)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        # uvicorn raises a signal again once it has drained; this handler lets what follows run, and exit with 0.
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
     def live() -> Checks:
         return {"event loop": True}

@@ -1,0 +1,132 @@
+"""The ratelimit service as its own process: answers, health, and one sentence when it cannot start."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tests.support.redis_server import RedisServer, redis_server
+
+START_SECONDS_MAX = 20.0
+
+
+def free_port() -> int:
+    """A port that nobody held a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def command(settings: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The documented way to start it, with these settings and no others."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STAMPEDE_")}
+    return [sys.executable, "-m", "ratelimit"], kept | settings
+
+
+@contextmanager
+def service(server: RedisServer, limits: str) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """A running service: a client for it and one for its ops port. It must end cleanly on SIGTERM."""
+    http_port, ops_port = free_port(), free_port()
+    argv, environment = command(
+        {
+            "STAMPEDE_REDIS": server.url,
+            "STAMPEDE_LIMITS": limits,
+            "STAMPEDE_HTTP_PORT": str(http_port),
+            "STAMPEDE_OPS_PORT": str(ops_port),
+        }
+    )
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        with (
+            httpx.Client(base_url=f"http://127.0.0.1:{http_port}") as http,
+            httpx.Client(base_url=f"http://127.0.0.1:{ops_port}") as ops,
+        ):
+            until_ready(ops, process)
+            yield http, ops
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=15) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until_ready(ops: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    """Wait for /readyz."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while True:
+        assert process.poll() is None, "the service ended"
+        assert time.monotonic() < deadline, "the service did not become ready"
+        try:
+            if ops.get("/readyz").status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            time.sleep(0.02)  # the pause of a poll with a deadline
+
+
+def test_it_checks_lists_and_tells_its_operators() -> None:
+    """A batch is judged in order; policies are shown; metrics count; Redis may die under it; bad input is a 422."""
+    with redis_server() as server, service(server, "user:token_bucket:2/h,address:token_bucket:9/h") as (http, ops):
+        subjects = [{"user": "a", "address": "192.0.2.1"}] * 3 + [{"user": "b"}]
+        verdicts = http.post("/v1/check", json={"subjects": subjects}).raise_for_status().json()["verdicts"]
+        assert [verdict["allowed"] for verdict in verdicts] == [True, True, False, True]
+        assert verdicts[2]["policy"] == "user"
+        assert verdicts[2]["headers"]["Retry-After"] == str(verdicts[2]["retry_after_s"])
+        listed = http.get("/v1/policies").raise_for_status().json()["policies"]
+        assert listed[0] == {
+            "name": "user",
+            "scope": "user",
+            "algorithm": "token_bucket",
+            "quota": 2,
+            "window_s": 3600.0,
+            "burst": 2,
+        }
+        for wrong in ("{}", '{"subjects": []}', '{"subjects": [{"user": ""}]}', '{"subjects": [{"userId": "a"}]}', "["):
+            answer = http.post("/v1/check", content=wrong, headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+        server.stop()
+        (verdict,) = http.post("/v1/check", json={"subjects": [{"user": "a"}]}).raise_for_status().json()["verdicts"]
+        assert (verdict["allowed"], verdict["degraded"]) == (True, True)
+        assert ops.get("/livez").status_code == ops.get("/readyz").status_code == httpx.codes.OK
+        metrics = ops.get("/metrics").raise_for_status().text
+        assert 'stampede_limit_checks_total{outcome="allowed"} 4.0' in metrics
+        assert "stampede_limit_checks_degraded_total 1.0" in metrics
+        assert "stampede_limit_degraded_state 1.0" in metrics
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"STAMPEDE_LIMITS": "user:token_bucket:5/s"}, "setting STAMPEDE_REDIS: Field required"),
+        ({"STAMPEDE_REDIS": "redis://x", "STAMPEDE_LIMITS": "user:leaky:5/s"}, "STAMPEDE_LIMITS: .*algorithm 'leaky'"),
+        ({"STAMPEDE_REDIS": "http://x", "STAMPEDE_LIMITS": ""}, "Redis URL"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(settings: dict[str, str], said: str) -> None:
+    """It ends with a failure and says which setting is wrong, on one line."""
+    argv, environment = command(settings)
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert re.search(said, ended.stderr)
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_busy_port_is_one_sentence() -> None:
+    """It names the address it could not have."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        argv, environment = command(
+            {"STAMPEDE_REDIS": "redis://127.0.0.1:1", "STAMPEDE_LIMITS": "", "STAMPEDE_HTTP_PORT": str(port)}
+        )
+        ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert str(port) in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
