@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -32,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     every.add_argument("--dir", type=Path, default=Path(".stack"), help="the stack's folder (.stack)")
     commands = top.add_subparsers(dest="command", required=True)
 
-    up = commands.add_parser("up", parents=[every], help="start everything and keep it running until Ctrl-C")
+    up = commands.add_parser(
+        "up", parents=[every], allow_abbrev=False, help="start everything and keep it running until Ctrl-C"
+    )
     up.add_argument("--detach", action="store_true", help="return when everything is healthy; `down` stops it")
     up.add_argument("--components-only", action="store_true", help="Kafka, Postgres and Redis, no services")
     up.add_argument("--with-parent", action="store_true", help="stop when the process that started it has ended")
@@ -62,9 +63,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code."""
-    arguments = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(given)
     try:
-        return _run(arguments, Console())
+        return _run(arguments, given, Console())
     except StackError as error:
         print(f"devstack: {error}", file=sys.stderr)
         return 1
@@ -72,12 +74,15 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(arguments: argparse.Namespace, console: Console) -> int:
+def _run(arguments: argparse.Namespace, given: list[str], console: Console) -> int:
     layout = Layout(arguments.dir.resolve())
     match arguments.command:
         case "up":
             layout = Layout.at(arguments.dir)
-            return _detach(layout, console) if arguments.detach else _up(layout, plan_of(arguments), console)
+            plan = plan_of(arguments)
+            if arguments.detach:
+                return _detach(layout, [option for option in given if option != "--detach"], console)
+            return _up(layout, plan, console)
         case "down":
             console.print(down(layout), soft_wrap=True)
         case "clean":
@@ -154,7 +159,7 @@ def _say_ready(console: Console, layout: Layout, started: float) -> None:
     )
 
 
-def _detach(layout: Layout, console: Console) -> int:
+def _detach(layout: Layout, options: list[str], console: Console) -> int:
     """Start a supervisor of its own session and wait until it is ready or has ended."""
     with held(layout):
         shown.download(console)  # here, where the bar can be seen
@@ -162,7 +167,6 @@ def _detach(layout: Layout, console: Console) -> int:
     rotate(log)
     follower = shown.Follower()
     follower.new_lines(log)
-    options = [argument for argument in sys.argv[1:] if argument != "--detach"]
     with log.open("ab") as out, layout.refusal.open("wb") as refusal:
         child = subprocess.Popen(
             [sys.executable, "-m", "devstack", *options],
@@ -172,20 +176,24 @@ def _detach(layout: Layout, console: Console) -> int:
             start_new_session=True,
         )
     started = time.monotonic()
-    while time.monotonic() < started + DETACHED_WAIT_S:
-        ended = child.poll() is not None
-        for line in follower.new_lines(log):
-            if not line.startswith(READY):
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-        if ended:
-            said = "\n".join(last_lines(layout.refusal, 20)) or f"it said nothing; see {log}"
-            raise StackError(said.removeprefix("devstack: "))
-        with contextlib.suppress(StackError):
-            if control.call(layout, "status")["ready"]:
-                _say_ready(console, layout, started)
-                return 0
-        time.sleep(0.1)
-    os.kill(child.pid, signal.SIGTERM)
+    try:
+        while time.monotonic() < started + DETACHED_WAIT_S:
+            ended = child.poll() is not None
+            for line in follower.new_lines(log):
+                if not line.startswith(READY):
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if ended:
+                said = "\n".join(last_lines(layout.refusal, 20)) or f"it said nothing; see {log}"
+                raise StackError(said.removeprefix("devstack: "))
+            with contextlib.suppress(StackError):
+                if control.call(layout, "status")["ready"]:
+                    _say_ready(console, layout, started)
+                    return 0
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        child.terminate()
+        raise
+    child.terminate()
     raise StackError(f"The stack was not ready within {DETACHED_WAIT_S:.0f} s and was stopped; see {layout.logs}.")
 
 

@@ -22,7 +22,7 @@ from devstack.supervisor import Kept, State
 
 COLOURS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta", "bright_blue", "bright_green")
 STATE_STYLES = {"healthy": "green", "starting": "yellow", "restarting": "red", "failed": "bold red", "stopped": "dim"}
-COMPONENT_TROUBLE = re.compile(r"\b(ERROR|FATAL|PANIC|WARNING:|# )\b")
+COMPONENT_TROUBLE = re.compile(r"\b(?:ERROR|FATAL|PANIC)\b(?!.*(?:starting up|shutting down))| # (?!WARNING)")
 TAIL_BYTES_MAX = 256 * 1024
 FOLLOW_EVERY_S = 0.25
 ALREADY_SHOWN = frozenset({"ts", "level", "message", "service", "instance", "logger", "exception"})

@@ -88,6 +88,10 @@ def _connect(address: dict[str, Any]) -> socket.socket:
     if "socket" in address:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(CONNECT_S)
-        connection.connect(address["socket"])
+        try:
+            connection.connect(address["socket"])
+        except OSError:
+            connection.close()
+            raise
         return connection
     return socket.create_connection(("127.0.0.1", address["port"]), timeout=CONNECT_S)

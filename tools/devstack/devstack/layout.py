@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# What may be in a stack's folder and goes when it is cleaned; anything else in there is somebody else's.
+PARTS = ("pids", "logs", "spans", "secrets", "faust", "kafka", "postgres", "redis")
+FILES = ("endpoints.json", "ports.json", "control.json", "control.sock", "supervisor.lock")
 LOG_BYTES_MAX = 20 * 1024 * 1024
 
 
@@ -24,8 +27,9 @@ class Layout:
     def at(cls, folder: Path) -> "Layout":
         """Make the folder and its parts if they are not there."""
         layout = cls(folder.resolve())
-        layout.root.mkdir(parents=True, exist_ok=True)
-        layout.root.chmod(0o711)
+        if not layout.root.exists():
+            layout.root.mkdir(parents=True)
+            layout.root.chmod(0o711)
         for part in (layout.pids, layout.logs, layout.spans):
             part.mkdir(exist_ok=True)
             part.chmod(0o700)

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from devstack import components, control, endpoints, machine, orphans, processes
 from devstack.failure import StackError
-from devstack.layout import Layout, read_json, write_atomically
+from devstack.layout import FILES, PARTS, Layout, read_json, write_atomically
 from devstack.ports import Ports
 from devstack.supervisor import Kept, Supervisor, run_once
 
@@ -250,8 +250,14 @@ def down(layout: Layout, wait_s: float = 60.0) -> str:
 
 
 def remove(layout: Layout) -> None:
-    """Delete the folder of a stopped stack with all data, also where Postgres had to keep its own elsewhere."""
+    """Delete a stopped stack with all its data, also where Postgres had to keep its own elsewhere."""
     postgres = layout.root / "postgres"
     if postgres.is_symlink():
         shutil.rmtree(postgres.readlink(), ignore_errors=True)
-    shutil.rmtree(layout.root, ignore_errors=True)
+        postgres.unlink()
+    for part in PARTS:
+        shutil.rmtree(layout.root / part, ignore_errors=True)
+    for file in FILES:
+        (layout.root / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        layout.root.rmdir()

@@ -160,7 +160,9 @@ class Supervisor:
         self._become(kept, State.FAILED, str(error))
         if not self.gave_up.done():
             self.gave_up.set_result(
-                error if isinstance(error, StackError) else StackError(f"Cannot run {kept.spec.name}: {error!r}.")
+                error
+                if isinstance(error, StackError)
+                else StackError(f"Cannot run {kept.spec.name}: {error} ({type(error).__name__}).")
             )
 
     async def _one_life(self, kept: Kept) -> None:
