@@ -1,0 +1,231 @@
+"""The composition root: puts the parts together, starts them in order, stops them in reverse. Holds no rule of its own.
+
+Nothing connects at import, and two gateways can live in one process.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from eventlog.kafka import producer, topic_ids
+from gateway.appender import Appender
+from gateway.buyers import BuyersApi
+from gateway.identity import authenticator
+from gateway.lookup import Lookup, SaleDoor
+from gateway.metrics import Metrics
+from gateway.operators import OperatorsApi
+from gateway.projection import Projection
+from gateway.purchase import PurchaseEndpoint
+from gateway.rest import BodyGuard
+from gateway.settings import Settings
+from gateway.store import Away, NotMigrated, Snapshot, Store
+from gateway.tail import BrokerClock, Tail, Watchers
+from ratelimit.limiter import Limiter, connect
+from ratelimit.policy import parse_policies
+from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
+from telemetry.ops import Checks, Ops, build_registry
+from telemetry.tracing import configure
+
+CATCH_UP_S_MAX = 600.0
+CONNECTIONS_MAX = 20_000
+KEEP_ALIVE_S_MAX = 30
+DRAIN_S_MAX = 10
+_log = logging.getLogger(__name__)
+
+
+class CannotStart(Exception):
+    """A dependency or a setting is wrong; the message is one sentence saying which and what to do."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the gateway stops its servers in its own order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+class Gateway:
+    """One gateway. `run` returns when `stop` was called and everything accepted has been answered."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+        self._caught_up = False
+        self.ports: dict[str, int] = {}
+        self.started = asyncio.Event()
+
+    def stop(self) -> None:
+        """Become unready, answer what was accepted, and end."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until stopped.
+
+        Raises:
+            CannotStart: a dependency or a setting is wrong.
+            LogBroken: the log is not what it was.
+        """
+        settings = self._settings
+        who = authenticator(settings.auth, production=settings.env == "prod", host=settings.http_host)
+        try:
+            identity = settings.identity()
+        except (ValueError, OSError) as error:
+            raise CannotStart(str(error)) from None
+        registry = build_registry("gateway", settings.instance)
+        metrics = Metrics(registry)
+        tracing = configure("gateway", settings.instance, settings.span_file, settings.trace_sample)
+        projection, watchers, clock = Projection(), Watchers(), BrokerClock()
+        store = Store(settings.postgres.get_secret_value())
+        redis = connect(settings.redis.get_secret_value())
+        self._tail = tail = Tail(settings.kafka, projection, watchers, clock)
+        limiter = Limiter(redis, parse_policies(settings.limits), gateways=settings.gateways, registry=registry)
+        log = producer(settings.kafka, **{"linger.ms": 1, "client.id": settings.instance})
+        self._appender = Appender(log, limiter, SaleDoor(projection, tail, store, clock), clock, metrics)
+        metrics.lag.set_function(lambda: tail.lag)
+        metrics.void.set_function(lambda: tail.voids)
+        lookup = Lookup(projection, watchers, store, identity)
+        buyers = BuyersApi(projection, lookup, identity, who, clock, self._live, self._ready).build()
+        door = PurchaseEndpoint(BodyGuard(buyers), identity, who, lookup, self._appender, tracing, metrics)
+        operators = OperatorsApi(projection, watchers, self._appender, identity, clock, settings.admin_key_sha256)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(tracing.close)
+            stack.push_async_callback(redis.aclose)
+            await store.open()
+            stack.push_async_callback(store.close)
+            ops = await self._ops(Ops(self._live, self._ready, {}, registry))
+            stack.push_async_callback(ops.close)
+            stack.push_async_callback(tail.close)
+            await self._start_tail(tail, store, projection, identity.fingerprint)
+            await stack.enter_async_context(_running(self._appender.run()))
+            stack.push_async_callback(self._appender.drain)
+            await stack.enter_async_context(self._serving("http", settings.http_host, settings.http_port, door))
+            guarded = BodyGuard(operators.build())
+            await stack.enter_async_context(self._serving("admin", settings.admin_host, settings.admin_port, guarded))
+            await self._serve_until_stopped(tail)
+
+    async def _serve_until_stopped(self, tail: Tail) -> None:
+        stopping = asyncio.create_task(self._stopping.wait())
+        caught_up = asyncio.create_task(self._catch_up(tail))
+        try:
+            await asyncio.wait((stopping, tail.failed, caught_up), return_when=asyncio.FIRST_COMPLETED)
+            if caught_up.done() and not stopping.done():
+                caught_up.result()
+                # What exists now lives as long as the process: the collector need not walk it again and again.
+                gc.collect()
+                gc.freeze()
+                self.started.set()
+                _log.info("ready", extra={"ports": self.ports})
+                await asyncio.wait((stopping, tail.failed), return_when=asyncio.FIRST_COMPLETED)
+            if tail.failed.done():
+                tail.failed.result()
+        finally:
+            self._stopping.set()
+            for task in (stopping, caught_up):
+                task.cancel()
+
+    async def _catch_up(self, tail: Tail) -> None:
+        async with asyncio.timeout(CATCH_UP_S_MAX):
+            await tail.caught_up.wait()
+        self._caught_up = True
+
+    async def _start_tail(self, tail: Tail, store: Store, projection: Projection, fingerprint: str) -> None:
+        ids = await asyncio.to_thread(topic_ids, self._settings.kafka, (REQUESTS, DECISIONS, ORDERS))
+        await tail.open()
+        snapshot = await self._snapshot(store, fingerprint)
+        if snapshot is None:
+            await tail.start({})
+            return
+        if snapshot.topic_ids - {ids[DECISIONS.name]}:
+            raise CannotStart(
+                f"topic {DECISIONS.name} was made anew since Postgres last followed it: "
+                "restore the topic, or start with an empty database"
+            )
+        projection.restore(snapshot.products, snapshot.purchases)
+        await tail.start(snapshot.progress)
+
+    async def _snapshot(self, store: Store, fingerprint: str) -> Snapshot | None:
+        try:
+            if await store.claim_identity(fingerprint) != fingerprint:
+                raise CannotStart(
+                    "this gateway's identity key is not the one this installation was started with: one key, one "
+                    "purchase id; give every gateway the same STAMPEDE_IDENTITY_KEY"
+                )
+            return await store.snapshot()
+        except NotMigrated:
+            raise CannotStart("Postgres has no tables yet: run `python -m order_writer migrate`") from None
+        except Away as error:
+            _log.warning("Postgres is away (%s): folding the decisions from the beginning", error)
+            return None
+
+    async def _ops(self, ops: Ops) -> Ops:
+        try:
+            await ops.start(self._settings.ops_host, self._settings.ops_port)
+        except OSError as error:
+            raise _port_taken("STAMPEDE_OPS_PORT", self._settings.ops_port, error) from None
+        self.ports["ops"] = ops.port
+        return ops
+
+    @contextlib.asynccontextmanager
+    async def _serving(self, name: str, host: str, port: int, app: ASGIApp) -> AsyncIterator[None]:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family, backlog=4096)
+        except OSError as error:
+            raise _port_taken(f"STAMPEDE_{name.upper()}_PORT", port, error) from None
+        self.ports[name] = listener.getsockname()[1]
+        server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS_MAX,
+                timeout_keep_alive=KEEP_ALIVE_S_MAX,
+                timeout_graceful_shutdown=DRAIN_S_MAX,
+            )
+        )
+        task = asyncio.create_task(server.serve([listener]), name=f"serve {name}")
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await task
+
+    def _live(self) -> Checks:
+        return {"tail": not self._tail.failed.done() or "it has stopped"}
+
+    def _ready(self) -> Checks:
+        lost = not all(self._tail.at_end(partition) for partition in range(DECISIONS.partitions))
+        return {
+            "stopping": not self._stopping.is_set() or "the gateway is stopping",
+            "projection": self._caught_up or "the decisions are still being read",
+            "decisions": not lost or "the end of the decisions was not seen for a second",
+            "log": self._appender.healthy,
+        }
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _port_taken(setting: str, port: int, error: OSError) -> CannotStart:
+    return CannotStart(f"cannot listen on port {port} ({error.strerror}): is it in use? Choose another with {setting}")

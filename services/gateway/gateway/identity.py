@@ -1,0 +1,66 @@
+"""Who is asking: turns request headers into a Subject, or says why not. One mode per installation, none by default.
+
+`header` believes X-User-Id and is for demonstrations only. A mode with verified tokens goes into `authenticator`.
+"""
+
+import ipaddress
+import logging
+import re
+from typing import Protocol
+
+from gateway import problems
+from gateway.admission import Headers, Subject
+from gateway.problems import Problem
+
+_USER = re.compile(rb"[\x21-\x7e]{1,128}")
+_log = logging.getLogger(__name__)
+
+
+class AuthenticationRefused(Exception):
+    """The chosen mode must not or cannot be used here; the message says what to do."""
+
+
+class Authenticator(Protocol):
+    """One way of knowing who asks."""
+
+    def subject(self, headers: Headers) -> Subject | Problem:
+        """Who sent these headers; problem 401 when nobody vouches for them."""
+        ...
+
+
+class HeaderAuthenticator:
+    """Believes whatever X-User-Id says."""
+
+    def subject(self, headers: Headers) -> Subject | Problem:
+        """The name in X-User-Id: 1 to 128 visible ASCII characters, sent once."""
+        value = headers.get(b"x-user-id", b"")
+        if value is None or not _USER.fullmatch(value):
+            return Problem(problems.UNAUTHENTICATED, "Send one X-User-Id header: 1 to 128 visible ASCII characters.")
+        return Subject("header", value.decode("ascii"))
+
+
+def authenticator(mode: str, *, production: bool, host: str) -> Authenticator:
+    """The authenticator for `mode` (header | jwt) on a listener at `host`.
+
+    Raises:
+        AuthenticationRefused: the mode is not for this place, or does not exist yet.
+    """
+    if mode == "jwt":
+        raise AuthenticationRefused("STAMPEDE_AUTH=jwt does not exist yet; on loopback in dev use STAMPEDE_AUTH=header")
+    if mode != "header":
+        raise AuthenticationRefused(f"STAMPEDE_AUTH={mode} is no way of knowing who asks; the modes are header and jwt")
+    if production:
+        raise AuthenticationRefused("STAMPEDE_AUTH=header believes any X-User-Id; it is refused with STAMPEDE_ENV=prod")
+    if not _is_loopback(host):
+        raise AuthenticationRefused(
+            f"STAMPEDE_AUTH=header believes any X-User-Id; it is refused off loopback (STAMPEDE_HTTP_HOST={host})"
+        )
+    _log.warning("STAMPEDE_AUTH=header: ANYBODY CAN BUY IN ANYBODY'S NAME. For demonstrations on this machine only")
+    return HeaderAuthenticator()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,37 @@
+"""What the gateway counts. Labels are outcomes from fixed lists; no id is ever one."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gateway.problems import KINDS
+from telemetry import names
+
+OUTCOMES = ("accepted", "replayed", "reserved", "confirmed", *(kind.slug for kind in KINDS))
+
+
+class Metrics:
+    """One set per process, in a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        purchases = Counter(names.PURCHASES, "Purchase requests by answer", ["outcome"], registry=registry)
+        self.purchases = {outcome: purchases.labels(outcome) for outcome in OUTCOMES}
+        self.waiting = Gauge(names.ADMISSION_QUEUE_PURCHASES, "Requests waiting for their tick", registry=registry)
+        self.tick = Histogram(
+            names.TICK_BATCH_PURCHASES,
+            "Requests collected in one tick",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
+            registry=registry,
+        )
+        self.append = Histogram(
+            names.LOG_APPEND_SECONDS,
+            "From handing a record to the client library to its acknowledgement",
+            buckets=(0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.25, 1, 5),
+            registry=registry,
+        )
+        self.lag = Gauge(names.PROJECTION_LAG_RECORDS, "Decisions records not applied yet", registry=registry)
+        self.void = Gauge(names.DECISIONS_VOID, "Void decisions records seen", registry=registry)
+        self.duration = Histogram(
+            names.HTTP_DURATION_SECONDS,
+            "Purchase requests, from the head read to the answer written",
+            buckets=(0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1, 2.5, 5),
+            registry=registry,
+        )

@@ -1,0 +1,241 @@
+"""POST /v1/purchases: the hot path, a bare ASGI callable in front of everything else.
+
+A body is answered by this order of checks: size and shape, who, what is known already, limits, door, log. 202 means
+that the log has acknowledged. Must not allocate what an ordinary purchase does not need: spans are built for sampled
+purchases only, problems only when the answer is no.
+"""
+
+import asyncio
+import random
+import time
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway import admission, problems, views
+from gateway.appender import Appender
+from gateway.identity import Authenticator
+from gateway.lookup import Lookup
+from gateway.metrics import Metrics
+from gateway.problems import Problem
+from gateway.projection import Purchase
+from gateway.store import Away, NotMigrated
+from ratelimit.limiter import Subject
+from stampede_schemas.identifiers import Position
+from stampede_schemas.requests import PurchaseRequested
+from stampede_schemas.topics import REQUESTS
+from telemetry import names
+from telemetry.tracing import Kind, Tracing, child_of, new_traceparent, trace_id_of, valid
+
+RouteHeaders = list[tuple[bytes, bytes]]
+Reply = tuple[int, RouteHeaders, bytes, str]  # status, headers, body, outcome
+BODY_S_MAX = 10.0
+_JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
+_REPLAYED = (b"idempotency-replayed", b"true")
+
+
+async def read_body(receive: Receive) -> bytes | Problem | None:
+    """The whole body, at most BODY_BYTES_MAX; None when the client has left."""
+    body = b""
+    try:
+        async with asyncio.timeout(BODY_S_MAX):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part: bytes = message.get("body", b"")
+                body += part
+                if len(body) > admission.BODY_BYTES_MAX:
+                    return admission.too_large()
+                if not message.get("more_body", False):
+                    return body
+    except TimeoutError:
+        return Problem(problems.MALFORMED, "The body did not arrive in time.", close=True)
+
+
+async def respond(send: Send, status: int, headers: RouteHeaders, body: bytes) -> None:
+    """Send a whole response."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class _Trace:
+    """What one purchase's spans need; built for sampled purchases only."""
+
+    __slots__ = ("appended_ns", "links", "own", "sending", "start_ns")
+
+    def __init__(self, outside: bytes | None) -> None:
+        self.own = new_traceparent(1.0)
+        self.sending = child_of(self.own)
+        linked = outside.decode("latin-1") if outside else None
+        self.links = (linked,) if linked is not None and valid(linked) else ()
+        self.start_ns = self.appended_ns = time.time_ns()
+
+
+class PurchaseEndpoint:
+    """The ASGI callable. What is no purchase goes on to `rest`."""
+
+    def __init__(
+        self,
+        rest: ASGIApp,
+        identity: admission.IdentityKey,
+        authenticator: Authenticator,
+        lookup: Lookup,
+        appender: Appender,
+        tracing: Tracing,
+        metrics: Metrics,
+    ) -> None:
+        self._rest, self._identity, self._authenticator = rest, identity, authenticator
+        self._lookup, self._appender, self._tracing, self._metrics = lookup, appender, tracing, metrics
+        self._on_their_way: dict[str, str] = {}  # purchase_id -> fingerprint, until the log has answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["path"] != views.PURCHASES_PATH or scope["method"] != "POST":
+            await self._rest(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = admission.pick(scope["headers"])
+        trace = _Trace(headers.get(b"traceparent")) if random.random() < self._tracing.sample else None  # noqa: S311
+        result = await self._purchase(scope, headers, receive, trace)
+        if result is None:
+            return
+        if isinstance(result, Problem):
+            trace_id = trace_id_of(trace.own if trace else new_traceparent(0.0))
+            reply: Reply = (
+                result.kind.status,
+                result.response_headers(),
+                result.body(trace_id),
+                result.kind.slug,
+            )
+        else:
+            reply = result
+        status, answer_headers, body, outcome = reply
+        await respond(send, status, answer_headers, body)
+        self._metrics.purchases[outcome].inc()
+        self._metrics.duration.observe(time.perf_counter() - started)
+        if trace is not None:
+            self._record_server_span(trace, status)
+
+    async def _purchase(
+        self, scope: Scope, headers: admission.Headers, receive: Receive, trace: _Trace | None
+    ) -> Reply | Problem | None:
+        if (refused := admission.check_media(headers)) is not None:
+            return refused
+        raw = await read_body(receive)
+        if raw is None or isinstance(raw, Problem):
+            return raw
+        key = admission.idempotency_key(headers)
+        if isinstance(key, Problem):
+            return key
+        body = admission.purchase_body(raw)
+        if isinstance(body, Problem):
+            return body
+        subject = self._authenticator.subject(headers)
+        if isinstance(subject, Problem):
+            return subject
+        request = PurchaseRequested(
+            purchase_id=self._identity.purchase_id(subject, "POST", views.PURCHASES_PATH, key),
+            buyer_id=self._identity.buyer_id(subject),
+            product_id=admission.product_of(body),
+            quantity=body.quantity,
+            payment_method=admission.payment_method(body),
+            fingerprint=admission.fingerprint(body),
+            traceparent=trace.sending if trace else None,
+        )
+        wait_s = admission.wait_seconds(headers)
+        seen = self._seen_before(request)
+        if isinstance(seen, Problem):
+            return seen
+        if not seen:
+            client = scope.get("client")
+            answer = await self._append(request, client[0] if client else None)
+            if isinstance(answer, Problem):
+                return answer
+            self._lookup.remember(request, answer)
+            if trace is not None:
+                self._record_send_span(trace, request, answer)
+        return await self._reply(request, wait_s, replayed=seen)
+
+    def _seen_before(self, request: PurchaseRequested) -> bool | Problem:
+        """True for a repeat that is answered from memory, a problem for a misused or hurried one."""
+        known = self._lookup.fingerprint(request.purchase_id)
+        on_its_way = self._on_their_way.get(request.purchase_id)
+        first = known or on_its_way
+        if first is None:
+            return False
+        if first != request.fingerprint:
+            return Problem(problems.KEY_REUSED, "Its first request had another body; use a new key for a new purchase.")
+        if known is None:
+            return Problem(
+                problems.IN_PROGRESS, "The first request with this key is not in the log yet.", retry_after_s=1
+            )
+        return True
+
+    async def _append(self, request: PurchaseRequested, address: str | None) -> Position | Problem:
+        self._on_their_way[request.purchase_id] = request.fingerprint
+        try:
+            return await self._appender.append(request, Subject(request.buyer_id, address))
+        finally:
+            del self._on_their_way[request.purchase_id]
+
+    async def _reply(self, request: PurchaseRequested, wait_s: int | None, *, replayed: bool) -> Reply | Problem:
+        purchase_id = request.purchase_id
+        location = (b"location", views.location(purchase_id).encode())
+        headers = [_JSON, _NO_STORE, location]
+        if replayed:
+            headers.append(_REPLAYED)
+        if wait_s:
+            headers.append((b"preference-applied", b"wait=%d" % wait_s))
+            decided = await self._decided(purchase_id, wait_s)
+            if decided is not None and decided.status == "rejected":
+                return _rejected(decided, tuple(headers[2:]))
+            if decided is not None and decided.status in ("reserved", "confirmed"):
+                return 201, headers, views.purchase(decided), decided.status
+        return 202, headers, views.pending(purchase_id), "replayed" if replayed else "accepted"
+
+    async def _decided(self, purchase_id: str, seconds: int) -> Purchase | None:
+        try:
+            return await self._lookup.change(purchase_id, 0, seconds)
+        except (Away, NotMigrated):
+            return None  # it is in the log: that much is certain, and 202 says no more
+
+    def _record_server_span(self, trace: _Trace, status: int) -> None:
+        self._tracing.record(
+            names.SPAN_PURCHASE,
+            start_ns=trace.start_ns,
+            end_ns=time.time_ns(),
+            own=trace.own,
+            kind=Kind.SERVER,
+            attributes={names.HTTP_STATUS: status},
+            links=trace.links,
+            error="the gateway failed" if status >= 500 else None,
+        )
+
+    def _record_send_span(self, trace: _Trace, request: PurchaseRequested, position: Position) -> None:
+        self._tracing.record(
+            names.SPAN_SEND_REQUESTS,
+            start_ns=trace.appended_ns,
+            end_ns=time.time_ns(),
+            parent=trace.own,
+            own=trace.sending,
+            kind=Kind.PRODUCER,
+            attributes={
+                names.PURCHASE_ID: request.purchase_id,
+                names.PRODUCT_ID: request.product_id,
+                names.MESSAGING_SYSTEM: "kafka",
+                names.TOPIC: REQUESTS.name,
+                names.PARTITION: position.partition,
+                names.OFFSET: position.offset,
+            },
+        )
+
+
+def _rejected(purchase: Purchase, headers: tuple[tuple[bytes, bytes], ...]) -> Problem:
+    return Problem(
+        problems.REJECTED,
+        "The inventory has rejected this purchase; that is final.",
+        extra={"purchase_id": purchase.purchase_id, "reason": purchase.reason},
+        headers=headers,
+    )

@@ -1,0 +1,70 @@
+"""The settings of the gateway, read from the environment (`STAMPEDE_...`). Nothing else here reads the environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.admission import IDENTITY_SECRET_BYTES_MIN, IdentityKey
+from ratelimit.policy import parse_policies
+
+LIMITS_DEFAULT = "user:token_bucket:5/s,user:sliding_window:60/min,address:token_bucket:200/s"
+
+
+class Settings(BaseSettings):
+    """Every setting of the gateway; see the README for what each means."""
+
+    model_config = SettingsConfigDict(env_prefix="STAMPEDE_", frozen=True)
+
+    env: Literal["dev", "prod"] = "dev"
+    instance: str = "gateway-0"
+    kafka: str
+    postgres: SecretStr
+    redis: SecretStr
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    admin_host: str = "127.0.0.1"
+    admin_port: int = Field(default=8081, ge=0, le=65535)
+    admin_key_sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
+    ops_host: str = "127.0.0.1"
+    ops_port: int = Field(default=0, ge=0, le=65535)
+    auth: str
+    identity_key: SecretStr | None = None
+    identity_key_file: Path | None = None
+    limits: str = LIMITS_DEFAULT
+    gateways: int = Field(default=1, ge=1, le=1000)
+    span_file: str = ""
+    trace_sample: float = Field(default=1.0, ge=0, le=1)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("limits")
+    @classmethod
+    def _readable(cls, limits: str) -> str:
+        parse_policies(limits)
+        return limits
+
+    @model_validator(mode="after")
+    def _one_identity_key(self) -> "Settings":
+        if (self.identity_key is None) == (self.identity_key_file is None):
+            raise ValueError("give one of STAMPEDE_IDENTITY_KEY and STAMPEDE_IDENTITY_KEY_FILE")
+        return self
+
+    def identity(self) -> IdentityKey:
+        """The identity key, from the setting or its file.
+
+        Raises:
+            ValueError: it is too short. OSError: the file cannot be read.
+        """
+        if self.identity_key is not None:
+            secret = self.identity_key.get_secret_value()
+        else:
+            assert self.identity_key_file is not None
+            secret = self.identity_key_file.read_text().strip()
+        try:
+            return IdentityKey(secret)
+        except ValueError:
+            raise ValueError(
+                f"STAMPEDE_IDENTITY_KEY must have at least {IDENTITY_SECRET_BYTES_MIN} bytes; "
+                "make one with: python -c 'import secrets; print(secrets.token_hex(32))'"
+            ) from None

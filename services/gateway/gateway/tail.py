@@ -1,0 +1,241 @@
+"""Follows `decisions` and `orders` and feeds the projection; wakes whoever waits for a key of it.
+
+A thread waits on Kafka (it wakes at once when something comes and costs nothing while nothing does); everything is
+applied on the event loop, so the projection needs no locks. No consumer group: every gateway reads everything.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future as ThreadFuture
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+from msgspec import DecodeError
+
+from eventlog.kafka import consumer, resume, watermarks
+from eventlog.reader import CountingReader, LogBroken, Progress, Void
+from gateway.projection import Projection
+from stampede_schemas.codec import decode_decisions, decode_order_event
+from stampede_schemas.topics import DECISIONS, ORDERS
+
+RECORDS_PER_TURN_MAX = 20  # each may carry 500 decisions: the loop must not be held longer than some milliseconds
+PROBE_S = 0.25
+PROBE_S_MAX = 5.0
+AT_END_S_MAX = 1.0
+WATCHERS_MAX = 50_000
+_log = logging.getLogger(__name__)
+
+
+class BrokerClock:
+    """The broker's time, at the latest that is known to have come, from the append times of records seen.
+
+    A record was appended before it was seen, so the greatest (append time - time seen) is a lower bound of the
+    difference of the clocks, and a good one. It is forgotten after a minute: clocks are set.
+    """
+
+    MEMORY_S = 60.0
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._ahead_ms: float | None = None
+        self._seen = 0.0
+
+    def saw(self, appended_at_ms: int) -> None:
+        """A record with this append time is in our hands now."""
+        now = self._clock()
+        ahead = appended_at_ms - now * 1000
+        if self._ahead_ms is None or ahead > self._ahead_ms or now - self._seen > self.MEMORY_S:
+            self._ahead_ms, self._seen = ahead, now
+
+    def now_ms(self) -> int | None:
+        """Broker time in milliseconds; None while no record was seen."""
+        return None if self._ahead_ms is None else int(self._clock() * 1000 + self._ahead_ms)
+
+
+class Watchers:
+    """Who waits for a key to change. Bounded: beyond the limit a waiter is told at once that nothing changed."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._count = 0
+
+    async def changed(self, key: str, seconds: float) -> bool:
+        """True when `key` changed within `seconds`."""
+        if seconds <= 0 or self._count >= WATCHERS_MAX:
+            return False
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, set()).add(future)
+        self._count += 1
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            self._count -= 1
+            if (others := self._waiting.get(key)) is not None:
+                others.discard(future)
+                if not others:
+                    del self._waiting[key]
+        return True
+
+    def wake(self, keys: list[str]) -> None:
+        """These keys changed."""
+        for key in keys:
+            for future in self._waiting.pop(key, ()):
+                if not future.done():
+                    future.set_result(None)
+
+
+class Tail:
+    """One consumer over all partitions of both topics."""
+
+    def __init__(self, kafka: str, projection: Projection, watchers: Watchers, clock: BrokerClock) -> None:
+        self._kafka, self._projection, self._watchers, self._clock = kafka, projection, watchers, clock
+        self._readers: dict[int, CountingReader] = {}
+        self._target: dict[int, tuple[float, int]] = {}  # partition -> (asked at, end of decisions then)
+        self._at_end: dict[int, float] = {}  # partition -> when we last knew to have seen everything
+        self._consumer: Consumer | None = None
+        self._orders: list[TopicPartition] = []
+        self._stop = threading.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.voids = 0
+        self.caught_up = asyncio.Event()  # every partition was read to its end once
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def open(self) -> None:
+        """Connect and note where `orders` ends, before the caller reads the rows that it will be applied to."""
+        self._consumer = consumer(self._kafka)
+        self._orders = await asyncio.to_thread(self._order_ends, self._consumer)
+
+    async def start(self, progress: Mapping[int, Progress]) -> None:
+        """Go on from `progress` (partitions without one: from the beginning).
+
+        Raises:
+            LogBroken: the log is not the one that `progress` was made of.
+        """
+        assert self._consumer is not None
+        self._readers = await asyncio.to_thread(self._resume, self._consumer, progress)
+        places = [TopicPartition(DECISIONS.name, p, r.progress.next_offset) for p, r in self._readers.items()]
+        self._consumer.assign(places + self._orders)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            asyncio.create_task(asyncio.to_thread(self._follow, self._consumer, loop), name="tail"),
+            asyncio.create_task(self._probe(), name="probe the ends"),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        for task in self._tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._consumer is not None:
+            await asyncio.to_thread(self._consumer.close)
+
+    def at_end(self, partition: int) -> bool:
+        """Whether all decisions of a second ago are known here: only then may the door refuse anybody."""
+        return time.monotonic() - self._at_end.get(partition, -AT_END_S_MAX) < AT_END_S_MAX
+
+    @property
+    def lag(self) -> int:
+        """Decisions records not applied yet, as of the last probe."""
+        return sum(max(0, end - self._readers[p].progress.next_offset) for p, (_, end) in self._target.items())
+
+    def _order_ends(self, client: Consumer) -> list[TopicPartition]:
+        return [TopicPartition(ORDERS.name, p, watermarks(client, ORDERS.name, p)[1]) for p in range(ORDERS.partitions)]
+
+    def _resume(self, client: Consumer, progress: Mapping[int, Progress]) -> dict[int, CountingReader]:
+        return {
+            partition: resume(client, DECISIONS.name, partition, progress.get(partition, Progress()))
+            for partition in range(DECISIONS.partitions)
+        }
+
+    def _follow(self, client: Consumer, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stop.is_set():
+            first = client.poll(0.2)
+            if first is None:
+                continue
+            messages = [first, *client.consume(RECORDS_PER_TURN_MAX - 1, timeout=0)]
+            done: ThreadFuture[None] = ThreadFuture()
+            loop.call_soon_threadsafe(self._apply, messages, done)
+            done.result()
+
+    def _apply(self, messages: list[Message], done: ThreadFuture[None]) -> None:
+        try:
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._complain(error)
+                elif message.topic() == ORDERS.name:
+                    self._order(message.value())
+                else:
+                    self._decisions(message)
+            done.set_result(None)
+        except Exception as error:
+            done.set_exception(error)
+
+    def _complain(self, error: KafkaError) -> None:
+        if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
+            raise LogBroken(f"a log no longer holds what comes next: {error.str()}")
+        if error.fatal():
+            raise KafkaException(error)
+        _log.warning("kafka: %s", error.str())
+
+    def _order(self, value: bytes | None) -> None:
+        try:
+            event = decode_order_event(value or b"")
+        except DecodeError:
+            _log.error("an event of %s cannot be read; the rows in Postgres will be asked instead", ORDERS.name)
+            return
+        self._watchers.wake(self._projection.fold_order(event))
+
+    def _decisions(self, message: Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None
+        envelope = self._readers[partition].read(offset, message.value())
+        if isinstance(envelope, Void):
+            self.voids += 1
+        else:
+            decisions = decode_decisions(envelope)
+            self._clock.saw(envelope.appended_at_ms)
+            self._watchers.wake(self._projection.fold(partition, envelope.source_offset, decisions))
+        self._note_end(partition)
+
+    def _note_end(self, partition: int) -> None:
+        target = self._target.get(partition)
+        if target is not None and self._readers[partition].progress.next_offset >= target[1]:
+            self._at_end[partition] = target[0]
+            if len(self._at_end) == DECISIONS.partitions:
+                self.caught_up.set()
+
+    async def _probe(self) -> None:
+        """Ask again and again where `decisions` ends: silence alone would not tell an idle log from a lost broker."""
+        admin = AdminClient({"bootstrap.servers": self._kafka, "log_level": 3})
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(DECISIONS.name, p): latest for p in range(DECISIONS.partitions)}
+        while True:
+            asked_at = time.monotonic()
+            try:
+                answers = await asyncio.to_thread(admin.list_offsets, wanted, request_timeout=PROBE_S_MAX)
+                for place, answer in answers.items():
+                    end = (await asyncio.wrap_future(answer)).offset
+                    # An end not reached yet is kept while it is young: under a steady stream the newest is never met.
+                    reached = self._target.get(place.partition, (0.0, 0))
+                    missing = self._readers[place.partition].progress.next_offset < reached[1]
+                    if not (missing and asked_at - reached[0] < AT_END_S_MAX):
+                        self._target[place.partition] = (asked_at, end)
+                        self._note_end(place.partition)
+            except KafkaException as error:
+                _log.warning("the ends of %s are not known: %s", DECISIONS.name, error.args[0].str())
+            await asyncio.sleep(PROBE_S)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.failed.done():
+            self.failed.set_exception(error)
