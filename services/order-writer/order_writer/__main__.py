@@ -1,0 +1,70 @@
+"""`python -m order_writer` runs one; `python -m order_writer migrate` brings the schema up to date."""
+
+import argparse
+import asyncio
+import signal
+import sys
+
+import uvloop
+from confluent_kafka import KafkaException
+from pydantic import ValidationError
+
+from eventlog.kafka import TopicsWrong
+from eventlog.reader import LogBroken
+from order_writer import app
+from order_writer.database import DatabaseWrong
+from order_writer.migrate import migrate
+from order_writer.settings import Settings
+from telemetry.logs import configure_logs
+
+EXPECTED = (TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError)
+
+
+def main() -> int:
+    """Command line; not 0 with one sentence on stderr when it cannot go on."""
+    parser = argparse.ArgumentParser(prog="python -m order_writer", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["run", "migrate"], default="run")
+    command = parser.parse_args().command
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        return _fail(f"a STAMPEDE_ setting is wrong: {wrong}")
+    try:
+        if command == "migrate":
+            asyncio.run(migrate(settings.postgres))
+            return 0
+        configure_logs("order-writer", settings.instance, settings.log_level)
+        uvloop.run(_run(settings))
+    except BaseExceptionGroup as group:
+        expected, rest = group.split(EXPECTED)
+        if rest or not expected:
+            raise
+        return _fail(_first(expected))
+    except EXPECTED as error:
+        return _fail(error)
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await app.run(settings, stopping)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _fail(error: BaseException | str) -> int:
+    text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+    print(f"order-writer: {text}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

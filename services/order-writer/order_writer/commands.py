@@ -1,0 +1,170 @@
+"""The consumer of `order-commands`: payment reports and cancellations, told to the same saga.
+
+First form: at least once by group offset, which the saga makes harmless. A command that comes before its row waits in
+`pending_commands`; a sweep joins the two each second.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Message
+
+from eventlog.kafka import consumer
+from order_writer import saga
+from order_writer.database import columns, pause, retry_outages
+from order_writer.metrics import Metrics
+from order_writer.outgoing import dead_letter
+from order_writer.spans import Spans
+from order_writer.unit import Unit, Units
+from stampede_schemas.codec import decode_command
+from stampede_schemas.identifiers import PurchaseId
+from stampede_schemas.orders import AnyCommand, CancelRequested, PaymentReported
+from stampede_schemas.topics import ORDER_COMMANDS, partition_of
+
+GROUP = "order-writer-commands"
+COMMANDS_PER_TRANSACTION_MAX = 500
+READ_WAIT_S = 0.1
+SWEEP_EVERY_S = 1.0
+
+PARK = """
+INSERT INTO pending_commands (command_id, purchase_id, payload, appended_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[]) ON CONFLICT (command_id) DO NOTHING"""
+UNPARK = """
+DELETE FROM pending_commands WHERE command_id IN (
+  SELECT command_id FROM pending_commands JOIN purchases USING (purchase_id) LIMIT $1
+  FOR UPDATE OF pending_commands SKIP LOCKED)
+RETURNING payload, appended_at"""
+_log = logging.getLogger(__name__)
+
+
+class Arrived(NamedTuple):
+    """A command's bytes, where it stood (offset -1: it was parked) and when it was appended."""
+
+    value: bytes
+    partition: int
+    offset: int
+    appended_at: datetime
+
+
+class Commands:
+    """One member of the commands' group."""
+
+    def __init__(
+        self, kafka: str, instance: str, units: Units, metrics: Metrics, spans: Spans, beat: Callable[[], None]
+    ) -> None:
+        self._kafka, self._instance, self._units = kafka, instance, units
+        self._metrics, self._spans, self._beat = metrics, spans, beat
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Consume until asked to stop."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "commands") as thread:
+            client = consumer(
+                self._kafka,
+                **{"group.id": GROUP, "group.instance.id": self._instance, "auto.offset.reset": "earliest"},
+                **{"session.timeout.ms": 10_000, "max.poll.interval.ms": 3_600_000},
+            )
+            client.subscribe([ORDER_COMMANDS.name])
+            try:
+                while not stopping.is_set():
+                    messages = await loop.run_in_executor(thread, _read, client)
+                    self._beat()
+                    if arrived := [_arrived(message) for message in messages if message.error() is None]:
+                        await retry_outages(partial(self.handle, arrived), self._beat, stopping, "commands")
+                    if arrived and not stopping.is_set():
+                        await loop.run_in_executor(thread, _commit, client)
+            finally:
+                await loop.run_in_executor(thread, client.close)
+
+    async def sweep(self, stopping: asyncio.Event) -> None:
+        """Each second, handle the parked commands whose row is there by now."""
+        while not stopping.is_set():
+            await retry_outages(self.unpark, self._beat, stopping, "parked commands")
+            await pause(stopping, SWEEP_EVERY_S)
+
+    async def handle(self, arrived: list[Arrived]) -> None:
+        """One transaction: told to the saga, parked, or dead-lettered. Safe to repeat."""
+        started = time.time_ns()
+        async with self._units.open() as unit:
+            await self._tell(unit, arrived)
+        self._metrics.changed(unit)
+        self._spans.changes(unit, started, time.time_ns())
+
+    async def unpark(self) -> None:
+        """The same for parked commands."""
+        started = time.time_ns()
+        async with self._units.open() as unit:
+            rows = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX)
+            await self._tell(unit, [Arrived(row["payload"], -1, -1, row["appended_at"]) for row in rows])
+        self._metrics.changed(unit)
+        self._spans.changes(unit, started, time.time_ns())
+
+    async def _tell(self, unit: Unit, arrived: list[Arrived]) -> None:
+        heard: list[tuple[PurchaseId, saga.Message]] = []
+        commands: list[tuple[AnyCommand, Arrived]] = []
+        for it in arrived:
+            try:
+                command = decode_command(it.value)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._give_up(unit, it, "not_a_command")
+                continue
+            commands.append((command, it))
+            heard.append((command.purchase_id, message_of(command)))
+        rowless = await unit.tell(heard)
+        parked = [(*_names(c), it.value, it.appended_at) for c, it in commands if c.purchase_id in rowless]
+        if parked:
+            await unit.connection.execute(PARK, *columns(parked, 4))
+        for refused in unit.refused:
+            for (_, message), (_, it) in zip(heard, commands, strict=True):
+                if message is refused.message:
+                    self._give_up(unit, it, refused.reason)
+
+    def _give_up(self, unit: Unit, it: Arrived, reason: str) -> None:
+        _log.error("a command can never be acted on (%s): dead letter", reason)
+        self._metrics.dead_letters.labels(reason).inc()
+        partition = it.partition if it.partition >= 0 else partition_of("parked")
+        unit.sending.append(dead_letter(ORDER_COMMANDS.name, partition, it.offset, reason, it.value))
+
+
+def message_of(command: AnyCommand) -> saga.Message:
+    """What the saga hears."""
+    match command:
+        case PaymentReported(outcome="approved"):
+            return saga.PaymentApproved(command.amount_minor, command.currency)
+        case PaymentReported():
+            return saga.PaymentDeclined()
+        case CancelRequested():
+            return saga.CancelAsked(command.actor)
+
+
+def _names(command: AnyCommand) -> tuple[str, str]:
+    """An id of the command that no other kind shares, and the purchase's."""
+    own = command.report_id if isinstance(command, PaymentReported) else command.request_id
+    return f"{type(command).__name__}:{own}", command.purchase_id
+
+
+def _arrived(message: Message) -> Arrived:
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None
+    assert offset is not None
+    return Arrived(
+        message.value() or b"", partition, offset, datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+    )
+
+
+def _read(client: Consumer) -> list[Message]:
+    return client.consume(COMMANDS_PER_TRANSACTION_MAX, READ_WAIT_S)
+
+
+def _commit(client: Consumer) -> None:
+    try:
+        client.commit(asynchronous=False)
+    except KafkaException as error:
+        _log.info("the offset of commands was not committed, they will be heard again: %s", error)

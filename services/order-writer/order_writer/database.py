@@ -1,0 +1,112 @@
+"""Postgres as the order-writer uses it: one pool, one `Unit` per transaction, and which errors are an outage.
+
+No transaction stays open across a call to anything but Postgres.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+
+CONNECTIONS_MAX = 8
+COMMAND_TIMEOUT_S = 20.0
+BACKOFF_S_MAX = 30.0
+# A writer frozen inside a transaction must not hold its progress row against its successor for ever.
+_SESSION = {
+    "idle_in_transaction_session_timeout": "5000",
+    "lock_timeout": "5000",
+    "tcp_user_timeout": "10000",
+    "timezone": "UTC",
+}
+_OUTAGE_CLASSES = ("08", "40", "53", "55", "57", "58", "25P03")
+_log = logging.getLogger(__name__)
+
+Connection = asyncpg.pool.PoolConnectionProxy
+Pool = asyncpg.Pool
+T = TypeVar("T")
+
+
+class DatabaseWrong(Exception):
+    """Postgres cannot be used as it is; the message says what to do."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether trying again later can help: the server is away, overloaded, restarting, or chose us in a deadlock."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(_OUTAGE_CLASSES)
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+
+
+async def open_pool(dsn: str, instance: str) -> Pool:
+    """Connect and look for the tables.
+
+    Raises:
+        DatabaseWrong: nothing answers there, or the schema is missing.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            dsn,
+            min_size=1,
+            max_size=CONNECTIONS_MAX,
+            command_timeout=COMMAND_TIMEOUT_S,
+            timeout=10,
+            server_settings=_SESSION | {"application_name": f"order-writer/{instance}"[:63]},
+        )
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise DatabaseWrong(
+            f"cannot use Postgres ({said(error)}): is STAMPEDE_POSTGRES right and the server up?"
+        ) from None
+    if await pool.fetchval("SELECT to_regclass('alembic_version') IS NULL OR to_regclass('outbox') IS NULL"):
+        await pool.close()
+        raise DatabaseWrong("Postgres has no tables of Stampede: run `python -m order_writer migrate` first.")
+    return pool
+
+
+async def retry_outages(
+    work: Callable[[], Awaitable[T]], beat: Callable[[], None], stopping: asyncio.Event, what: str
+) -> T | None:
+    """Do `work` until the database lets it happen: after 1, 2, 4 … 30 s. None when asked to stop meanwhile.
+
+    `work` must be safe to repeat: a COMMIT whose answer was lost may have happened.
+    """
+    wait_s = 1.0
+    while not stopping.is_set():
+        beat()
+        try:
+            return await work()
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            _log.warning("%s waits for Postgres, %.0f s: %s", what, wait_s, said(error))
+        await pause(stopping, wait_s)
+        wait_s = min(wait_s * 2, BACKOFF_S_MAX)
+    return None
+
+
+def said(error: BaseException) -> str:
+    """What an error says, or at least what it is."""
+    return str(error) or type(error).__name__
+
+
+async def pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait for `event`, but no longer than `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Connection]:
+    """One READ COMMITTED transaction; rolled back when the block raises."""
+    async with pool.acquire() as connection, connection.transaction():
+        yield connection
+
+
+def columns(rows: list[Any], width: int) -> list[list[Any]]:
+    """Rows turned into `width` columns, as `unnest` takes them."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

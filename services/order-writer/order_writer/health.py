@@ -1,0 +1,79 @@
+"""What is known of this process's own well-being: heartbeats of its loops, the last look at Postgres and Kafka."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import asyncpg
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from order_writer.database import Pool, pause, said
+from order_writer.metrics import Metrics
+from stampede_schemas.topics import DECISIONS
+
+LOOK_EVERY_S = 2.0
+LOOK_S_MAX = 2.0
+SILENT_S_MAX = 90.0  # longer than any backoff: a loop that is silent so long is stuck
+
+
+class Health:
+    """Kept up to date by the loops and by `watch`; read by the ops listener, which never waits."""
+
+    def __init__(self, kafka: str, pool: Pool, metrics: Metrics) -> None:
+        self._pool, self._metrics = pool, metrics
+        self._admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
+        self._beats: dict[str, float] = {}
+        self._postgres: bool | str = "not looked at yet"
+        self._kafka: bool | str = "not looked at yet"
+        self.caught_up = asyncio.Event()
+
+    def beat(self, loop: str) -> Callable[[], None]:
+        """The heartbeat of one loop, to be called each time round."""
+        self._beats[loop] = time.monotonic()
+
+        def beat() -> None:
+            self._beats[loop] = time.monotonic()
+
+        return beat
+
+    def forget(self, loop: str) -> None:
+        """The loop has ended as it should."""
+        self._beats.pop(loop, None)
+
+    def live(self) -> dict[str, bool | str]:
+        """By loop: whether it went round not long ago."""
+        now = time.monotonic()
+        return {n: now - at < SILENT_S_MAX or f"silent for {now - at:.0f} s" for n, at in self._beats.items()}
+
+    def ready(self) -> dict[str, bool | str]:
+        """Postgres and Kafka answer, and the log is applied to where it ended at the start."""
+        behind = "still applying what was decided before the start"
+        return {"postgres": self._postgres, "kafka": self._kafka, "caught up": self.caught_up.is_set() or behind}
+
+    async def watch(self, stopping: asyncio.Event) -> None:
+        """Look at both every two seconds."""
+        while not stopping.is_set():
+            self._postgres, self._kafka = await asyncio.gather(self._look_postgres(), self._look_kafka())
+            await pause(stopping, LOOK_EVERY_S)
+
+    async def _look_postgres(self) -> bool | str:
+        try:
+            async with asyncio.timeout(LOOK_S_MAX):
+                waiting = await self._pool.fetchrow(
+                    "SELECT (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM payments"
+                    " WHERE state IN ('due', 'unknown', 'void_due')) AS payments"
+                )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            return f"does not answer: {said(error)}"
+        assert waiting is not None
+        self._metrics.outbox.set(waiting["outbox"])
+        self._metrics.payments_open.set(waiting["payments"])
+        return True
+
+    async def _look_kafka(self) -> bool | str:
+        try:
+            await asyncio.to_thread(self._admin.list_topics, DECISIONS.name, LOOK_S_MAX)
+        except KafkaException as error:
+            return f"does not answer: {error.args[0].str()}"
+        return True

@@ -1,0 +1,35 @@
+"""What an order-writer counts. Names come from telemetry; no purchase or buyer id is ever a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from order_writer.unit import Unit
+from telemetry import names
+from telemetry.ops import build_registry
+
+PAYMENTS_OPEN = "stampede_payments_open"
+SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The process's own registry (two apps in one process do not meet) and what is in it."""
+
+    def __init__(self, instance: str) -> None:
+        self.registry: CollectorRegistry = build_registry("order-writer", instance)
+        self.orders = Counter(names.ORDERS, "Rows that reached a status", ["status"], registry=self.registry)
+        self.batch_seconds = Histogram(
+            names.ORDER_BATCH_SECONDS, "One batch, read to committed", buckets=SECONDS, registry=self.registry
+        )
+        self.void = Counter(names.DECISIONS_VOID, "Records that change nothing", ["reason"], registry=self.registry)
+        self.lag = Gauge(
+            names.DECISIONS_LAG_RECORDS, "Decisions not yet in Postgres", ["partition"], registry=self.registry
+        )
+        self.outbox = Gauge(names.OUTBOX_MESSAGES, "Transactions whose messages are not sent", registry=self.registry)
+        self.payments = Counter(names.PAYMENTS, "What the provider answered", ["outcome"], registry=self.registry)
+        self.payments_open = Gauge(PAYMENTS_OPEN, "Payments and voids without an answer", registry=self.registry)
+        self.expired = Counter(names.HOLDS_EXPIRED, "Holds that ran out", registry=self.registry)
+        self.dead_letters = Counter(names.DEAD_LETTERS, "Messages given up on", ["reason"], registry=self.registry)
+
+    def changed(self, unit: Unit) -> None:
+        """Count what a committed unit made of orders."""
+        for state in unit.changed:
+            self.orders.labels(type(state).__name__.lower()).inc()

@@ -1,0 +1,113 @@
+"""The relay: sends what transactions left in `outbox`, and deletes exactly the rows whose records are acknowledged.
+
+One relay at a time, by a lease row (session locks break behind transaction pooling). It selects without a cursor and
+deletes ids, never a range: ids are not commit order, and a range would lose the row of a slow transaction. A relay
+that outlives its lease repeats records, which is harmless.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import asyncpg
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from eventlog.kafka import producer
+from order_writer.database import pause, retry_outages
+from order_writer.outgoing import Outgoing, decode_outbox
+from order_writer.unit import Units
+
+ROWS_PER_ROUND_MAX = 32
+LEASE_S = 5.0
+POLL_EVERY_S = 0.05  # for what other writers left; an own commit wakes at once
+SEND_S_MAX = 10.0
+AGAIN_AFTER_S = 1.0
+
+TAKE_LEASE = """
+INSERT INTO leases (name, holder, until) VALUES ('outbox', $1, now() + $2 * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+WHERE leases.holder = excluded.holder OR leases.until < now()
+RETURNING true"""
+SELECT = "SELECT id, messages FROM outbox ORDER BY id LIMIT $1"
+DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
+_log = logging.getLogger(__name__)
+
+
+class Relay:
+    """Sends while it holds the lease."""
+
+    def __init__(self, kafka: str, instance: str, units: Units, beat: Callable[[], None]) -> None:
+        self._producer: Producer = producer(kafka)
+        self._instance, self._units, self._beat = instance, units, beat
+        self._lease_ends = 0.0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Send until asked to stop."""
+        wake = self._units.wakes.outbox
+        while not stopping.is_set():
+            wake.clear()
+            sent = await retry_outages(self.round, self._beat, stopping, "sending the outbox")
+            if sent is False:
+                await pause(stopping, AGAIN_AFTER_S)
+            elif sent is None:
+                await pause(wake, POLL_EVERY_S)
+
+    async def round(self) -> bool | None:
+        """Send what is there. None: nothing to do (or not ours), True: all acknowledged, False: some were not."""
+        if not await self._leased():
+            return None
+        rows = await self._units.pool.fetch(SELECT, ROWS_PER_ROUND_MAX)
+        if not rows:
+            return None
+        acknowledged = await asyncio.to_thread(self._send, rows)
+        await self._units.pool.execute(DELETE, acknowledged)
+        return len(acknowledged) == len(rows)
+
+    async def _leased(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now < self._lease_ends:
+            return True
+        held = await self._units.pool.fetchval(TAKE_LEASE, self._instance, LEASE_S)
+        self._lease_ends = now + LEASE_S / 3 if held else 0.0
+        return bool(held)
+
+    def _send(self, rows: list[asyncpg.Record]) -> list[int]:
+        """Produce every message; the ids of the rows of which each one was acknowledged."""
+        missing: dict[int, int] = {}
+
+        def reported(row_id: int) -> Callable[[KafkaError | None, Message], None]:
+            def report(error: KafkaError | None, message: Message) -> None:
+                if error is None:
+                    missing[row_id] -= 1
+                else:
+                    _log.warning("not sent to %s: %s", message.topic(), error.str())
+
+            return report
+
+        for row in rows:
+            messages = decode_outbox(row["messages"])
+            missing[row["id"]] = len(messages)
+            report = reported(row["id"])
+            for message in messages:
+                self._produce(message, report)
+        self._producer.flush(SEND_S_MAX)
+        return [row_id for row_id, count in missing.items() if count == 0]
+
+    def _produce(self, message: Outgoing, report: Callable[[KafkaError | None, Message], None]) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    message.topic,
+                    message.value,
+                    message.key,
+                    message.partition,
+                    on_delivery=report,
+                    headers=list(message.headers),
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                _log.error("cannot be sent to %s: %s", message.topic, error)
+                return
+            else:
+                return

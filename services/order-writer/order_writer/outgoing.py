@@ -1,0 +1,116 @@
+"""What leaves the order-writer, as bytes: releases, order events, dead letters. Everything goes through the outbox.
+
+Pure. Repeats are harmless: a second release is answered `Ignored`, an event is skipped by (purchase_id, version).
+"""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from order_writer import saga
+from stampede_schemas.codec import REQUESTS_PER_RECORD_MAX, encode, encode_requests
+from stampede_schemas.identifiers import Millis
+from stampede_schemas.orders import AnyOrderEvent, OrderConfirmed, OrderRefunded, OrderReleased
+from stampede_schemas.requests import AnyRequest, ReleaseRequested
+from stampede_schemas.topics import DEAD_LETTERS, ORDERS, REQUESTS, partition_of
+
+CE_SOURCE = b"/stampede/order-writer"
+
+
+class Outgoing(msgspec.Struct, frozen=True, array_like=True):
+    """One Kafka record on its way."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+encode_outbox = msgspec.msgpack.Encoder().encode
+decode_outbox = msgspec.msgpack.Decoder(list[Outgoing]).decode
+
+
+def releases(effects: list[saga.GiveBack]) -> list[Outgoing]:
+    """The `requests` records that give reservations back, each in the partition where its reservation stands."""
+    by_partition: dict[int, list[AnyRequest]] = {}
+    for give in effects:
+        by_partition.setdefault(give.reservation.partition, []).append(
+            ReleaseRequested(
+                purchase_id=give.purchase_id,
+                product_id=give.product_id,
+                reservation=give.reservation,
+                reason=give.reason,
+                traceparent=give.traceparent,
+            )
+        )
+    return [
+        Outgoing(REQUESTS.name, partition, None, encode_requests(requests[at : at + REQUESTS_PER_RECORD_MAX]), [])
+        for partition, requests in by_partition.items()
+        for at in range(0, len(requests), REQUESTS_PER_RECORD_MAX)
+    ]
+
+
+def order_event(state: saga.Confirmed | saga.Released, now_ms: Millis) -> Outgoing:
+    """The public event of this version of an order: CloudEvents in binary mode, keyed by purchase."""
+    event = _event(state, now_ms)
+    name = type(event).__name__
+    return Outgoing(
+        ORDERS.name,
+        partition_of(event.purchase_id),
+        event.purchase_id.encode(),
+        encode(event),
+        [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", f"{event.purchase_id}/{event.version}".encode()),
+            ("ce_source", CE_SOURCE),
+            ("ce_type", f"stampede.{name}.v{event.v}".encode()),
+            ("ce_time", datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").encode()),
+            ("content-type", b"application/json"),
+        ],
+    )
+
+
+def dead_letter(topic: str, partition: int, offset: int, reason: str, value: bytes) -> Outgoing:
+    """A record that can never be acted on: its bytes unchanged, where it stood and why in the headers."""
+    return Outgoing(
+        DEAD_LETTERS.name,
+        partition,
+        f"{topic}/{partition}/{offset}".encode(),
+        value,
+        [
+            ("reason", reason.encode()),
+            ("topic", topic.encode()),
+            ("partition", str(partition).encode()),
+            ("offset", str(offset).encode()),
+        ],
+    )
+
+
+def _event(state: saga.Confirmed | saga.Released, now_ms: Millis) -> AnyOrderEvent:
+    order = state.order
+    match state:
+        case saga.Confirmed():
+            kind: type[OrderConfirmed | OrderReleased | OrderRefunded] = OrderConfirmed
+            reason, refund = None, "none"
+        case saga.Released(refund="done"):
+            kind, reason, refund = OrderRefunded, state.reason, "done"
+        case saga.Released():
+            kind, reason, refund = OrderReleased, state.reason, state.refund
+    return kind(
+        purchase_id=order.purchase_id,
+        version=state.version,
+        buyer_id=order.buyer_id,  # type: ignore[arg-type]
+        product_id=order.product_id,
+        quantity=order.quantity,
+        status="confirmed" if isinstance(state, saga.Confirmed) else "released",
+        reservation=order.reservation,
+        reservation_no=order.reservation_no,
+        unit_price_minor=order.unit_price_minor,
+        currency=order.currency,
+        payment_method=order.payment_method,
+        occurred_at_ms=now_ms,
+        reason=reason,
+        refund=refund,  # type: ignore[arg-type]
+        traceparent=order.traceparent,
+    )

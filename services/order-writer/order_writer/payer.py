@@ -1,0 +1,198 @@
+"""Asks the payment provider about every due payment, and tells the saga what it said.
+
+Any writer leases due payments with SKIP LOCKED; leases are short and renewed, so that a crash delays its payments by
+seconds. Two at once are harmless: the provider is idempotent by purchase, and the row's lock decides.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import asyncpg
+
+from order_writer import saga
+from order_writer.database import columns, pause, retry_outages, said
+from order_writer.metrics import Metrics
+from order_writer.payment import Answer, Approved, Declined, Provider, Unknown
+from order_writer.spans import Spans
+from order_writer.unit import Units, purchase_of
+from stampede_schemas.identifiers import PurchaseId
+
+LEASE_S = 5.0
+RENEW_EVERY_S = 1.5
+POLL_EVERY_S = 0.25  # for what other writers left, and for retries
+CALL_S_MAX = 60.0
+RETRY_S_MAX = 60.0
+OUTCOMES_PER_TRANSACTION_MAX = 1_000
+
+LEASE = """
+WITH open AS (
+  SELECT purchase_id FROM payments
+  WHERE state IN ('due', 'unknown', 'void_due') AND next_at <= now() AND (lease_until IS NULL OR lease_until <= now())
+  ORDER BY next_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+UPDATE payments p SET lease_until = now() + $2 * interval '1 second', next_at = now() + $2 * interval '1 second',
+       attempts = attempts + 1
+FROM open JOIN purchases u USING (purchase_id) WHERE p.purchase_id = open.purchase_id
+RETURNING p.state, p.attempts, u.purchase_id, u.buyer_id, u.product_id, u.quantity, u.status, u.reason,
+  u.reservation_no, u.unit_price_minor, u.currency, u.payment_method, u.partition, u.source_offset, u.source_index,
+  u.refund, u.stock_returned_at IS NOT NULL AS returned, u.traceparent, u.version"""
+RENEW = """
+UPDATE payments SET lease_until = now() + $2 * interval '1 second', next_at = now() + $2 * interval '1 second'
+WHERE purchase_id = ANY($1::text[]) AND lease_until IS NOT NULL"""
+GIVE_UP_LEASES = """
+UPDATE payments SET lease_until = NULL, next_at = now()
+WHERE purchase_id = ANY($1::text[]) AND lease_until IS NOT NULL"""
+ASK_AGAIN = """
+UPDATE payments p SET state = CASE state WHEN 'due' THEN 'unknown' ELSE state END, lease_until = NULL,
+       next_at = now() + a.wait_s * interval '1 second'
+FROM unnest($1::text[], $2::float8[]) AS a (purchase_id, wait_s)
+WHERE p.purchase_id = a.purchase_id AND p.lease_until IS NOT NULL"""
+VOIDED = """
+UPDATE payments SET state = 'voided', lease_until = NULL WHERE purchase_id = ANY($1::text[]) AND state = 'void_due'"""
+_log = logging.getLogger(__name__)
+
+
+class Due(NamedTuple):
+    """One leased payment. `order` None: void it."""
+
+    purchase_id: PurchaseId
+    order: saga.Order | None
+    attempts: int
+
+
+class Outcome(NamedTuple):
+    """What came of one call; a void answers Approved."""
+
+    due: Due
+    answer: Answer
+
+
+class Payer:
+    """Runs beside the writer. At most `in_flight_max` calls are open at once."""
+
+    def __init__(
+        self,
+        units: Units,
+        provider: Provider,
+        in_flight_max: int,
+        metrics: Metrics,
+        spans: Spans,
+        beat: Callable[[], None],
+    ) -> None:
+        self._units, self._provider, self._in_flight_max = units, provider, in_flight_max
+        self._metrics, self._spans, self._beat = metrics, spans, beat
+        self._calls: dict[PurchaseId, asyncio.Task[None]] = {}
+        self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Pay until asked to stop; open calls are then left to whoever leases them next."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._lease(stopping))
+                group.create_task(self._settle(stopping))
+                group.create_task(self._renew(stopping))
+        finally:
+            for task in self._calls.values():
+                task.cancel()
+            await asyncio.gather(*self._calls.values(), return_exceptions=True)
+
+    async def _lease(self, stopping: asyncio.Event) -> None:
+        wake = self._units.wakes.payments
+        while not stopping.is_set():
+            wake.clear()
+            free = self._in_flight_max - len(self._calls)
+            rows = await retry_outages(partial(self._leased, free), self._beat, stopping, "paying")
+            for row in rows or ():
+                self._begin(row)
+            if not rows or len(self._calls) >= self._in_flight_max:
+                await pause(wake, POLL_EVERY_S)
+
+    async def _leased(self, free: int) -> list[asyncpg.Record]:
+        if free <= 0:
+            return []
+        return await self._units.pool.fetch(LEASE, free, LEASE_S)
+
+    def _begin(self, row: asyncpg.Record) -> None:
+        purchase = purchase_of(row)
+        # Only a row that is still held may be charged.
+        pays = isinstance(purchase, saga.Reserved) and row["state"] != "void_due"
+        due = Due(row["purchase_id"], purchase.order if pays else None, row["attempts"])  # type: ignore[union-attr]
+        if due.purchase_id not in self._calls:
+            self._calls[due.purchase_id] = asyncio.create_task(self._call(due))
+
+    async def _call(self, due: Due) -> None:
+        started = time.time_ns()
+        answer: Answer
+        try:
+            async with asyncio.timeout(CALL_S_MAX):
+                if due.order is None:
+                    answer = Approved() if await self._provider.void(due.purchase_id) else Unknown()
+                else:
+                    answer = await self._provider.authorize(due.order)
+        except Exception as error:
+            _log.warning("the payment provider failed: %s", said(error))
+            answer = Unknown()
+        name = ("void_" if due.order is None else "") + type(answer).__name__.lower()
+        self._metrics.payments.labels(name).inc()
+        if due.order is not None:
+            told = f"declined: {answer.reason}" if isinstance(answer, Declined) else name
+            self._spans.payment(due.order, started, told)
+        self._outcomes.put_nowait(Outcome(due, answer))
+
+    async def _settle(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            try:
+                async with asyncio.timeout(POLL_EVERY_S):
+                    outcomes = [await self._outcomes.get()]
+            except TimeoutError:
+                continue
+            while not self._outcomes.empty() and len(outcomes) < OUTCOMES_PER_TRANSACTION_MAX:
+                outcomes.append(self._outcomes.get_nowait())
+            await retry_outages(partial(self._write, outcomes), self._beat, stopping, "settling")
+            for outcome in outcomes:
+                self._calls.pop(outcome.due.purchase_id, None)
+            self._units.wakes.payments.set()
+
+    async def _write(self, outcomes: list[Outcome]) -> None:
+        started = time.time_ns()
+        heard: list[tuple[PurchaseId, saga.Message]] = []
+        again: list[tuple[PurchaseId, float]] = []
+        voided: list[PurchaseId] = []
+        for due, answer in outcomes:
+            match answer:
+                case Unknown():
+                    again.append((due.purchase_id, retry_after_s(due.attempts)))
+                case Approved() if due.order is None:
+                    voided.append(due.purchase_id)
+                    heard.append((due.purchase_id, saga.PaymentVoided()))
+                case Approved():
+                    heard.append((due.purchase_id, saga.PaymentApproved()))
+                case Declined():
+                    heard.append((due.purchase_id, saga.PaymentDeclined()))
+        async with self._units.open() as unit:
+            await unit.tell(heard)
+            if voided:
+                await unit.connection.execute(VOIDED, voided)
+            if again:
+                await unit.connection.execute(ASK_AGAIN, *columns(again, 2))
+        self._metrics.changed(unit)
+        self._spans.changes(unit, started, time.time_ns())
+
+    async def _renew(self, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            await pause(stopping, RENEW_EVERY_S)
+            if calls := list(self._calls):
+                query, arguments = (GIVE_UP_LEASES, (calls,)) if stopping.is_set() else (RENEW, (calls, LEASE_S))
+                try:
+                    await self._units.pool.execute(query, *arguments)
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                    _log.info("payment leases were not renewed: %s", said(error))
+
+
+def retry_after_s(attempts: int) -> float:
+    """1, 2, 4 s after the first attempts, then slower up to a minute; a quarter of jitter either way."""
+    return min(2.0 ** min(attempts - 1, 10), RETRY_S_MAX) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter

@@ -1,0 +1,268 @@
+"""The saga of one purchase, as a decider: what has to happen when something is heard about it.
+
+Pure: no clock, no I/O. Timeouts are messages. The shell (`orders.py`) loads the state under a row lock, carries out
+the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
+Status only rises: reserved < confirmed < released; rejected is final.
+"""
+
+from typing import Literal, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId
+from stampede_schemas.requests import ReleaseReason
+
+Refund = Literal["none", "due", "done"]
+
+
+class Order(Struct, frozen=True):
+    """What never changes about a purchase that got stock. `traceparent` is None when its trace is not recorded."""
+
+    purchase_id: PurchaseId
+    buyer_id: str
+    product_id: ProductId
+    quantity: int
+    reservation: Position
+    reservation_no: int
+    unit_price_minor: int
+    currency: str
+    payment_method: str
+    traceparent: str | None
+
+
+class Reserved(Struct, frozen=True):
+    """Held for the buyer until paid, expired or cancelled."""
+
+    order: Order
+    version: int = 1
+
+
+class Confirmed(Struct, frozen=True):
+    """Sold."""
+
+    order: Order
+    version: int
+
+
+class Released(Struct, frozen=True):
+    """Given back for `reason`. `returned`: the inventory's `Released` was seen. `refund`: money that has to go back."""
+
+    order: Order
+    version: int
+    reason: str
+    refund: Refund
+    returned: bool
+
+
+class Rejected(Struct, frozen=True):
+    """The log said no to the request at `request`."""
+
+    purchase_id: PurchaseId
+    product_id: ProductId
+    request: Position
+    version: int = 1
+
+
+Purchase = Reserved | Confirmed | Released | Rejected
+
+
+class ReservedAgain(Struct, frozen=True):
+    """The log reserved for this purchase at `reservation`: a redelivery, or a second time."""
+
+    reservation: Position
+    product_id: ProductId
+    traceparent: str | None
+
+
+class StockReleased(Struct, frozen=True):
+    """The log gave the units of `reservation` back."""
+
+    reservation: Position
+    reason: ReleaseReason
+
+
+class PaymentApproved(Struct, frozen=True):
+    """The money is there. `amount_minor` and `currency` as the provider reported them; None from a direct answer."""
+
+    amount_minor: int | None = None
+    currency: str | None = None
+
+
+class PaymentDeclined(Struct, frozen=True):
+    """There will be no money."""
+
+
+class HoldExpired(Struct, frozen=True):
+    """`hold_until` has passed by the database's clock."""
+
+
+class CancelAsked(Struct, frozen=True):
+    """`actor` (the buyer's pseudonym, or `operator`) wants the purchase undone."""
+
+    actor: str
+
+
+class PaymentVoided(Struct, frozen=True):
+    """The provider returned what it had captured and will capture nothing more."""
+
+
+Message = ReservedAgain | StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
+
+
+class Become(Struct, frozen=True):
+    """The row takes this state, and the world is told: each version from 2 on is one event on `orders`."""
+
+    state: Confirmed | Released
+
+
+class MarkReturned(Struct, frozen=True):
+    """The units are back on sale: no new version, since nothing changes for the buyer."""
+
+
+class GiveBack(Struct, frozen=True):
+    """Ask the inventory to take `reservation` back."""
+
+    purchase_id: PurchaseId
+    product_id: ProductId
+    reservation: Position
+    reason: ReleaseReason
+    traceparent: str | None
+
+
+class Void(Struct, frozen=True):
+    """Tell the provider, until it answers: refund if captured, and never capture from now on."""
+
+
+class KeepApproval(Struct, frozen=True):
+    """The payment is settled; ask no more."""
+
+
+class Refuse(Struct, frozen=True):
+    """The message can never be acted on: a dead letter for `reason`."""
+
+    reason: Literal["amount_differs", "not_the_buyer"]
+
+
+Effect = Become | MarkReturned | GiveBack | Void | KeepApproval | Refuse
+
+
+def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """What to do when `message` is heard of `purchase`; nothing when it is late, repeated or void."""
+    match message:
+        case ReservedAgain():
+            return _reserved_again(purchase, message)
+        case StockReleased():
+            return _stock_released(purchase, message)
+        case PaymentApproved():
+            return _approved(purchase, message)
+        case PaymentDeclined():
+            return _release(purchase, "payment_declined") if isinstance(purchase, Reserved) else ()
+        case HoldExpired():
+            return _release(purchase, "hold_expired") if isinstance(purchase, Reserved) else ()
+        case CancelAsked():
+            return _cancelled(purchase, message)
+        case PaymentVoided():
+            return _voided(purchase)
+        case _:
+            assert_never(message)
+
+
+def evolve(purchase: Purchase, effects: tuple[Effect, ...]) -> Purchase:
+    """The state after the effects of one reaction."""
+    for effect in effects:
+        match effect:
+            case Become():
+                purchase = effect.state
+            case MarkReturned():
+                assert isinstance(purchase, Released)
+                purchase = replace(purchase, returned=True)
+            case GiveBack() | Void() | KeepApproval() | Refuse():
+                pass
+            case _:
+                assert_never(effect)
+    return purchase
+
+
+def _release(
+    held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False
+) -> tuple[Become | GiveBack | Void, ...]:
+    """Only a confirmed order was paid for; whatever else the provider may do is forbidden by the void."""
+    order = held.order
+    refund: Refund = "due" if isinstance(held, Confirmed) else "none"
+    become = Become(Released(order, held.version + 1, reason, refund, returned=by_log))
+    if by_log:
+        return become, Void()
+    back = GiveBack(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
+    return become, back, Void()
+
+
+def _reserved_again(purchase: Purchase, message: ReservedAgain) -> tuple[Effect, ...]:
+    match purchase:
+        case Reserved(order=order) | Confirmed(order=order) | Released(order=order):
+            purchase_id, first = order.purchase_id, order.reservation
+        case Rejected(purchase_id=purchase_id, request=first):
+            pass
+        case _:
+            assert_never(purchase)
+    if message.reservation == first:
+        return ()
+    # The first outcome stands; the stock of the second goes back, from where it was taken.
+    return (GiveBack(purchase_id, message.product_id, message.reservation, "already_decided", message.traceparent),)
+
+
+def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect, ...]:
+    """The log beats the row: what is back on sale is not this buyer's, whatever the row says."""
+    match purchase:
+        case Rejected():
+            return ()
+        case Reserved() | Confirmed():
+            ours = purchase.order.reservation == message.reservation
+            return _release(purchase, message.reason, by_log=True) if ours else ()
+        case Released():
+            ours = purchase.order.reservation == message.reservation
+            return (MarkReturned(),) if ours and not purchase.returned else ()
+        case _:
+            assert_never(purchase)
+
+
+def _approved(purchase: Purchase, message: PaymentApproved) -> tuple[Effect, ...]:
+    match purchase:
+        case Reserved(order=order):
+            price = order.unit_price_minor * order.quantity
+            if message.amount_minor is not None and (message.amount_minor, message.currency) != (price, order.currency):
+                return (Refuse("amount_differs"),)
+            return Become(Confirmed(order, purchase.version + 1)), KeepApproval()
+        case Confirmed():
+            return ()
+        case Released(refund="none"):
+            # Too late: the units are somebody else's. The money goes back, once.
+            return Become(replace(purchase, version=purchase.version + 1, refund="due")), Void()
+        case Released():
+            return ()
+        case Rejected():
+            return (Void(),)
+        case _:
+            assert_never(purchase)
+
+
+def _cancelled(purchase: Purchase, message: CancelAsked) -> tuple[Effect, ...]:
+    match purchase:
+        case Reserved(order=order) | Confirmed(order=order):
+            if message.actor == "operator":
+                return _release(purchase, "cancelled_by_operator")
+            return _release(purchase, "cancelled") if message.actor == order.buyer_id else (Refuse("not_the_buyer"),)
+        case Released() | Rejected():
+            return ()
+        case _:
+            assert_never(purchase)
+
+
+def _voided(purchase: Purchase) -> tuple[Effect, ...]:
+    match purchase:
+        case Released(refund="due"):
+            return (Become(replace(purchase, version=purchase.version + 1, refund="done")),)
+        case Released() | Reserved() | Confirmed() | Rejected():
+            return ()
+        case _:
+            assert_never(purchase)

@@ -1,0 +1,152 @@
+"""What one batch of decisions does to Postgres, in one transaction: progress, rows, payments due, catalogue, saga."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import asyncpg
+
+from eventlog.reader import LogBroken, Progress
+from order_writer import saga
+from order_writer.database import columns
+from order_writer.domain import Batch, Row, Stock, conflict, order_of
+from order_writer.outgoing import order_event
+from order_writer.unit import Unit
+from stampede_schemas.identifiers import ProductId
+
+LOCK_PROGRESS = "SELECT 1 FROM progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
+ADVANCE = """
+UPDATE progress p SET next_offset = m.next_offset, source_offset = m.source_offset, load = m.load, anchor = m.anchor
+FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[])
+     AS m (partition, was, next_offset, source_offset, load, anchor)
+WHERE p.partition = m.partition AND p.next_offset = m.was"""
+# The conflict target is named: an untargeted one would swallow a broken UNIQUE (product_id, reservation_no).
+INSERT_PURCHASES = """
+WITH new AS (
+  INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor,
+    currency, payment_method, fingerprint, partition, source_offset, source_index, hold_until, trace_id, traceparent,
+    version)
+  SELECT purchase_id, buyer_id, product_id, quantity,
+         CASE WHEN $18 AND status = 'reserved' THEN 'confirmed' ELSE status END, reason, reservation_no,
+         unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index,
+         now() + hold_ms * interval '1 millisecond', trace_id, traceparent,
+         CASE WHEN $18 AND status = 'reserved' THEN 2 ELSE 1 END
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+              $9::text[], $10::text[], $11::text[], $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::text[],
+              $17::text[])
+       AS r (purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
+             payment_method, fingerprint, partition, source_offset, source_index, hold_ms, trace_id, traceparent)
+  ON CONFLICT (purchase_id) DO NOTHING
+  RETURNING purchase_id, payment_method, status)
+"""
+COUNT_NEW = "SELECT purchase_id FROM new"
+INSERT_DUES = """, due AS (
+  INSERT INTO payments (purchase_id, method, state) SELECT purchase_id, payment_method, 'due' FROM new
+  WHERE status = 'reserved')
+"""
+LIST_PRODUCTS = """
+INSERT INTO products (product_id, name, unit_price_minor, currency, stock, available, per_buyer_limit, hold_ms, status,
+                      opens_at_ms, closes_at_ms, partition, source_offset)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::int[],
+                     $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], $12::int[], $13::bigint[])
+ON CONFLICT (product_id) DO UPDATE SET (name, unit_price_minor, currency, stock, available, per_buyer_limit, hold_ms,
+  status, opens_at_ms, closes_at_ms, partition, source_offset, updated_at) = (excluded.name, excluded.unit_price_minor,
+  excluded.currency, excluded.stock, excluded.available, excluded.per_buyer_limit, excluded.hold_ms, excluded.status,
+  excluded.opens_at_ms, excluded.closes_at_ms, excluded.partition, excluded.source_offset, now())"""
+MOVE_STOCK = """
+UPDATE products p SET stock = p.stock + s.added, available = s.available, source_offset = s.source_offset,
+       updated_at = now()
+FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[])
+     AS s (product_id, partition, added, available, source_offset)
+WHERE p.product_id = s.product_id AND p.partition = s.partition"""
+
+
+class Move(NamedTuple):
+    """A partition's progress from `was` (its next offset before the batch) to `to`."""
+
+    was: int
+    to: Progress
+
+
+class Overtaken(Exception):
+    """Another writer has moved a partition on: this batch is dropped, and reading goes on from the stored progress."""
+
+
+async def apply(unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm: bool) -> int:
+    """Write one batch; the caller's transaction makes it one step. Returns how many rows are new.
+
+    Args:
+        unit: the open transaction.
+        moves: by partition; together exactly the records that `batch` was made of.
+        batch: what they say; nothing when all of them were void.
+        confirm: sell at once, for installations that take no payment.
+
+    Raises:
+        Overtaken: nothing of it may be committed.
+        LogBroken: a reservation number came twice.
+    """
+    await _advance(unit, moves)
+    new: set[str] = set()
+    heard = list(batch.later)
+    if batch.rows:
+        rows = list(batch.rows.values())
+        query = INSERT_PURCHASES + ("" if confirm else INSERT_DUES) + COUNT_NEW
+        try:
+            found = await unit.connection.fetch(query, *columns(rows, len(Row._fields)), confirm)
+        except asyncpg.UniqueViolationError as error:
+            raise LogBroken(f"a reservation number was given twice, the fold is broken: {error.detail}") from None
+        new = {record["purchase_id"] for record in found}
+        unit.payments_due = not confirm
+        _tell_of_sales(unit, rows, new, confirm=confirm)
+        if len(new) < len(rows):
+            again = (conflict(row) for row in rows if row.purchase_id not in new)
+            heard = [told for told in again if told] + heard
+    await unit.tell(heard)
+    await _catalogue(unit, batch)
+    return len(new)
+
+
+async def _advance(unit: Unit, moves: Mapping[int, Move]) -> None:
+    """First in the transaction: a second writer of the same records waits here, then finds itself overtaken."""
+    await unit.connection.execute(LOCK_PROGRESS, list(moves))
+    rows = [(p, m.was, m.to.next_offset, m.to.source_offset, m.to.load, m.to.anchor) for p, m in moves.items()]
+    if await unit.connection.execute(ADVANCE, *columns(rows, 6)) != f"UPDATE {len(rows)}":
+        raise Overtaken
+
+
+def _tell_of_sales(unit: Unit, rows: list[Row], new: set[str], *, confirm: bool) -> None:
+    if not confirm:
+        return
+    for row in rows:
+        if row.status == "reserved" and row.purchase_id in new:
+            sold = saga.Confirmed(order_of(row), version=2)
+            unit.changed.append(sold)
+            unit.sending.append(order_event(sold, unit.now_ms))
+
+
+async def _catalogue(unit: Unit, batch: Batch) -> None:
+    whole = [_product_row(*item) for item in batch.stocks.items() if item[1].whole]
+    moved = [(p, n, s.added, s.available, s.source_offset) for (n, p), s in batch.stocks.items() if not s.whole]
+    if whole:
+        await unit.connection.execute(LIST_PRODUCTS, *columns(whole, 13))
+    if moved:
+        await unit.connection.execute(MOVE_STOCK, *columns(moved, 5))
+
+
+def _product_row(key: tuple[int, ProductId], stock: Stock) -> tuple[object, ...]:
+    told = stock.whole
+    assert told is not None
+    return (
+        told.product_id,
+        told.name,
+        told.unit_price_minor,
+        told.currency,
+        told.stock + stock.added,
+        stock.available,
+        told.per_buyer_limit,
+        told.hold_ms,
+        told.status,
+        told.opens_at_ms,
+        told.closes_at_ms,
+        key[0],
+        stock.source_offset,
+    )

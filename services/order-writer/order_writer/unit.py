@@ -1,0 +1,176 @@
+"""One transaction of the order-writer: what the saga hears is read, decided and written here, under row locks.
+
+The shell of `saga.py`. Everything that changes an order goes through `Unit.tell`; everything that leaves goes into
+the unit's one outbox row. It must not call anything but Postgres.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import asyncpg
+
+from order_writer import saga
+from order_writer.database import Connection, Pool, columns
+from order_writer.outgoing import Outgoing, encode_outbox, order_event, releases
+from stampede_schemas.identifiers import Millis, Position, ProductId, PurchaseId
+
+NOW_MS = "SELECT (extract(epoch FROM now()) * 1000)::bigint"
+LOAD = """
+SELECT purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
+       payment_method, partition, source_offset, source_index, refund, stock_returned_at IS NOT NULL AS returned,
+       traceparent, version
+FROM purchases WHERE purchase_id = ANY($1::text[]) ORDER BY purchase_id FOR UPDATE"""
+CHANGE = """
+UPDATE purchases p SET status = c.status, reason = c.reason, refund = c.refund, version = c.version, updated_at = now(),
+       stock_returned_at = CASE WHEN c.returned THEN coalesce(p.stock_returned_at, now()) END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bool[], $7::int[])
+     AS c (purchase_id, status, reason, refund, version, returned, was)
+WHERE p.purchase_id = c.purchase_id AND p.version = c.was AND p.status <> 'rejected'"""
+KEEP_APPROVALS = "UPDATE payments SET state = 'approved', lease_until = NULL WHERE purchase_id = ANY($1::text[])"
+VOID = """
+INSERT INTO payments (purchase_id, method, state) SELECT v.*, 'void_due' FROM unnest($1::text[], $2::text[]) AS v
+ON CONFLICT (purchase_id) DO UPDATE SET state = 'void_due', attempts = 0, next_at = now(), lease_until = NULL"""
+
+_STATUS: dict[type[saga.Purchase], str] = {
+    saga.Reserved: "reserved",
+    saga.Confirmed: "confirmed",
+    saga.Released: "released",
+}
+
+
+class Refused(NamedTuple):
+    """A message that can never be acted on, and why."""
+
+    purchase_id: PurchaseId
+    message: saga.Message
+    reason: str
+
+
+class Wakes(NamedTuple):
+    """Set after a commit that left something to send, or to pay or void."""
+
+    outbox: asyncio.Event
+    payments: asyncio.Event
+
+
+class Unit:
+    """A transaction under way. `changed`, `released` and `refused` tell the shell what came of it."""
+
+    def __init__(self, connection: Connection, now_ms: Millis) -> None:
+        self.connection = connection
+        self.now_ms = now_ms
+        self.sending: list[Outgoing] = []
+        self.changed: list[saga.Confirmed | saga.Released] = []
+        self.released: list[saga.GiveBack] = []
+        self.refused: list[Refused] = []
+        self.payments_due = False
+
+    async def tell(self, heard: Sequence[tuple[PurchaseId, saga.Message]]) -> set[PurchaseId]:
+        """Let the saga react to each message in order, and write what follows. Returns the purchases without a row."""
+        if not heard:
+            return set()
+        found = await self.connection.fetch(LOAD, list({purchase_id for purchase_id, _ in heard}))
+        rows: dict[PurchaseId, asyncpg.Record] = {row["purchase_id"]: row for row in found}
+        before = {purchase_id: purchase_of(row) for purchase_id, row in rows.items()}
+        now = dict(before)
+        voids: dict[PurchaseId, str] = {}
+        approved: set[PurchaseId] = set()
+        for purchase_id, message in heard:
+            if (purchase := now.get(purchase_id)) is None:
+                continue
+            effects = saga.react(purchase, message)
+            now[purchase_id] = saga.evolve(purchase, effects)
+            for effect in effects:
+                match effect:
+                    case saga.Become(state):
+                        self.changed.append(state)
+                        self.sending.append(order_event(state, self.now_ms))
+                    case saga.GiveBack():
+                        self.released.append(effect)
+                    case saga.Void():
+                        voids[purchase_id] = rows[purchase_id]["payment_method"]
+                        approved.discard(purchase_id)
+                    case saga.KeepApproval():
+                        approved.add(purchase_id)
+                    case saga.Refuse(reason):
+                        self.refused.append(Refused(purchase_id, message, reason))
+                    case saga.MarkReturned():
+                        pass
+        await self._write(before, now)
+        if approved:
+            await self.connection.execute(KEEP_APPROVALS, list(approved))
+        if voids:
+            await self.connection.execute(VOID, list(voids), list(voids.values()))
+            self.payments_due = True
+        return {purchase_id for purchase_id, _ in heard} - before.keys()
+
+    async def _write(self, before: dict[PurchaseId, saga.Purchase], now: dict[PurchaseId, saga.Purchase]) -> None:
+        changes = [
+            (
+                purchase_id,
+                _STATUS[type(state)],
+                state.reason if isinstance(state, saga.Released) else None,
+                state.refund if isinstance(state, saga.Released) else "none",
+                state.version,
+                isinstance(state, saga.Released) and state.returned,
+                before[purchase_id].version,
+            )
+            for purchase_id, state in now.items()
+            if state != before[purchase_id]
+        ]
+        if changes:
+            done = await self.connection.execute(CHANGE, *columns(changes, 7))
+            assert done == f"UPDATE {len(changes)}", "rows changed under their own locks"
+
+    async def close(self) -> None:
+        """Write the outbox row, last."""
+        self.sending += releases(self.released)
+        if self.sending:
+            await self.connection.execute("INSERT INTO outbox (messages) VALUES ($1)", encode_outbox(self.sending))
+
+
+class Units:
+    """Opens units on a pool, and wakes whoever has to go on after a commit."""
+
+    def __init__(self, pool: Pool, wakes: Wakes) -> None:
+        self.pool = pool
+        self.wakes = wakes
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Unit]:
+        """One transaction. Raising inside rolls everything back."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            unit = Unit(connection, await connection.fetchval(NOW_MS))
+            yield unit
+            await unit.close()
+        if unit.sending:
+            self.wakes.outbox.set()
+        if unit.payments_due:
+            self.wakes.payments.set()
+
+
+def purchase_of(row: asyncpg.Record) -> saga.Purchase:
+    """The state behind a row of `LOAD`."""
+    position = Position(row["partition"], row["source_offset"], row["source_index"])
+    purchase_id, product_id = PurchaseId(row["purchase_id"]), ProductId(row["product_id"])
+    if row["status"] == "rejected":
+        return saga.Rejected(purchase_id, product_id, position, row["version"])
+    order = saga.Order(
+        purchase_id,
+        row["buyer_id"],
+        product_id,
+        row["quantity"],
+        position,
+        row["reservation_no"],
+        row["unit_price_minor"],
+        row["currency"],
+        row["payment_method"],
+        row["traceparent"],
+    )
+    if row["status"] == "reserved":
+        return saga.Reserved(order, row["version"])
+    if row["status"] == "confirmed":
+        return saga.Confirmed(order, row["version"])
+    return saga.Released(order, row["version"], row["reason"], row["refund"], row["returned"])

@@ -1,0 +1,254 @@
+"""The consumer of `decisions`: batch by batch into Postgres, from wherever the progress in Postgres says.
+
+Kafka is the buffer: whatever goes wrong with the database, the batch in hand is dropped and reading goes on from the
+stored progress once the database is back. The group offset is a hint and the lag that autoscalers see, never the truth.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from eventlog.kafka import consumer, resume
+from eventlog.reader import CountingReader, LogBroken, Progress, Void
+from order_writer import store
+from order_writer.database import is_outage, retry_outages, said
+from order_writer.domain import Batch
+from order_writer.metrics import Metrics
+from order_writer.spans import Spans
+from order_writer.store import Move, Overtaken
+from order_writer.unit import Units
+from stampede_schemas.codec import decode_decisions
+from stampede_schemas.topics import DECISIONS
+
+GROUP = "order-writer"
+RECORDS_PER_READ_MAX = 1_000
+ORDERS_PER_TRANSACTION_MAX = 2_000
+IDLE_WAIT_S = 0.1  # how long a read waits for a first record
+GATHER_WAIT_S = 0.004  # and then for more to join it
+COMMIT_EVERY_S = 0.25
+# A writer that waits out a database outage stays in its group; whether it is stuck is the liveness probe's to say.
+POLL_PAUSE_MS_MAX = 3_600_000
+
+_PROGRESS = "SELECT partition, next_offset, source_offset, load, anchor, topic_id FROM progress"
+_BEGIN = """
+INSERT INTO progress (partition, next_offset, source_offset, load, anchor, topic_id)
+SELECT unnest($1::int[]), 0, -1, '', -1, $2 ON CONFLICT (partition) DO NOTHING"""
+_log = logging.getLogger(__name__)
+
+
+class Writer:
+    """One member of the group."""
+
+    def __init__(
+        self,
+        kafka: str,
+        instance: str,
+        session_timeout_s: int,
+        topic_id: str,
+        units: Units,
+        metrics: Metrics,
+        spans: Spans,
+        beat: Callable[[], None],
+        *,
+        confirm: bool,
+    ) -> None:
+        self._kafka, self._topic_id, self._units = kafka, topic_id, units
+        self._metrics, self._spans, self._beat, self._confirm = metrics, spans, beat, confirm
+        self._client: dict[str, Any] = {
+            "group.id": GROUP,
+            # A restart takes its partitions back at once instead of waiting for its former self's session to end.
+            "group.instance.id": instance,
+            "session.timeout.ms": session_timeout_s * 1000,
+            "max.poll.interval.ms": POLL_PAUSE_MS_MAX,
+        }
+        self.readers: dict[int, CountingReader] = {}
+        self._suspect: dict[int, int] = {}
+        self._failed: BaseException | None = None
+        self._reached: dict[int, int] = {}
+        self._committed_at = 0.0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Consume until asked to stop.
+
+        Raises:
+            LogBroken: part of the log is gone, or it holds what this version cannot read.
+            KafkaException: this member may not go on (another process has its name).
+        """
+        self._stopping, self._loop = stopping, asyncio.get_running_loop()
+        # One thread owns the consumer: reading the next records overlaps with writing the last ones.
+        with ThreadPoolExecutor(1, "decisions") as thread:
+            client = consumer(self._kafka, **self._client)
+            client.subscribe([DECISIONS.name], on_assign=self._assigned, on_revoke=self._revoked)
+            try:
+                await self._consume(client, thread)
+            finally:
+                self._commit(client, last=True)
+                await self._loop.run_in_executor(thread, client.close)
+
+    async def _consume(self, client: Consumer, thread: ThreadPoolExecutor) -> None:
+        reading = self._loop.run_in_executor(thread, _read, client)
+        try:
+            while not self._stopping.is_set():
+                messages = await reading
+                reading = self._loop.run_in_executor(thread, _read, client)
+                self._beat()
+                if self._failed:
+                    raise self._failed
+                if await self._write(messages):
+                    self._commit(client)
+                else:
+                    await reading  # drop what was read ahead
+                    await self._loop.run_in_executor(thread, self._take, client, client.assignment())
+                    reading = self._loop.run_in_executor(thread, _read, client)
+        finally:
+            await reading
+
+    async def _write(self, messages: list[Message]) -> bool:
+        """Take the records in and commit them; False when reading has to start again from the stored progress."""
+        started = time.time_ns()
+        at = 0
+        while at < len(messages):
+            batch, moves = Batch(), dict[int, Move]()
+            while at < len(messages) and batch.decisions < ORDERS_PER_TRANSACTION_MAX:
+                if not self._take_in(messages[at], batch, moves):
+                    return False
+                at += 1
+            if not moves:
+                continue
+            try:
+                async with self._units.open() as unit:
+                    new = await store.apply(unit, moves, batch, confirm=self._confirm)
+            except Overtaken:
+                _log.info("another writer moved partitions %s on: going to the stored progress", sorted(moves))
+                return False
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                _log.warning("a batch was not written: %s", said(error))
+                return False
+            self._reached |= {partition: move.to.next_offset for partition, move in moves.items()}
+            self._measure(batch, new, started)
+            self._spans.batch(batch, unit, started)
+            started = time.time_ns()
+        return True
+
+    def _take_in(self, message: Message, batch: Batch, moves: dict[int, Move]) -> bool:
+        """Add one record to the batch; False when it is not the next one and the partition has to be read anew."""
+        if (error := message.error()) is not None:
+            return _survives(error)
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None
+        reader = self.readers.get(partition)
+        if reader is None or offset < reader.progress.next_offset:
+            return True  # fetched before the partition was taken or left: not ours, or known
+        was = reader.progress.next_offset
+        if offset > was:
+            # Possibly a fetch from before a seek. If the log itself has this hole, it is there again next time.
+            if self._suspect.get(partition) == was:
+                reader.read(offset, None)
+            self._suspect[partition] = was
+            return False
+        read = reader.read(offset, message.value())
+        moves[partition] = Move(moves[partition].was if partition in moves else was, reader.progress)
+        if isinstance(read, Void):
+            self._metrics.void.labels(read.reason).inc()
+            if read.reason == "jump":
+                _log.error("a decisions record was lost on its way: %s/%d at %d", DECISIONS.name, partition, offset)
+            return True
+        try:
+            batch.add(partition, read.source_offset, decode_decisions(read))
+        except msgspec.DecodeError as error:
+            raise LogBroken(
+                f"{DECISIONS.name}/{partition} holds at {offset} what this version cannot read ({error}): "
+                "upgrade the order-writer before the inventory"
+            ) from None
+        return True
+
+    def _measure(self, batch: Batch, new: int, started: int) -> None:
+        self._metrics.batch_seconds.observe((time.time_ns() - started) / 1e9)
+        if new:
+            rejected = sum(row.status == "rejected" for row in batch.rows.values())
+            self._metrics.orders.labels("rejected").inc(rejected)
+            self._metrics.orders.labels("reserved").inc(max(new - rejected, 0))
+
+    def _commit(self, client: Consumer, *, last: bool = False) -> None:
+        now = time.monotonic()
+        if self._reached and (last or now - self._committed_at > COMMIT_EVERY_S):
+            offsets = [TopicPartition(DECISIONS.name, p, n) for p, n in self._reached.items() if p in self.readers]
+            self._reached, self._committed_at = {}, now
+            try:
+                if offsets and last:
+                    client.commit(offsets=offsets, asynchronous=False)
+                elif offsets:
+                    client.commit(offsets=offsets)
+            except KafkaException as error:
+                _log.info("the group offset was not committed: %s", error)
+
+    # In the consumer's thread.
+
+    def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        self._take(client, partitions)
+
+    def _revoked(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        _log.info("giving up partitions %s", sorted(partition.partition for partition in partitions))
+        self.readers = {}
+        client.unassign()
+
+    def _take(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        """Assign the partitions at their stored progress. What is wrong with the log is kept for `run` to raise."""
+        try:
+            wanted = [partition.partition for partition in partitions]
+            found = asyncio.run_coroutine_threadsafe(self._stored(wanted), self._loop).result()
+            free = consumer(self._kafka)
+            try:
+                readers = {n: resume(free, DECISIONS.name, n, progress) for n, progress in found.items()}
+            finally:
+                free.close()
+            client.assign([TopicPartition(DECISIONS.name, n, r.progress.next_offset) for n, r in readers.items()])
+            self.readers = readers
+        except Exception as error:
+            self._failed = error
+            client.assign([])
+
+    async def _stored(self, partitions: list[int]) -> dict[int, Progress]:
+        """The progress of each partition, waiting for the database as long as it takes; empty when asked to stop."""
+
+        async def read() -> list[Any]:
+            async with self._units.pool.acquire() as connection, connection.transaction():
+                await connection.execute(_BEGIN, sorted(partitions), self._topic_id)
+                return await connection.fetch(f"{_PROGRESS} WHERE partition = ANY($1::int[])", partitions)
+
+        rows = await retry_outages(read, self._beat, self._stopping, "reading the progress") or []
+        for row in rows:
+            if row["topic_id"] != self._topic_id:
+                raise LogBroken(
+                    f"topic {DECISIONS.name} was made anew: Postgres holds the orders of its predecessor "
+                    f"({row['topic_id']}, now {self._topic_id}). Use a fresh database, or restore the topic."
+                )
+        return {
+            row["partition"]: Progress(row["next_offset"], row["source_offset"], row["load"], row["anchor"])
+            for row in rows
+        }
+
+
+def _read(client: Consumer) -> list[Message]:
+    first = client.consume(1, IDLE_WAIT_S)
+    return first + client.consume(RECORDS_PER_READ_MAX - 1, GATHER_WAIT_S) if first else []
+
+
+def _survives(error: KafkaError) -> bool:
+    if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
+        raise LogBroken(f"{DECISIONS.name} no longer holds what comes next: part of the log is gone ({error.str()})")
+    if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}:
+        raise LogBroken(f"topic {DECISIONS.name} is gone: {error.str()}")
+    if error.fatal():
+        raise KafkaException(error)
+    _log.info("Kafka: %s", error.str())
+    return True
