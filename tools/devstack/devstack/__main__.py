@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("name", nargs="?", metavar="NAME", help="a process or a service; all by default")
     logs.add_argument("-f", "--follow", action="store_true")
     logs.add_argument("-n", "--lines", type=int, default=20, help="lines of each log (20)")
+    commands.add_parser("demo", parents=[every], help="a real sale over HTTP and its proof; DEMO_EXIT=1: then stop")
     commands.add_parser("clean", parents=[every], help="stop it and remove its folder with all data")
     return top
 
@@ -106,6 +107,8 @@ def _run(arguments: argparse.Namespace, given: list[str], console: Console) -> i
             console.print(f"Restarted and healthy: {', '.join(names)}.")
         case "logs":
             _logs(layout, console, arguments)
+        case "demo":
+            return _demo(Layout.at(arguments.dir), console)
     return 0
 
 
@@ -195,6 +198,23 @@ def _detach(layout: Layout, options: list[str], console: Console) -> int:
         raise
     child.terminate()
     raise StackError(f"The stack was not ready within {DETACHED_WAIT_S:.0f} s and was stopped; see {layout.logs}.")
+
+
+def _demo(layout: Layout, console: Console) -> int:
+    """Start a stack unless one runs, sell, show the proof. What it started it also stops."""
+    from devstack import demo
+
+    started = not demo.running(layout)
+    if started:
+        _detach(layout, ["up", "--with-parent", f"--dir={layout.root}"], console)
+    try:
+        sold = demo.sell(layout, console)
+        if started and not demo.exits_by_itself():
+            demo.stay(layout, console)
+    finally:
+        if started:
+            console.print(down(layout), soft_wrap=True)
+    return 0 if sold else 1
 
 
 def _logs(layout: Layout, console: Console, arguments: argparse.Namespace) -> None:

@@ -1,0 +1,117 @@
+"""`devstack demo`: a real sale over HTTP on the real stack, then the proof, as a table and one verdict line."""
+
+import asyncio
+import os
+import signal
+import statistics
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from devstack import control
+from devstack.crowd import Crowd, Journal, Sale
+from devstack.endpoints import Endpoints, read
+from devstack.failure import StackError
+from devstack.layout import Layout
+from devstack.proof import Proof, prove
+
+SALE = {"units": 100, "buyers": 1_000, "declined_share": 0.1, "duplicates_share": 0.05}
+
+
+def running(layout: Layout) -> bool:
+    """Whether a stack is up and ready in this folder."""
+    try:
+        return bool(control.call(layout, "status")["ready"])
+    except StackError:
+        return False
+
+
+def sell(layout: Layout, console: Console) -> bool:
+    """Run the sale of the demo and show what came of it. True if everything agrees and every unit is sold."""
+    endpoints = read(layout.endpoints)
+    sale = Sale(**SALE, seed=time.time_ns() % 1_000_000)  # type: ignore[arg-type]
+    console.print(
+        f"\n[bold]{sale.buyers:,} buyers, {sale.units} units[/] of {sale.product_id} (seed {sale.seed}): "
+        f"{sale.declined_share:.0%} of payments are declined, {sale.duplicates_share:.0%} send everything twice."
+    )
+    journal, proof = asyncio.run(_sale(endpoints, sale, console))
+    wrong = [*proof.wrong]
+    if proof.confirmed != sale.units:
+        wrong.append(f"{proof.confirmed} of {sale.units} units were sold within {sale.patience_s:.0f} s")
+    console.print(_table(journal, proof))
+    for sentence in wrong[:10]:
+        console.print(f"  [red]wrong:[/] {sentence}")
+    console.print(f"VERDICT: {'FAIL' if wrong else 'PASS'}", style="bold red" if wrong else "bold green")
+    example = next((a.purchase_id for a in journal.attempts if a.outcome == "released"), "")
+    if example:
+        console.print(f"One purchase from HTTP to the row and back: [bold]make trace ID={example}[/]", soft_wrap=True)
+    return not wrong
+
+
+async def _sale(endpoints: Endpoints, sale: Sale, console: Console) -> tuple[Journal, Proof]:
+    columns = (
+        TextColumn("selling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("selling", total=sale.units, said="")
+
+        def tell(journal: Journal) -> None:
+            turned_away = journal.count("rejected") + journal.count("sold_out")
+            said = (
+                f"{len(journal.attempts):,} attempts, {turned_away:,} turned away, {journal.count('released')} released"
+            )
+            progress.update(bar, completed=journal.count("confirmed"), said=said)
+
+        journal = await Crowd(endpoints, sale, tell).run()
+        tell(journal)
+    return journal, await prove(endpoints, journal)
+
+
+def _table(journal: Journal, proof: Proof) -> Table:
+    """One line per claim."""
+    table = Table(title="The sale, by the log, the database and the buyers", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    log, twins = proof.log, [a for a in journal.attempts if a.twin and a.purchase_id]
+    same = sum(len({body for status, body in a.answers if status == 202}) <= 1 for a in twins)
+    agree = not proof.wrong
+    table.add_row("accepted", f"{len(journal.logged):,}", "purchases the log acknowledged before anyone was told so")
+    table.add_row("sold", f"{proof.confirmed:,}", "confirmed rows in Postgres")
+    rejected = f"logged; another {journal.count('sold_out'):,} times the door said: sold out"
+    table.add_row("rejected", f"{len(log.rejected):,}", rejected)
+    table.add_row("released and resold", f"{len(log.released):,}", "payment declined: the unit went to someone else")
+    table.add_row("duplicates", f"{same} of {len(twins)}", "sent twice at once, answered as one purchase")
+    table.add_row("repeats in the log", f"{log.repeats:,}", "copies that reached the inventory and were ignored")
+    table.add_row("oversold", f"{max(0, proof.confirmed + proof.held - log.listed, -log.lowest)}", "must be 0")
+    table.add_row("log = Postgres = table", "yes" if agree else "NO", f"SHA-256 {log.digest[:16]}…")
+    table.add_row("last durable order", f"{proof.last_durable_s:.2f} s", "after the doors opened")
+    if len(journal.answered_ms) > 1:
+        cuts = statistics.quantiles(journal.answered_ms, n=100)
+        table.add_row("answers", f"{cuts[49]:.0f} / {cuts[98]:.0f} ms", "p50 / p99, waiting for the outcome included")
+    return table
+
+
+def stay(layout: Layout, console: Console) -> None:
+    """Leave the stack up for the person to look at, until Ctrl-C (or the end of the stack)."""
+    endpoints = read(layout.endpoints)
+    console.print(
+        f"\nThe stack stays up. Buyers: {endpoints.gateway[0]}/docs   Operators: {endpoints.admin}   "
+        f"All of it: {layout.endpoints}\nCtrl-C stops it.",
+        soft_wrap=True,
+        highlight=False,
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    while running(layout):
+        time.sleep(1)
+
+
+def exits_by_itself() -> bool:
+    """`DEMO_EXIT=1`: stop after the verdict, whose exit status is ours."""
+    return os.environ.get("DEMO_EXIT", "") not in {"", "0"}
