@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock
+.PHONY: help setup lock demo up down status trace test check format sim clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,44 @@ setup: .venv/ready ## Make .venv from requirements.lock (hashes checked)
 	  || { echo "Could not install the packages of requirements.lock: is a package index reachable (pip config, proxy)?"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index $(LOCAL:%=-e ./%)
 	@touch $@
+
+demo: setup ## A real sale on real Kafka, Postgres and Redis, and its proof (DEMO_EXIT=1: stop by itself)
+	@$(BIN)/devstack demo
+
+up: setup ## Start everything and return when it is healthy
+	@$(BIN)/devstack up --detach
+
+down: setup ## Stop what `make up` started
+	@$(BIN)/devstack down
+
+status: setup ## What runs, where
+	@$(BIN)/devstack status
+
+trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
+	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans
+
+test: setup ## Every test, the real components included (some minutes)
+	@$(BIN)/pytest -q tests
+
+check: setup ## Format, lint, types, imports, schemas, manifests, size: what CI gates on
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "ruff: clean"
+	@$(BIN)/mypy $(LOCAL) tests
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m stampede_schemas export --check
+	@$(BIN)/pytest -q tests/contract
+	@for part in "schemas libs services:6000" "services/inventory:1500"; do \
+	  lines=$$(find $${part%%:*} -name '*.py' -not -path '*/migrations/*' | xargs cat | wc -l); \
+	  echo "size: $${part%%:*} $$lines lines (at most $${part##*:})"; test $$lines -le $${part##*:} || exit 1; \
+	done
+
+format: setup ## Let ruff format and mend what it can
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .
+
+sim: setup ## Try to break the inventory protocol: HISTORIES=100000 SEED=1
+	@$(BIN)/python -m tests.simulation --histories $(or $(HISTORIES),1000000) --seed $(or $(SEED),1) --processes 2
+
+clean: ## Stop the stack and remove its data
+	@if test -x $(BIN)/devstack; then $(BIN)/devstack clean; else rm -rf .stack; fi
 
 lock: setup ## Renew requirements.lock from every pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
