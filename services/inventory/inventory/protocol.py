@@ -288,9 +288,9 @@ class Partition:
         effects: list[Effect] = []
         while self.phase == "deciding" and self._burying is None and self._batches < BATCHES_IN_FLIGHT_MAX:
             if self._snapshot_due():
-                if not self._flights:
-                    effects.append(self._begin_snapshot())
-                break
+                if self._flights:
+                    break
+                effects.append(self._begin_snapshot())
             while self._waiting and self._waiting[0].offset < self._next_source:
                 self._waiting.popleft()
             wanted = self._waiting[0].offset if self._waiting else self._highest + 1
