@@ -251,6 +251,8 @@ class Partition:
             return []
         self._reading = False
         read = [record for record in records if record.offset >= self._next_source]
+        if records and not read:
+            return self._advance()  # the stream delivered them meanwhile after all
         if not read or read[0].offset != self._next_source:
             return self._stop(
                 f"requests/{self.number} no longer holds offset {self._next_source}, which has no decision"
