@@ -159,6 +159,7 @@ class Partition:
         self._burying: list[Flight] | None = None
         self._reading = False
         self._quiet_since: int | None = None
+        self._answered_at_tick = -1
         self._takeovers: deque[float] = deque()
         self._overtaken = False
         self._snapshot_at = -1
@@ -269,13 +270,17 @@ class Partition:
         return [self._produce(flights), *self._advance()]
 
     def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
-        """Once a second, with the first and end offset of `requests`: was the last record skipped by the stream?"""
+        """Once a second, with the first and end offset of `requests`: was the last record skipped by the stream?
+
+        The ends must have been asked for after the last tick; what was confirmed since may lie beyond them.
+        """
+        answered, self._answered_at_tick = self._answered_at_tick, self.confirmed.source_offset
         if self.phase != "deciding":
             return []
-        if requests_end <= self.confirmed.source_offset or requests_first > self._next_source:
+        if requests_end <= answered or requests_first > self._next_source:
             return self._stop(
-                f"requests/{self.number} holds [{requests_first}, {requests_end}) "
-                f"but {self.confirmed.source_offset} is the last one answered: a part of it is gone"
+                f"requests/{self.number} holds [{requests_first}, {requests_end}) but {answered} is answered "
+                f"and {self._next_source} is the next one: a part of it is gone"
             )
         if self._waiting or self._flights or self._reading or requests_end <= self._next_source:
             self._quiet_since = None
