@@ -57,7 +57,7 @@ log.cleaner.dedupe.buffer.size=16777216
 def kafka(layout: Layout, java: Program, port: int, controller_port: int, env: Mapping[str, str]) -> ProcessSpec:
     """The broker and its controller in one JVM."""
     home = layout.root / "kafka"
-    home.mkdir(exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
     settings, cluster_file, formatted = home / "server.properties", home / "cluster-id", home / "formatted"
     if not cluster_file.exists():
         write_atomically(cluster_file, base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))
@@ -137,7 +137,7 @@ def postgres(layout: Layout, program: Program, port: int, env: Mapping[str, str]
 def redis(layout: Layout, program: Program, port: int, env: Mapping[str, str]) -> ProcessSpec:
     """The server of the rate limiter: it keeps its data in an append-only file."""
     home = layout.root / "redis"
-    home.mkdir(exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
     secret = layout.secret("redis")
     settings = home / "redis.conf"
     write_atomically(

@@ -19,7 +19,7 @@ from devstack import components, control, endpoints, machine, orphans, processes
 from devstack.failure import StackError
 from devstack.layout import FILES, PARTS, Layout, read_json, write_atomically
 from devstack.ports import Ports
-from devstack.supervisor import Kept, Supervisor, run_once
+from devstack.supervisor import Kept, ProcessSpec, Supervisor, run_once
 
 INSTANCES_MAX = 12  # as many as there are partitions
 PARENT_CHECK_S = 0.5
@@ -77,14 +77,14 @@ class Stack:
         if self._plan.with_parent:
             told.append(asyncio.create_task(_parent_gone()))
         starting = asyncio.create_task(self._start())
+        given_up: asyncio.Future[Any] = self._supervisor.gave_up
         try:
-            await asyncio.wait({starting, *told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({starting, given_up, *told}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
-                given_up: asyncio.Future[Any] = self._supervisor.gave_up
                 await asyncio.wait({given_up, *told}, return_when=asyncio.FIRST_COMPLETED)
-                if given_up.done():
-                    raise given_up.result()
+            if given_up.done():
+                raise given_up.result()
         finally:
             for task in (starting, *told):
                 task.cancel()
@@ -107,23 +107,27 @@ class Stack:
             for index in range(0 if self._plan.components_only else self._plan.counts[role])
         ]
         self._remember_ports()
-        await self._supervisor.start([kafka, postgres, redis])
-        if not self._plan.components_only:
+        topics, schema = processes.provision(self._addresses), processes.migrate()
+        if self._plan.components_only:
+            await self._supervisor.start([kafka, postgres, redis])
+        else:
             self._admin = processes.admin_url(ports)
-            await self._one_shots()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._bring(kafka, "provision", topics))
+                    group.create_task(self._bring(postgres, "migrate", schema))
+                    group.create_task(self._supervisor.start([redis]))
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from None
             await self._supervisor.start(specs)
         self.ready.set()
         self._write_endpoints()
 
-    async def _one_shots(self) -> None:
+    async def _bring(self, component: ProcessSpec, name: str, one_shot: tuple[str, ...]) -> None:
+        """Start a component and, as soon as it is healthy, run what has to be made in it."""
+        await self._supervisor.start([component])
         env = processes.one_shot_environment(self._addresses, self._plan.env)
-        commands = {"provision": processes.provision(self._addresses), "migrate": processes.migrate()}
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, command in commands.items():
-                    group.create_task(run_once(self._layout, name, command, env, processes.ONE_SHOT_WAIT_S))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        await run_once(self._layout, name, one_shot, env, processes.ONE_SHOT_WAIT_S)
 
     def _remember_ports(self) -> None:
         write_atomically(self._layout.ports, json.dumps({**self._ports.remembered, **self._ports.chosen}, indent=1))
