@@ -1,0 +1,58 @@
+"""An in-memory Kafka, one partition wide: what `inventory.loading` and `inventory.protocol` need of a broker."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from eventlog.reader import CountingReader, Progress
+from inventory.loading import Answer, Ask, Ends, Loaded, Record, load
+from stampede_schemas.identifiers import Millis
+from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
+
+TOPIC_IDS = {"stampede.requests": "r", "stampede.decisions": "d"}
+
+
+class MemoryLog:
+    """One partition of every topic. Offsets are dense; `first` is where a topic begins after a trim."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[Record]] = defaultdict(list)
+        self.first: dict[str, int] = defaultdict(int)
+        self.requests = self.topics[REQUESTS.name]
+        self.decisions = self.topics[DECISIONS.name]
+        self.snapshots = self.topics[STOCK_SNAPSHOTS.name]
+
+    def append(self, topic: str, value: bytes | None, at_ms: int = 0) -> int:
+        """Append a record and say at which offset it stands."""
+        records = self.topics[topic]
+        offset = self.first[topic] + len(records)
+        records.append(Record(offset, value, Millis(at_ms)))
+        return offset
+
+    def trim(self, topic: str, first: int) -> None:
+        """Forget the records before `first`."""
+        del self.topics[topic][: first - self.first[topic]]
+        self.first[topic] = first
+
+    def answer(self, ask: Ask) -> Answer:
+        """What a broker would answer a loader now."""
+        records, first = self.topics[ask.topic], self.first[ask.topic]
+        if isinstance(ask, Ends):
+            return first, first + len(records)
+        return records[max(ask.start - first, 0) : ask.end - first]
+
+
+def run_load(
+    log: MemoryLog,
+    partition: int = 0,
+    topic_ids: dict[str, str] = TOPIC_IDS,
+    reader_from: Callable[[Progress], CountingReader] = CountingReader,
+) -> Loaded:
+    """Load a partition in one go."""
+    loading = load(partition, topic_ids, reader_from)
+    ask = next(loading)
+    try:
+        while True:
+            ask = loading.send(log.answer(ask))
+    except StopIteration as end:
+        loaded: Loaded = end.value
+        return loaded
