@@ -1,0 +1,163 @@
+"""The contract as files for people and programs outside: JSON Schema per message and AsyncAPI, made from the code.
+
+Nothing here is written by hand twice: types come from the message modules, topics from the registry. The files are
+committed; a test and `python -m stampede_schemas export --check` fail when they no longer say what the code says.
+No service imports this module.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+from msgspec import Meta
+
+from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX
+from stampede_schemas.decisions import AnyDecision
+from stampede_schemas.requests import AnyRequest, RequestBatch
+from stampede_schemas.topics import DEAD_LETTERS, ORDERS, TOPICS, Topic
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SCHEMA_FORMAT = "application/schema+json;version=2020-12"
+ROOT = Path(__file__).parents[1]
+
+# In the code a batch holds its requests undecoded, so that one bad request stays one; on the wire they are requests.
+_WireBatch = msgspec.defstruct(
+    RequestBatch.__name__,
+    [("requests", Annotated[list[AnyRequest], Meta(min_length=1, max_length=REQUESTS_PER_RECORD_MAX)])],
+    namespace={"__doc__": RequestBatch.__doc__},
+    frozen=True,
+)
+_WIRE_FORM: dict[type, type] = {RequestBatch: _WireBatch}
+
+_CLOUD_EVENT = {
+    "ce_specversion": "CloudEvents' version, 1.0",
+    "ce_id": "purchase_id/version: the same for every repeat of an event",
+    "ce_source": "who says it",
+    "ce_type": "stampede.<message>.v<version>",
+    "ce_time": "RFC 3339, UTC",
+    "content-type": "application/json",
+}
+_LETTER = {
+    "reason": "the stable word for why it can never be acted on",
+    "topic": "where it stood",
+    "partition": "where it stood",
+    "offset": "where it stood; a request has its `index` in the batch as well",
+}
+_HEADERS: dict[str, dict[str, str]] = {ORDERS.name: _CLOUD_EVENT, DEAD_LETTERS.name: _LETTER}
+_ABOUT: dict[str, str] = {
+    "RequestBatch": f"At most {RECORD_BYTES_MAX} bytes.",
+    "DeadLetter": "The bytes that could not be acted on, unchanged; the record key is their position.",
+}
+
+
+def messages_of(topic: Topic) -> tuple[type, ...]:
+    """The types that can be the value of a record of `topic`; none where values are any bytes."""
+    if topic.message is None:
+        return ()
+    return get_args(topic.message) or (topic.message,)  # a union of types, or one type
+
+
+def message_types() -> dict[str, type]:
+    """Every type that is ever written as a message of its own or inside a batch, by name."""
+    records = [message for topic in TOPICS for message in messages_of(topic)]
+    return {message.__name__: message for message in (*records, *get_args(AnyRequest), *get_args(AnyDecision))}
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """A JSON Schema (2020-12) per message type and shared part, by name; they refer to one another by file name."""
+    wanted = [_WIRE_FORM.get(message, message) for message in message_types().values()]
+    _, components = msgspec.json.schema_components(wanted, ref_template="{name}.json")
+    return {name: {"$schema": DIALECT, **schema} for name, schema in sorted(components.items())}
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3 document: a channel per topic with its configuration, a `send` operation per writer."""
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    messages: dict[str, Any] = {}
+    for topic in TOPICS:
+        key = topic.name.removeprefix("stampede.")
+        names = [message.__name__ for message in messages_of(topic)] or ["DeadLetter"]
+        channels[key] = {
+            "address": topic.name,
+            "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
+            "bindings": {"kafka": _channel_binding(topic)},
+        }
+        messages |= {name: _message(name, topic) for name in names}
+        for writer in topic.writers:
+            operations[f"{writer}.{key}"] = {
+                "action": "send",
+                "channel": {"$ref": f"#/channels/{key}"},
+                "summary": f"{writer} writes {topic.name}",
+                "messages": [{"$ref": f"#/channels/{key}/messages/{name}"} for name in names],
+            }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Stampede",
+            "version": "1.0.0",
+            "description": "Topics and messages of Stampede. Generated: `python -m stampede_schemas export`.",
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages},
+    }
+
+
+def _channel_binding(topic: Topic) -> dict[str, Any]:
+    config: dict[str, Any] = {key: int(v) if v.lstrip("-").isdigit() else v for key, v in topic.config.items()}
+    config["cleanup.policy"] = topic.config["cleanup.policy"].split(",")
+    return {
+        "topic": topic.name,
+        "partitions": topic.partitions,
+        "topicConfiguration": config,
+        "bindingVersion": "0.5.0",
+    }
+
+
+def _message(name: str, topic: Topic) -> dict[str, Any]:
+    message: dict[str, Any] = {"name": name, "title": name}
+    if name in _ABOUT:
+        message["description"] = _ABOUT[name]
+    if headers := _HEADERS.get(topic.name):
+        properties = {header: {"type": "string", "description": text} for header, text in headers.items()}
+        message["headers"] = {"type": "object", "properties": properties, "required": list(headers)}
+    if topic.message is None:
+        return message | {"contentType": "application/octet-stream"}
+    return message | {"payload": {"schemaFormat": SCHEMA_FORMAT, "schema": {"$ref": f"./json/{name}.json"}}}
+
+
+def rendered() -> dict[str, str]:
+    """Every generated file: path below `schemas/` and text."""
+    import yaml  # a developer's tool: services write no YAML and do not install it
+
+    files = {f"json/{name}.json": json.dumps(schema, indent=2) + "\n" for name, schema in json_schemas().items()}
+    document = yaml.safe_dump(asyncapi(), sort_keys=False, width=110, allow_unicode=True)
+    return files | {"asyncapi.yaml": f"# Generated by `python -m stampede_schemas export`.\n{document}"}
+
+
+def drift(root: Path = ROOT) -> list[str]:
+    """Paths of generated files below `root` that are missing, stale, or no longer generated."""
+    files = rendered()
+    present = {f"json/{path.name}" for path in (root / "json").glob("*.json")}
+    stale = [name for name, text in files.items() if not _says(root / name, text)]
+    return sorted({*stale, *(present - files.keys())})
+
+
+def export(root: Path = ROOT) -> list[str]:
+    """Write the files below `root`, remove those no longer generated; returns the paths that changed."""
+    changed, files = drift(root), rendered()
+    (root / "json").mkdir(parents=True, exist_ok=True)
+    for name in changed:
+        if name in files:
+            (root / name).write_text(files[name], encoding="utf-8")
+        else:
+            (root / name).unlink()
+    return changed
+
+
+def _says(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
