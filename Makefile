@@ -48,10 +48,7 @@ check: setup ## Format, lint, types, imports, schemas, manifests, size: what CI 
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m stampede_schemas export --check
 	@$(BIN)/pytest -q tests/contract
-	@for part in "schemas libs services:6000" "services/inventory:1500"; do \
-	  lines=$$(find $${part%%:*} -name '*.py' -not -path '*/migrations/*' | xargs cat | wc -l); \
-	  echo "size: $${part%%:*} $$lines lines (at most $${part##*:})"; test $$lines -le $${part##*:} || exit 1; \
-	done
+	@$(BIN)/python tools/size.py
 
 format: setup ## Let ruff format and mend what it can
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet .

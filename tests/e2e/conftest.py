@@ -1,0 +1,14 @@
+"""One whole stack for the end-to-end tests: they sell products of their own and leave every process running."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.stack import LocalStack, stack
+
+
+@pytest.fixture(scope="session")
+def whole() -> Iterator[LocalStack]:
+    """All four services on real components."""
+    with stack() as running:
+        yield running
