@@ -35,7 +35,7 @@ BATCH_SIZE: Final = "messaging.batch.message_count"
 
 # Metrics of every process.
 BUILD_INFO: Final = "stampede_build_info"
-SPANS_DROPPED: Final = "stampede_spans_dropped"
+SPANS_DROPPED: Final = "stampede_dropped_spans"
 
 # gateway
 HTTP_REQUESTS: Final = "stampede_http_requests"

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCol
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from telemetry import names
+from telemetry.tracing import Tracing
 
 HEADER_BYTES_MAX = 16_384
 REQUEST_SECONDS_MAX = 5.0
@@ -31,14 +32,20 @@ _log = logging.getLogger(__name__)
 _JSON = "application/json"
 
 
-def build_registry(service: str, instance: str) -> CollectorRegistry:
-    """A registry of this process's own (two apps in one process do not meet), with process metrics in it."""
+def build_registry(service: str, instance: str, tracing: Tracing | None = None) -> CollectorRegistry:
+    """A registry of this process's own (two apps in one process do not meet), with process metrics in it.
+
+    Given the process's tracing, it tells the number of dropped spans too.
+    """
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     Gauge(names.BUILD_INFO, "What runs here", ["service", "instance"], registry=registry).labels(service, instance).set(
         1
     )
+    if tracing:
+        dropped = Gauge(names.SPANS_DROPPED, "Spans lost to a full queue or disk", registry=registry)
+        dropped.set_function(lambda: tracing.dropped)
     return registry
 
 

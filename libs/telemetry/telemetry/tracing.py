@@ -8,6 +8,7 @@ the queue is bounded, a full queue or disk drops spans and counts them.
 import atexit
 import os
 import random
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ EXPORT_DELAY_MS = 250  # a kill -9 loses at most this much and one write
 Kind = SpanKind
 Attribute = str | int | float | bool
 _TRACEPARENT_LENGTH = 55
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_FORM = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,14 +57,11 @@ def valid(traceparent: str | None) -> bool:
 
 
 def _context(traceparent: str) -> SpanContext | None:
-    parts = traceparent.split("-")
-    if [len(part) for part in parts] != [2, 32, 16, 2] or parts[0] != "00" or not traceparent.isascii():
+    form = _FORM.fullmatch(traceparent)
+    if not form:
         return None
-    try:
-        flags = TraceFlags(int(parts[3], 16))
-        context = SpanContext(int(parts[1], 16), int(parts[2], 16), is_remote=True, trace_flags=flags)
-    except ValueError:
-        return None
+    trace_id, span_id, flags = (int(digits, 16) for digits in form.groups())
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
     return context if context.is_valid else None
 
 
