@@ -1,6 +1,7 @@
 """What the supervisor does with real child processes (stubs in place of services)."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest_asyncio
 
 from devstack import control, probes
 from devstack.failure import StackError
-from devstack.layout import Layout
+from devstack.layout import Layout, read_json, write_atomically
 from devstack.ports import Ports
 from devstack.supervisor import Kept, ProcessSpec, State, Supervisor, run_once
 
@@ -179,6 +180,9 @@ async def test_control_reaches_the_supervisor_however_long_the_path(tmp_path: Pa
         assert answer == {"scaled": {"counts": {"inventory": 2}}}
         with pytest.raises(StackError, match="unknown dance"):
             await asyncio.to_thread(control.call, layout, "dance")
+        write_atomically(layout.control, json.dumps({**read_json(layout.control), "token": "guessed"}))
+        with pytest.raises(StackError, match="Wrong token"):
+            await asyncio.to_thread(control.call, layout, "scale")
     finally:
         server.close()
     with pytest.raises(StackError, match="No stack runs from"):

@@ -21,20 +21,27 @@ def a_jar(content: bytes = CONTENT, name: str = "thing") -> Jar:
     return Jar("org.example", name, "1.0", hashlib.sha256(content).hexdigest())
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A repository that does not log."""
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
+@pytest.fixture
+def asked() -> list[str]:
+    """The first line of every request to the repository."""
+    return []
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Iterator[str]:
+def repository(tmp_path: Path, asked: list[str]) -> Iterator[str]:
     """The address of a Maven repository holding the one jar `org.example:thing:1.0`."""
+
+    class Noting(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, *_: object) -> None:
+            asked.append(self.requestline)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
     place = tmp_path / "repository" / a_jar().repository_path
     place.parent.mkdir(parents=True)
     place.write_bytes(CONTENT)
-    handler = functools.partial(Quiet, directory=tmp_path / "repository")
+    handler = functools.partial(Noting, directory=tmp_path / "repository")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -83,7 +90,10 @@ def test_no_network_is_one_sentence(tmp_path: Path, address: str) -> None:
         jars.fetch((a_jar(),), tmp_path, address, lambda _: None)
 
 
-def test_a_jar_the_repository_does_not_have_is_not_tried_again(repository: str, tmp_path: Path) -> None:
+def test_a_jar_the_repository_does_not_have_is_not_tried_again(
+    repository: str, asked: list[str], tmp_path: Path
+) -> None:
     """A 404 is final."""
     with pytest.raises(StackError, match="404"):
         jars.fetch((a_jar(name="absent"),), tmp_path, repository, lambda _: None)
+    assert len(asked) == 1
