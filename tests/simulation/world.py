@@ -35,6 +35,7 @@ class Variant:
     reader: Follower = CountingReader  # in the workers' loads
     follower: Follower = CountingReader  # in one reader elsewhere
     rule: Counts = counts
+    rules: Rules = decide
 
 
 SHIPPED = Variant()
@@ -355,7 +356,7 @@ class World:
         worker.acked = max(worker.acked, effect.source_offset)
 
     def _worker(self, slot: int) -> Worker:
-        rules: Rules = thrifty if self.plan.thrifty[slot] else decide
+        rules: Rules = thrifty if self.plan.thrifty[slot] else self.variant.rules
         return Worker(self.variant.partition(0, TOPIC_IDS, self._new_load, rules, self._snapshot_due))
 
     def _snapshot_due(self, decided: int, remembered: int) -> bool:

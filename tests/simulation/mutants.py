@@ -1,0 +1,405 @@
+"""Broken protocols, readers and rules, each by one small change of a shipped class, for the simulator to find."""
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from eventlog.reader import CountingReader, Progress, Void
+from inventory.domain import decide
+from inventory.loading import Loaded, Record
+from inventory.protocol import Acknowledge, Bury, Effect, Partition, Produce, SnapshotDue, WriteParts
+from inventory.table import StockTable
+from stampede_schemas.decisions import AnyDecision, Envelope, Ignored, Rejected, Released, Reserved
+from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.requests import AnyRequest, PurchaseRequested, ReleaseRequested
+from tests.simulation.reference import Json, Reference
+from tests.simulation.world import Variant
+
+# ---- which records count
+
+
+class FirstCopyCounts(CountingReader):
+    """The first record with the next source offset counts, whoever wrote it."""
+
+    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
+        if envelope is None or envelope.source_offset <= self.progress.source_offset:
+            return Void("repeated")
+        return None if envelope.source_offset == self.progress.source_offset + 1 else Void("jump")
+
+
+def first_copy_counts(reference: Reference, offset: int, record: Json) -> bool:
+    """The same belief, for the reference."""
+    follows: bool = record["source_offset"] == reference.answered + 1
+    return follows
+
+
+class CountsWhereExpected(FirstCopyCounts):
+    """A record counts if it stands where its writer expected it (and answers the next request)."""
+
+    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
+        void = super()._void(offset, envelope)
+        return void or (None if envelope is not None and envelope.start == offset else Void("foreign"))
+
+
+def counts_where_expected(reference: Reference, offset: int, record: Json) -> bool:
+    """The same belief, for the reference."""
+    return first_copy_counts(reference, offset, record) and record["start"] == offset
+
+
+class ExpectsEachRecord(Partition):
+    """Writes into `start` where each single record is expected."""
+
+    @property
+    def _start(self) -> int:
+        return self._next_landing
+
+    @_start.setter
+    def _start(self, start: int) -> None:
+        """Where the load ended is not written."""
+
+
+class LastCopyWins(CountingReader):
+    """A second answer to the same request replaces the first."""
+
+    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
+        void = super()._void(offset, envelope)
+        again = envelope is not None and envelope.source_offset == self.progress.source_offset
+        return None if again else void
+
+
+class JumpsCount(CountingReader):
+    """A record of the current load counts although one before it was lost."""
+
+    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
+        void = super()._void(offset, envelope)
+        return None if void == Void("jump") else void
+
+
+class ForgetsTheLoad(CountingReader):
+    """Resumes without the load of the last counting record."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(replace(progress, load=Load("")))
+
+
+# ---- the protocol
+
+
+class NeverLooksWhereItLanded(Partition):
+    """Takes every delivery report as good news."""
+
+    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
+        """See Partition."""
+        where = landed if landed is None else self._flights[0].expected
+        return super().reported(source_offset, where, error)
+
+
+class TrustsUnknownFates(Partition):
+    """A record whose fate is unknown will have landed."""
+
+    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
+        """See Partition."""
+        return super().reported(source_offset, self._flights[0].expected if landed is None else landed)
+
+
+class AcknowledgesTooEarly(Partition):
+    """Acknowledges what it gave to the producer."""
+
+    def _decide_batch(self) -> list[Effect]:
+        return [*super()._decide_batch(), Acknowledge(self._next_source - 1)]
+
+
+class AcknowledgesRedelivered(Partition):
+    """A record that was decided before is acknowledged, confirmed or not."""
+
+    def delivered(self, record: Record) -> list[Effect]:
+        """See Partition."""
+        if self.phase == "deciding" and record.offset < self._next_source:
+            return [Acknowledge(record.offset)]
+        return super().delivered(record)
+
+
+class SnapshotsTheUnconfirmed(Partition):
+    """Packs the table while decisions are in flight."""
+
+    def _advance(self) -> list[Effect]:
+        early: list[Effect] = []
+        if self.phase == "deciding" and self._flights and self._snapshot_due():
+            early.append(self._begin_snapshot())
+        return early + super()._advance()
+
+
+class SnapshotNamesTheUnconfirmed(SnapshotsTheUnconfirmed):
+    """The same, and it names the last decision rather than the last confirmed one."""
+
+    def _begin_snapshot(self) -> WriteParts:
+        confirmed = self.confirmed
+        self.confirmed = Progress(self._next_landing, self._next_source - 1, self._load, self._next_landing - 1)
+        parts = super()._begin_snapshot()
+        self.confirmed = confirmed
+        return parts
+
+
+class SnapshotNamesItsWriter(Partition):
+    """A snapshot carries its writer's load instead of the last counting record's."""
+
+    def _begin_snapshot(self) -> WriteParts:
+        parts = super()._begin_snapshot()
+        assert self._snapshot is not None
+        self._snapshot = replace(self._snapshot, load=self._load)
+        return parts
+
+
+class SnapshotLosesAPart(Partition):
+    """The commit record does not name the last part."""
+
+    def parts_written(self, name: str, offsets: list[int]) -> list[Effect]:
+        """See Partition."""
+        return super().parts_written(name, offsets[:-1])
+
+
+class OneLoadForAll(Partition):
+    """Every load of every worker has the same id."""
+
+    def __init__(
+        self,
+        number: int,
+        topic_ids: dict[str, str],
+        new_load: Callable[[], Load],
+        rules: Callable[[StockTable, AnyRequest, Millis], AnyDecision],
+        snapshot_due: SnapshotDue,
+    ) -> None:
+        super().__init__(number, topic_ids, lambda: Load("same"), rules, snapshot_due)
+
+
+class LettersAfterDecisions(Partition):
+    """Sends the decision that a request is unreadable without waiting for its dead letter."""
+
+    def _decide_batch(self) -> list[Effect]:
+        effects = super()._decide_batch()
+        flights, self._burying = self._burying, None
+        return effects if flights is None else [self._produce(flights), *effects]
+
+    def buried(self, epoch: int) -> list[Effect]:
+        """See Partition."""
+        return []
+
+
+class PassesHoles(Partition):
+    """What the stream skipped is left out."""
+
+    def _read(self, end: int) -> list[Effect]:
+        self._next_source = end
+        return self._advance()
+
+
+class NeverReadsTheTail(Partition):
+    """Waits for the stream to deliver the last record."""
+
+    def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
+        """See Partition."""
+        return []
+
+
+class ReadsTheTailAtItsPeril(Partition):
+    """Judges ends that were asked for long ago by what is answered now."""
+
+    def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
+        """See Partition."""
+        self._answered_at_tick = self.confirmed.source_offset
+        return super().tick(requests_first, requests_end)
+
+
+class StopsAtOldRecords(Partition):
+    """Takes an answer that brings nothing new for a lost log."""
+
+    def requests_read(self, epoch: int, records: Sequence[Record]) -> list[Effect]:
+        """See Partition."""
+        return super().requests_read(epoch, [r for r in records if r.offset >= self._next_source])
+
+
+class StrandsTheWaiting(Partition):
+    """Decides no further once it began a snapshot, until something else happens."""
+
+    def _begin_snapshot(self) -> WriteParts:
+        self._waiting.clear()
+        self._highest = self._next_source - 1
+        return super()._begin_snapshot()
+
+    def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
+        """See Partition."""
+        return []
+
+
+class StartsOneTooFar(Partition):
+    """Believes its load ended one record later."""
+
+    def loaded(self, epoch: int, loaded: Loaded, now_s: float) -> list[Effect]:
+        """See Partition."""
+        late = Loaded(loaded.table, loaded.progress, loaded.start + 1, loaded.snapshot_at)
+        return super().loaded(epoch, late, now_s)
+
+
+class GoesOnWhereTheStreamIs(Partition):
+    """After a load it decides what the stream delivers next, not what comes next."""
+
+    def delivered(self, record: Record) -> list[Effect]:
+        """See Partition."""
+        if self.phase == "deciding" and not self._flights and record.offset > self._next_source:
+            self._next_source = record.offset
+        return super().delivered(record)
+
+
+class ForgetsItsFlights(Partition):
+    """Does not wait for its own records to land when it has to load again, and takes their reports for new ones."""
+
+    def assigned(self) -> list[Effect]:
+        """See Partition."""
+        self._flights.clear()
+        self._batches = 0
+        return super().assigned()
+
+
+class DecidesInPlaceOfLoading(Partition):
+    """Where another worker's record stands, it just expects its own records one further."""
+
+    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
+        """See Partition."""
+        if landed is not None and self.phase == "deciding":
+            shift = landed - self._flights[0].expected
+            for index, flight in enumerate(self._flights):
+                self._flights[index] = flight._replace(expected=flight.expected + shift)
+            self._next_landing += shift
+        return super().reported(source_offset, landed, error)
+
+
+class ReportsLate(Partition):
+    """Produces the held batch behind one that was decided after it."""
+
+    def _decide_batch(self) -> list[Effect]:
+        effects = super()._decide_batch()
+        for effect in effects:
+            if isinstance(effect, Produce):
+                effect.flights.reverse()
+        return effects
+
+
+class BuriesOtherBytes(Partition):
+    """The dead letter holds what could be decoded, not what was sent."""
+
+    def _decide_batch(self) -> list[Effect]:
+        return [
+            Bury(e.epoch, [replace(letter, content=letter.content.strip(b"\xff")) for letter in e.letters])
+            if isinstance(e, Bury)
+            else e
+            for e in super()._decide_batch()
+        ]
+
+
+# ---- the rules
+
+
+def forgets_purchases(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """No check for duplicates."""
+    if isinstance(request, PurchaseRequested):
+        table = replace(table, purchases={}, rejected={}, rejected_before={})
+    return decide(table, request, at)
+
+
+def keeps_the_last_unit(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """Off by one at the last unit."""
+    said = decide(table, request, at)
+    if not isinstance(said, Reserved) or said.available_after > 0:
+        return said
+    return Rejected(
+        purchase_id=said.purchase_id, buyer_id=said.buyer_id, product_id=said.product_id, quantity=said.quantity,
+        payment_method=said.payment_method, fingerprint=said.fingerprint, available_after=said.quantity,
+        reason="sold_out",
+    )  # fmt: skip
+
+
+def releases_twice(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """Gives back what was given back before."""
+    said = decide(table, request, at)
+    if not (isinstance(said, Ignored) and isinstance(request, ReleaseRequested)):
+        return said
+    held = table.purchases.get(request.purchase_id)
+    if held is None:
+        return said
+    return Released(
+        purchase_id=request.purchase_id, buyer_id=held.buyer_id, product_id=held.product_id, quantity=held.quantity,
+        payment_method=held.payment_method, fingerprint=held.fingerprint, reservation=request.reservation,
+        reason=request.reason, available_after=table.products[held.product_id].available + held.quantity,
+    )  # fmt: skip
+
+
+def releases_wrong_positions(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """A release need not name the position of the reservation."""
+    if isinstance(request, ReleaseRequested) and (held := table.purchases.get(request.purchase_id)) is not None:
+        position = type(request.reservation)(table.partition, held.offset, held.index)
+        request = replace(request, reservation=position)
+    return decide(table, request, at)
+
+
+def oversells_by_one(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """Believes that one more is left."""
+    said = decide(table, request, at)
+    if not (isinstance(said, Rejected) and said.reason == "sold_out"):
+        return said
+    product = table.products[said.product_id]
+    return Reserved(
+        purchase_id=said.purchase_id, buyer_id=said.buyer_id, product_id=said.product_id, quantity=said.quantity,
+        payment_method=said.payment_method, fingerprint=said.fingerprint, available_after=0,
+        reservation_no=product.next_reservation_no, unit_price_minor=product.unit_price_minor, currency="EUR",
+        hold_ms=product.hold_ms,
+    )  # fmt: skip
+
+
+MUTANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            "the first copy of a source offset counts",
+            reader=FirstCopyCounts,
+            follower=FirstCopyCounts,
+            rule=first_copy_counts,
+        ),
+        Variant(
+            "a record counts where its writer expected it",
+            partition=ExpectsEachRecord,
+            reader=CountsWhereExpected,
+            follower=CountsWhereExpected,
+            rule=counts_where_expected,
+        ),
+        Variant("the last copy wins in one reader", follower=LastCopyWins),
+        Variant("the last copy wins in the loads", reader=LastCopyWins),
+        Variant("a jump counts in the loads", reader=JumpsCount),
+        Variant("a reader resumes without the load", follower=ForgetsTheLoad),
+        Variant("no check of the landed offset", partition=NeverLooksWhereItLanded),
+        Variant("an unknown fate is success", partition=TrustsUnknownFates),
+        Variant("acknowledged before the delivery report", partition=AcknowledgesTooEarly),
+        Variant("acknowledged when delivered again", partition=AcknowledgesRedelivered),
+        Variant("a snapshot contains unconfirmed decisions", partition=SnapshotsTheUnconfirmed),
+        Variant("a snapshot names unconfirmed decisions", partition=SnapshotNamesTheUnconfirmed),
+        Variant("a snapshot names its writer's load", partition=SnapshotNamesItsWriter),
+        Variant("a snapshot loses a part", partition=SnapshotLosesAPart),
+        Variant("one load id for all writers", partition=OneLoadForAll),
+        Variant("decisions before their dead letters", partition=LettersAfterDecisions),
+        Variant("other bytes in the dead letter", partition=BuriesOtherBytes),
+        Variant("holes of the stream are left out", partition=PassesHoles),
+        Variant("the tail is never read", partition=NeverReadsTheTail),
+        Variant("the tail is judged by old ends", partition=ReadsTheTailAtItsPeril),
+        Variant("old records are taken for a lost log", partition=StopsAtOldRecords),
+        Variant("a snapshot strands what waits", partition=StrandsTheWaiting),
+        Variant("a load starts one too far", partition=StartsOneTooFar),
+        Variant("goes on where the stream is", partition=GoesOnWhereTheStreamIs),
+        Variant("own flights are forgotten when reassigned", partition=ForgetsItsFlights),
+        Variant("follows its records instead of loading", partition=DecidesInPlaceOfLoading),
+        Variant("a batch is produced backwards", partition=ReportsLate),
+        Variant("no check for duplicates", rules=forgets_purchases),
+        Variant("the last unit is never sold", rules=keeps_the_last_unit),
+        Variant("released twice", rules=releases_twice),
+        Variant("released by the wrong position", rules=releases_wrong_positions),
+        Variant("oversold by one", rules=oversells_by_one),
+    )
+}
