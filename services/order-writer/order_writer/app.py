@@ -44,6 +44,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         writer = Writer(
             settings.kafka,
             settings.instance,
+            settings.group,
             settings.session_timeout_s,
             ids[DECISIONS.name],
             units,
@@ -60,7 +61,8 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
             spans,
             health.beat("payer"),
         )
-        commands = Commands(settings.kafka, settings.instance, units, metrics, spans, health.beat("commands"))
+        hearing = health.beat("commands")
+        commands = Commands(settings.kafka, settings.instance, settings.group, units, metrics, spans, hearing)
 
         async def after_catching_up() -> None:
             # Until the log is applied, a row may say less than what was decided: nobody pays, expires or publishes.

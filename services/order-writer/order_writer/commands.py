@@ -28,7 +28,6 @@ from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.orders import AnyCommand, CancelRequested, PaymentReported
 from stampede_schemas.topics import ORDER_COMMANDS, partition_of
 
-GROUP = "order-writer-commands"
 COMMANDS_PER_TRANSACTION_MAX = 500
 READ_WAIT_S = 0.1
 SWEEP_EVERY_S = 1.0
@@ -57,9 +56,16 @@ class Commands:
     """One member of the commands' group."""
 
     def __init__(
-        self, kafka: str, instance: str, units: Units, metrics: Metrics, spans: Spans, beat: Callable[[], None]
+        self,
+        kafka: str,
+        instance: str,
+        group: str,
+        units: Units,
+        metrics: Metrics,
+        spans: Spans,
+        beat: Callable[[], None],
     ) -> None:
-        self._kafka, self._instance, self._units = kafka, instance, units
+        self._kafka, self._instance, self._group, self._units = kafka, instance, group, units
         self._metrics, self._spans, self._beat = metrics, spans, beat
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -68,7 +74,11 @@ class Commands:
         with ThreadPoolExecutor(1, "commands") as thread:
             client = consumer(
                 self._kafka,
-                **{"group.id": GROUP, "group.instance.id": self._instance, "auto.offset.reset": "earliest"},
+                **{
+                    "group.id": f"{self._group}-commands",
+                    "group.instance.id": self._instance,
+                    "auto.offset.reset": "earliest",
+                },
                 **{"session.timeout.ms": 10_000, "max.poll.interval.ms": 3_600_000},
             )
             client.subscribe([ORDER_COMMANDS.name])

@@ -4,11 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import asyncpg
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from order_writer.database import Pool, pause, said
+from order_writer.database import Pool, is_outage, pause, said
 from order_writer.metrics import Metrics
 from stampede_schemas.topics import DECISIONS
 
@@ -64,7 +63,9 @@ class Health:
                     "SELECT (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM payments"
                     " WHERE state IN ('due', 'unknown', 'void_due')) AS payments"
                 )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except Exception as error:
+            if not is_outage(error):
+                raise
             return f"does not answer: {said(error)}"
         assert waiting is not None
         self._metrics.outbox.set(waiting["outbox"])

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import asyncpg
 
 from order_writer import saga
-from order_writer.database import columns, pause, retry_outages, said
+from order_writer.database import columns, is_outage, pause, retry_outages, said
 from order_writer.metrics import Metrics
 from order_writer.payment import Answer, Approved, Declined, Provider, Unknown
 from order_writer.spans import Spans
@@ -189,7 +189,9 @@ class Payer:
                 query, arguments = (GIVE_UP_LEASES, (calls,)) if stopping.is_set() else (RENEW, (calls, LEASE_S))
                 try:
                     await self._units.pool.execute(query, *arguments)
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except Exception as error:
+                    if not is_outage(error):
+                        raise
                     _log.info("payment leases were not renewed: %s", said(error))
 
 

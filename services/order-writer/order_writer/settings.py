@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     span_file: str = ""
     trace_sample: float = Field(default=1.0, ge=0, le=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    group: str = "order-writer"  # another one for a second installation beside the first
     session_timeout_s: int = Field(default=10, ge=6, le=60)  # Kafka's brokers accept no less than 6 s
     payment: Literal["none", "simulated"] = "simulated"
     payments_in_flight: int = Field(default=256, ge=1, le=10_000)

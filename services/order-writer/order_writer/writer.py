@@ -26,7 +26,6 @@ from order_writer.unit import Units
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.topics import DECISIONS
 
-GROUP = "order-writer"
 RECORDS_PER_READ_MAX = 1_000
 ORDERS_PER_TRANSACTION_MAX = 2_000
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
@@ -49,6 +48,7 @@ class Writer:
         self,
         kafka: str,
         instance: str,
+        group: str,
         session_timeout_s: int,
         topic_id: str,
         units: Units,
@@ -61,7 +61,7 @@ class Writer:
         self._kafka, self._topic_id, self._units = kafka, topic_id, units
         self._metrics, self._spans, self._beat, self._confirm = metrics, spans, beat, confirm
         self._client: dict[str, Any] = {
-            "group.id": GROUP,
+            "group.id": group,
             # A restart takes its partitions back at once instead of waiting for its former self's session to end.
             "group.instance.id": instance,
             "session.timeout.ms": session_timeout_s * 1000,

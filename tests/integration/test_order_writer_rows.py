@@ -1,0 +1,256 @@
+"""The order-writer on a real log and a real database: what was decided becomes rows, once, whatever dies."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import asyncpg
+import pytest
+
+from eventlog.reader import LogBroken
+from stampede_schemas.codec import encode_decisions
+from stampede_schemas.identifiers import Load, Millis, Position
+from stampede_schemas.orders import OrderConfirmed, OrderReleased
+from stampede_schemas.requests import ReleaseRequested
+from tests.support.orders import (
+    TRACEPARENT,
+    Installation,
+    installation,
+    listed,
+    new_topics,
+    rejected,
+    released,
+    reserved,
+    until,
+)
+from tests.support.stack import LocalStack, components
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[LocalStack]:
+    """A broker and a database of this module's own: their logs are written here only, and the database is killed."""
+    with components() as running:
+        yield running
+
+
+@pytest.fixture
+async def place(servers: LocalStack) -> AsyncIterator[Installation]:
+    """New topics, new tables."""
+    async with installation(servers.kafka, servers.postgres) as made:
+        yield made
+
+
+def writer_process(place: Installation, **env: str) -> "subprocess.Popen[bytes]":
+    """A writer that can be killed."""
+    where = {"STAMPEDE_KAFKA": place.kafka, "STAMPEDE_POSTGRES": place.postgres}
+    command = [sys.executable, "-m", "order_writer"]
+    return subprocess.Popen(command, env=os.environ | where | env, stdout=subprocess.DEVNULL)
+
+
+async def settled(place: Installation, count: int) -> bool:
+    """Whether so many purchases are confirmed or released."""
+    return await place.value("SELECT count(*) FROM purchases WHERE status IN ('confirmed', 'released')") == count
+
+
+async def empty(place: Installation) -> bool:
+    """Whether all messages are sent."""
+    return await place.value("SELECT count(*) FROM outbox") == 0
+
+
+async def applied(place: Installation, partition: int, offset: int) -> bool:
+    """Whether a partition is applied up to `offset`."""
+    return await place.value("SELECT next_offset FROM progress WHERE partition = $1", partition) == offset
+
+
+def fill(place: Installation, records: int, each: int = 20, partitions: int = 4) -> int:
+    """A prefilled log, records in turn over the first partitions; how many purchases that are."""
+    for n in range(partitions):
+        name = f"shoe-{n}"
+        sale = [
+            [reserved(f"{n}-{r}-{i}", r * each + i + 1, product_id=name) for i in range(each)] for r in range(records)
+        ]
+        place.log.append(n, [listed(name, 10**6)], *sale)
+    return records * each * partitions
+
+
+async def everything_once(place: Installation, total: int) -> None:
+    """Every purchase is confirmed at version 2, and its event stands on `orders`."""
+    assert await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed' AND version = 2") == total
+    events = place.events()
+    assert {event.version for event in events} == {2}
+    assert len({event.purchase_id for event in events}) == total
+
+
+async def test_a_sale_becomes_rows_products_and_events(place: Installation) -> None:
+    """Approved is confirmed, declined goes back to the inventory and the world, sold out is a rejected row."""
+    [_, sale] = place.log.append(
+        3,
+        [listed(stock=4)],
+        [
+            reserved("ok", 1, available=2, traceparent=TRACEPARENT),
+            reserved("bad", 2, method="declined"),
+            rejected("late"),
+        ],
+    )
+    async with place.writer() as task:
+        await until(lambda: settled(place, 2), "both payments settled", task=task)
+        assert await place.statuses() == {"ok": "confirmed", "bad": "released", "late": "rejected"}
+        await until(lambda: empty(place), "the outbox is sent", task=task)
+        place.log.append(3, [released("bad", Position(3, sale, 1))])
+        back = "SELECT stock_returned_at FROM purchases WHERE purchase_id = 'bad'"
+        await until(lambda: place.value(back), "stock returned", task=task)
+        [product] = await place.rows("SELECT * FROM products")
+        assert (product["stock"], product["available"], product["status"]) == (4, 2, "open")
+        await until(lambda: place.value("SELECT true FROM payments WHERE state = 'voided'"), "the void", task=task)
+    [row] = await place.rows("SELECT * FROM purchases WHERE purchase_id = 'bad'")
+    assert (row["reason"], row["version"], row["refund"], row["reservation_no"]) == ("payment_declined", 2, "none", 2)
+    assert (row["partition"], row["source_offset"], row["source_index"]) == (3, sale, 1)
+    assert await place.value("SELECT trace_id FROM purchases WHERE purchase_id = 'ok'") == TRACEPARENT[3:35]
+    [(partition, request)] = place.requests()
+    assert partition == 3
+    assert isinstance(request, ReleaseRequested)
+    assert (request.reservation, request.reason) == (Position(3, sale, 1), "payment_declined")
+    events = {str(event.purchase_id): event for event in place.events()}
+    assert isinstance(events["ok"], OrderConfirmed)
+    assert isinstance(events["bad"], OrderReleased)
+    assert len(place.events()) == 2
+
+
+async def test_void_records_change_nothing(place: Installation) -> None:
+    """A foreign load, a repeated answer and garbage move the progress and nothing else."""
+    place.log.append(0, [listed()], [reserved("p1", 1)])
+    ghost = encode_decisions(2, 0, Load("f" * 32), 0, Millis(0), [reserved("ghost", 2)])
+    again = encode_decisions(1, 0, place.log.load, 0, Millis(0), [reserved("again", 2)])
+    place.log.append_raw(0, ghost, again, b"\x00garbage")
+    place.log.append(0, [reserved("p2", 2)])
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 0, 6), "all records applied", task=task)
+        assert await place.statuses() == {"p1": "confirmed", "p2": "confirmed"}
+
+
+async def test_redelivery_changes_nothing(place: Installation) -> None:
+    """The whole log applied a second time to the same rows: equal rows, no event, no payment, nothing given back."""
+    place.log.append(0, [listed()], [reserved("p1", 1), rejected("p3")], [reserved("p2", 2, method="declined")])
+    async with place.writer() as task:
+        await until(lambda: settled(place, 2), "settled", task=task)
+        await until(lambda: place.value("SELECT true FROM payments WHERE state = 'voided'"), "voided", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    before, sent = await place.rows("SELECT * FROM purchases ORDER BY 1"), (place.requests(), place.events())
+    await place.rows("UPDATE progress SET next_offset = 0, source_offset = -1, load = '', anchor = -1")
+    async with place.writer() as task:
+        await until(lambda: applied(place, 0, 3), "applied again", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    assert await place.rows("SELECT * FROM purchases ORDER BY 1") == before
+    assert (place.requests(), place.events()) == sent
+
+
+async def test_a_second_reservation_of_a_decided_purchase_is_given_back(place: Installation) -> None:
+    """In the partition where it stands; the first outcome keeps its row, also when that was a no."""
+    place.log.append(0, [listed("shoe")], [reserved("p1", 1), rejected("p2")])
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 0, 2), "the first outcomes", task=task)
+        place.log.append(
+            7, [reserved("p1", 1, product_id="sock"), reserved("p2", 2, product_id="sock"), rejected("p1")]
+        )
+        await until(lambda: applied(place, 7, 1), "the second outcomes", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    assert await place.statuses() == {"p1": "confirmed", "p2": "rejected"}
+    asked = [
+        (n, r.purchase_id, r.reservation, r.reason) for n, r in place.requests() if isinstance(r, ReleaseRequested)
+    ]
+    assert asked == [
+        (7, "p1", Position(7, 0, 0), "already_decided"),
+        (7, "p2", Position(7, 0, 1), "already_decided"),
+    ]
+    assert [event.product_id for event in place.events()] == ["shoe"]
+
+
+async def test_a_killed_writer_goes_on_at_the_progress_in_postgres(place: Installation) -> None:
+    """kill -9 in the middle, then a start with the group's offsets gone: every purchase once, nothing again."""
+    total = fill(place, 200)
+    process = writer_process(place, STAMPEDE_PAYMENT="none")
+    try:
+        await until(lambda: place.value("SELECT count(*) > 1000 FROM purchases"), "a part is written", 30)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert 0 < int(str(await place.value("SELECT count(*) FROM purchases"))) <= total
+    async with place.writer(group="a-group-that-committed-nothing", payment="none") as task:
+        await until(lambda: settled(place, total), "the rest", 30, task)
+        await until(lambda: empty(place), "sent", task=task)
+    await everything_once(place, total)
+
+
+async def test_two_writers_of_the_same_partitions_write_everything_once(place: Installation) -> None:
+    """Two groups, so that both own all of it: each record is applied by one of them."""
+    total = fill(place, 100)
+    async with place.writer("a", group="a", payment="none") as a, place.writer("b", group="b", payment="none") as b:
+        await until(lambda: settled(place, total), "all rows", 60, a)
+        fill_more = [reserved(f"more-{i}", 10_000 + i, product_id="shoe-0") for i in range(50)]
+        place.log.append(0, *[[one] for one in fill_more])
+        await until(lambda: settled(place, total + 50), "more rows", 30, b)
+        await until(lambda: empty(place), "sent", task=a)
+        assert not a.done()
+        assert not b.done()
+    await everything_once(place, total + 50)
+    assert Counter(event.purchase_id for event in place.events()).most_common(1)[0][1] <= 2
+
+
+async def test_a_second_member_shares_the_partitions(place: Installation) -> None:
+    """Partitions move between members of the group in mid-sale without loss or repetition."""
+    total = fill(place, 60, partitions=12)
+    async with place.writer("a", payment="none") as a:
+        await until(lambda: place.value("SELECT count(*) > 0 FROM purchases"), "a began", task=a)
+        async with place.writer("b", payment="none"):
+            await until(lambda: settled(place, total), "all rows", 60, a)
+    await everything_once(place, total)
+
+
+async def test_a_killed_database_loses_nothing(place: Installation, servers: LocalStack) -> None:
+    """Postgres dies by kill -9 while decisions flow: the writer waits for it, drops nothing and releases nothing."""
+    place.log.append(0, [listed()])
+    async with place.writer() as task:
+        await until(lambda: applied(place, 0, 1), "running", task=task)
+        pid = servers.kill("postgres")
+        place.log.append(0, *[[reserved(f"p{i}", i + 1)] for i in range(300)])
+        await asyncio.to_thread(servers.await_restart, "postgres", pid)
+        await until(lambda: reachable(place), "Postgres is back")
+        await until(lambda: settled(place, 300), "all rows", 60, task)
+        await until(lambda: empty(place), "sent", 30, task)
+    await everything_once(place, 300)
+    assert place.requests() == []
+
+
+async def reachable(place: Installation) -> bool:
+    """Whether the database takes connections."""
+    try:
+        return await place.value("SELECT true") is True
+    except (OSError, asyncpg.PostgresError):
+        return False
+
+
+async def test_a_topic_made_anew_stops_the_writer(place: Installation) -> None:
+    """Rows of another log are not continued: one sentence, and the process ends."""
+    place.log.append(0, [listed()], [reserved("p1", 1)])
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 0, 2), "applied", task=task)
+    await asyncio.to_thread(new_topics, place.kafka)
+    with pytest.RaisesGroup(pytest.RaisesExc(LogBroken, match="made anew")):
+        async with place.writer(payment="none") as task:
+            await task
+
+
+async def test_a_repeated_reservation_number_stops_the_writer(place: Installation) -> None:
+    """Two purchases under one number mean a broken fold: nothing of that batch is committed."""
+    place.log.append(0, [listed()], [reserved("p1", 1)])
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 0, 2), "applied", task=task)
+    place.log.append(0, [reserved("p2", 1)])
+    with pytest.RaisesGroup(pytest.RaisesExc(LogBroken, match="reservation number")):
+        async with place.writer(payment="none") as task:
+            await task
+    assert await place.statuses() == {"p1": "confirmed"}

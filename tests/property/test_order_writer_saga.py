@@ -1,0 +1,84 @@
+"""Whatever is heard of a purchase, in whatever order: status only rises, and its stock goes back at most once."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from order_writer.saga import (
+    Become,
+    CancelAsked,
+    Confirmed,
+    GiveBack,
+    HoldExpired,
+    Message,
+    PaymentApproved,
+    PaymentDeclined,
+    PaymentVoided,
+    Purchase,
+    Rejected,
+    Released,
+    Reserved,
+    ReservedAgain,
+    StockReleased,
+    evolve,
+    react,
+)
+from stampede_schemas.identifiers import Position, ProductId
+from tests.support.orders import order
+
+ORDER = order()
+ELSEWHERE = Position(5, 1, 0)
+PLACES = st.sampled_from([ORDER.reservation, ELSEWHERE])
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.just(PaymentApproved()),
+    st.just(PaymentApproved(1, "EUR")),
+    st.just(PaymentDeclined()),
+    st.just(PaymentVoided()),
+    st.just(HoldExpired()),
+    st.builds(CancelAsked, st.sampled_from([ORDER.buyer_id, "operator", "other"])),
+    st.builds(ReservedAgain, PLACES, st.just(ProductId("shoe")), st.none()),
+    st.builds(StockReleased, PLACES, st.sampled_from(["cancelled", "already_decided"])),
+)
+RANK = {Reserved: 0, Confirmed: 1, Released: 2, Rejected: 0}
+
+
+@given(st.lists(MESSAGES, max_size=30))
+def test_a_reservation_ends_once(messages: list[Message]) -> None:
+    """Status and refund only rise, each version is one event, and one release is asked for, or none if the log did."""
+    purchase: Purchase = Reserved(ORDER)
+    backs = 0
+    for message in messages:
+        effects = react(purchase, message)
+        after = evolve(purchase, effects)
+        assert RANK[type(after)] >= RANK[type(purchase)]
+        assert after.version - purchase.version == sum(isinstance(effect, Become) for effect in effects)
+        if isinstance(purchase, Released):
+            assert isinstance(after, Released)
+            assert ["none", "due", "done"].index(after.refund) >= ["none", "due", "done"].index(purchase.refund)
+            assert after.returned >= purchase.returned
+        backs += sum(isinstance(e, GiveBack) and e.reservation == ORDER.reservation for e in effects)
+        assert isinstance(after, Released) or backs == 0
+        purchase = after
+    by_log = isinstance(purchase, Released) and purchase.returned and backs == 0
+    assert backs == (isinstance(purchase, Released) and not by_log)
+
+
+@given(st.lists(MESSAGES, max_size=30))
+def test_hearing_everything_twice_changes_nothing(messages: list[Message]) -> None:
+    """At-least-once delivery is enough: a repeated message finds its work done."""
+    purchase: Purchase = Reserved(ORDER)
+    for message in messages:
+        purchase = evolve(purchase, react(purchase, message))
+        repeated = react(purchase, message)
+        assert evolve(purchase, repeated) == purchase
+        assert not any(isinstance(e, GiveBack) and e.reservation == ORDER.reservation for e in repeated)
+
+
+@given(st.lists(MESSAGES, max_size=30))
+def test_a_rejected_purchase_stays_rejected(messages: list[Message]) -> None:
+    """Whatever stock the log gives it later goes back."""
+    purchase: Purchase = Rejected(ORDER.purchase_id, ORDER.product_id, ORDER.reservation)
+    for message in messages:
+        effects = react(purchase, message)
+        assert evolve(purchase, effects) == purchase
+        given_back = any(isinstance(effect, GiveBack) for effect in effects)
+        assert given_back == (isinstance(message, ReservedAgain) and message.reservation == ELSEWHERE)

@@ -1,0 +1,280 @@
+"""Builders for the order-writer: decisions, a log of them with a valid chain, and an installation to run against."""
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from eventlog.__main__ import provision
+from eventlog.kafka import TopicsWrong, consumer, producer, read_range, watermarks
+from order_writer import app
+from order_writer.migrate import migrate
+from order_writer.payment import Provider
+from order_writer.saga import Order
+from order_writer.settings import Settings
+from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
+from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved
+from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
+from stampede_schemas.orders import AnyCommand, AnyOrderEvent
+from stampede_schemas.requests import AnyRequest, ReleaseReason
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
+from tests.support.stack import eventually
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+_databases = itertools.count()
+
+
+def listed(product_id: str = "shoe", stock: int = 100) -> ProductListed:
+    """A product on sale."""
+    return ProductListed(
+        request_id=RequestId(f"list-{product_id}"),
+        product_id=ProductId(product_id),
+        name="Shoe",
+        unit_price_minor=4_200,
+        currency="EUR",
+        stock=stock,
+        per_buyer_limit=10,
+        hold_ms=60_000,
+        status="open",
+        available_after=stock,
+    )
+
+
+def reserved(
+    purchase_id: str,
+    number: int,
+    *,
+    product_id: str = "shoe",
+    method: str = "ok",
+    hold_ms: int = 60_000,
+    available: int = 0,
+    traceparent: str | None = None,
+) -> Reserved:
+    """Stock held for one purchase; its reservation number is the caller's to keep unique."""
+    return Reserved(
+        purchase_id=PurchaseId(purchase_id),
+        buyer_id=BuyerId(f"buyer-of-{purchase_id}"),
+        product_id=ProductId(product_id),
+        quantity=2,
+        payment_method=method,
+        fingerprint="f" * 16,
+        available_after=available,
+        traceparent=traceparent,
+        reservation_no=number,
+        unit_price_minor=4_200,
+        currency="EUR",
+        hold_ms=hold_ms,
+    )
+
+
+def rejected(purchase_id: str, *, product_id: str = "shoe", reason: RejectReason = "sold_out") -> Rejected:
+    """The final no."""
+    return Rejected(
+        purchase_id=PurchaseId(purchase_id),
+        buyer_id=BuyerId(f"buyer-of-{purchase_id}"),
+        product_id=ProductId(product_id),
+        quantity=2,
+        payment_method="ok",
+        fingerprint="f" * 16,
+        available_after=0,
+        reason=reason,
+    )
+
+
+def released(
+    purchase_id: str,
+    reservation: Position,
+    *,
+    product_id: str = "shoe",
+    reason: ReleaseReason = "payment_declined",
+    available: int = 2,
+) -> Released:
+    """The units of a reservation are back."""
+    return Released(
+        purchase_id=PurchaseId(purchase_id),
+        buyer_id=BuyerId(f"buyer-of-{purchase_id}"),
+        product_id=ProductId(product_id),
+        quantity=2,
+        payment_method="ok",
+        fingerprint="f" * 16,
+        available_after=available,
+        reservation=reservation,
+        reason=reason,
+    )
+
+
+def order(purchase_id: str = "p1") -> Order:
+    """Two shoes for 42.00 each."""
+    return Order(
+        PurchaseId(purchase_id),
+        "buyer",
+        ProductId("shoe"),
+        2,
+        Position(3, 7, 0),
+        1,
+        4_200,
+        "EUR",
+        "ok",
+        TRACEPARENT,
+    )
+
+
+@dataclass
+class DecisionsLog:
+    """Writes `decisions` as one inventory worker would: one load per partition, each record the next in its chain."""
+
+    kafka: str
+    load: Load = field(default_factory=lambda: Load(secrets.token_hex(16)))
+    sources: dict[int, int] = field(default_factory=dict)
+
+    def append(self, partition: int, *records: Sequence[AnyDecision]) -> list[int]:
+        """Append counting records, each the answer to one `requests` record; returns those requests' offsets."""
+        first = self.sources.get(partition, 0)
+        numbers = list(range(first, first + len(records)))
+        self.sources[partition] = first + len(records)
+        values = [
+            encode_decisions(n, 0, self.load, 0, Millis(1_700_000_000_000), list(decisions))
+            for n, decisions in zip(numbers, records, strict=True)
+        ]
+        self.append_raw(partition, *values)
+        return numbers
+
+    def append_raw(self, partition: int, *values: bytes) -> None:
+        """Append anything."""
+        client = producer(self.kafka, **{"linger.ms": 5})
+        for value in values:
+            client.produce(DECISIONS.name, value, partition=partition)
+            client.poll(0)
+        assert client.flush(30) == 0
+
+
+@dataclass
+class Installation:
+    """Topics made anew and a database of its own."""
+
+    kafka: str
+    postgres: str
+    log: DecisionsLog
+
+    def settings(self, instance: str = "order-writer-0", **changes: object) -> Settings:
+        """Settings of one writer here."""
+        values = {"kafka": self.kafka, "postgres": self.postgres, "instance": instance, "session_timeout_s": 6}
+        return Settings.model_validate(values | changes)
+
+    @contextlib.asynccontextmanager
+    async def writer(
+        self, instance: str = "order-writer-0", provider: Provider | None = None, **changes: object
+    ) -> AsyncIterator["asyncio.Task[None]"]:
+        """One writer in this process, asked to stop at the end."""
+        stopping = asyncio.Event()
+        task = asyncio.create_task(app.run(self.settings(instance, **changes), stopping, provider))
+        try:
+            yield task
+        finally:
+            stopping.set()
+            if not task.done():
+                async with asyncio.timeout(10):
+                    await task
+
+    async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Ask the database."""
+        connection = await asyncpg.connect(self.postgres)
+        try:
+            return await connection.fetch(query, *arguments)
+        finally:
+            await connection.close()
+
+    async def value(self, query: str, *arguments: object) -> object:
+        """The first column of the first row."""
+        rows = await self.rows(query, *arguments)
+        return rows[0][0] if rows else None
+
+    async def statuses(self) -> dict[str, str]:
+        """Status by purchase."""
+        return {row[0]: row[1] for row in await self.rows("SELECT purchase_id, status FROM purchases")}
+
+    def requests(self) -> list[tuple[int, AnyRequest]]:
+        """Everything on `requests`, with its partition."""
+        return [
+            (partition, decode_request(raw))
+            for partition, value in _values(self.kafka, REQUESTS.name)
+            for raw in split_requests(value)
+        ]
+
+    def events(self) -> list[AnyOrderEvent]:
+        """Everything on `orders`."""
+        return [decode_order_event(value) for _, value in _values(self.kafka, ORDERS.name)]
+
+    def values(self, topic: str) -> list[bytes]:
+        """The value of every record of a topic."""
+        return [value for _, value in _values(self.kafka, topic)]
+
+    def command(self, command: AnyCommand) -> None:
+        """Append to `order-commands`."""
+        client = producer(self.kafka)
+        client.produce(ORDER_COMMANDS.name, encode(command), partition=partition_of(command.purchase_id))
+        assert client.flush(30) == 0
+
+
+def _values(kafka: str, topic: str) -> list[tuple[int, bytes]]:
+    client = consumer(kafka)
+    try:
+        return [
+            (partition, message.value() or b"")
+            for partition in range(12)
+            for message in read_range(client, topic, partition, *watermarks(client, topic, partition))
+        ]
+    finally:
+        client.close()
+
+
+async def until(
+    condition: Callable[[], Awaitable[object]],
+    what: str,
+    wait_s: float = 20.0,
+    task: "asyncio.Task[None] | None" = None,
+) -> None:
+    """Wait until the condition holds; fail when it does not in time, or when `task` ended before."""
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while not await condition():
+        if task is not None and task.done():
+            task.result()
+            raise AssertionError(f"the writer ended before: {what}")
+        assert asyncio.get_running_loop().time() < deadline, f"not within {wait_s:.0f} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+def new_topics(kafka: str) -> None:
+    """Delete the topics, and make them anew; a broker says for a moment that a new topic is not there."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for future in admin.delete_topics([topic.name for topic in TOPICS], operation_timeout=20).values():
+        with contextlib.suppress(KafkaException):
+            future.result()
+    eventually(lambda: _provisioned(kafka), what="the new topics")
+
+
+def _provisioned(kafka: str) -> bool:
+    try:
+        provision(kafka, 1)
+    except TopicsWrong:
+        return False
+    return True
+
+
+@contextlib.asynccontextmanager
+async def installation(kafka: str, postgres: str) -> AsyncIterator[Installation]:
+    """New topics on `kafka`, a new database on the server of `postgres`."""
+    await asyncio.to_thread(new_topics, kafka)
+    name = f"orders_{next(_databases)}_{secrets.token_hex(3)}"
+    place = Installation(kafka, f"{postgres.rpartition('/')[0]}/{name}", DecisionsLog(kafka))
+    server = Installation(kafka, postgres, place.log)
+    await server.rows(f"CREATE DATABASE {name}")
+    await migrate(place.postgres)
+    yield place
+    await server.rows(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,61 @@
+"""From decisions to one transaction: what a batch keeps, and in which order."""
+
+from order_writer import saga
+from order_writer.domain import Batch, conflict
+from stampede_schemas.decisions import Ignored, Restocked, Unreadable
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId, RequestId
+from tests.support.orders import TRACEPARENT, listed, rejected, released, reserved
+
+
+def test_the_first_outcome_of_a_purchase_is_its_row() -> None:
+    """A second reservation in the same batch goes to the saga, a second no is dropped."""
+    batch = Batch()
+    batch.add(0, 7, [rejected("p1"), reserved("p2", 1), rejected("p2")])
+    batch.add(4, 2, [reserved("p1", 1, product_id="sock")])
+    assert {p: row.status for p, row in batch.rows.items()} == {"p1": "rejected", "p2": "reserved"}
+    assert batch.later == [("p1", saga.ReservedAgain(Position(4, 2, 0), ProductId("sock"), None))]
+    assert batch.decisions == 4
+
+
+def test_a_row_carries_the_position_of_its_request() -> None:
+    """Partition, offset of the request record, index within it; trace only where it is recorded."""
+    batch = Batch()
+    batch.add(3, 41, [Unreadable(reason="not_json"), reserved("p1", 9, traceparent=TRACEPARENT)])
+    batch.add(3, 42, [reserved("p2", 10, traceparent=TRACEPARENT[:-1] + "0"), reserved("p3", 11, traceparent="junk")])
+    row = batch.rows[PurchaseId("p1")]
+    assert (row.partition, row.source_offset, row.source_index, row.reservation_no) == (3, 41, 1, 9)
+    assert (row.trace_id, row.traceparent) == (TRACEPARENT[3:35], TRACEPARENT)
+    unsampled, junk = batch.rows[PurchaseId("p2")], batch.rows[PurchaseId("p3")]
+    assert (unsampled.trace_id, unsampled.traceparent) == (TRACEPARENT[3:35], None)
+    assert (junk.trace_id, junk.traceparent) == (None, None)
+
+
+def test_releases_are_told_after_all_rows() -> None:
+    """In the order of the log, so that a purchase reserved and released in one batch ends released."""
+    batch = Batch()
+    batch.add(0, 0, [reserved("p1", 1), released("p1", Position(0, 0, 0), reason="cancelled")])
+    assert list(batch.rows) == ["p1"]
+    assert batch.later == [("p1", saga.StockReleased(Position(0, 0, 0), "cancelled"))]
+
+
+def test_stock_is_what_the_last_decision_left() -> None:
+    """A listing starts anew, restocks add up, and an unknown product is nobody's stock."""
+    batch = Batch()
+    restock = Restocked(request_id=RequestId("r"), product_id=ProductId("shoe"), quantity=5, available_after=103)
+    batch.add(0, 0, [listed(stock=100), reserved("p1", 1, available=98), restock])
+    batch.add(0, 1, [rejected("p2", product_id="ghost", reason="unknown_product")])
+    batch.add(0, 2, [Ignored(reason="same", product_id=ProductId("shoe")), reserved("p3", 2, available=101)])
+    [stock] = batch.stocks.values()
+    assert (stock.added, stock.available, stock.source_offset) == (5, 101, 2)
+    assert stock.whole is not None
+
+
+def test_a_row_that_found_another_gives_its_stock_back() -> None:
+    """Only stock has to go back: a no that came second is nothing."""
+    batch = Batch()
+    batch.add(2, 5, [reserved("p1", 1), rejected("p2")])
+    assert conflict(batch.rows[PurchaseId("p1")]) == (
+        "p1",
+        saga.ReservedAgain(Position(2, 5, 0), ProductId("shoe"), None),
+    )
+    assert conflict(batch.rows[PurchaseId("p2")]) is None

@@ -1,0 +1,108 @@
+"""The saga's rules, one by one: given a purchase, when something is heard, then these effects."""
+
+import pytest
+from msgspec.structs import replace
+
+from order_writer.saga import (
+    Become,
+    CancelAsked,
+    Confirmed,
+    Effect,
+    GiveBack,
+    HoldExpired,
+    KeepApproval,
+    MarkReturned,
+    Message,
+    PaymentApproved,
+    PaymentDeclined,
+    PaymentVoided,
+    Purchase,
+    Refuse,
+    Rejected,
+    Released,
+    Reserved,
+    ReservedAgain,
+    StockReleased,
+    Void,
+    react,
+)
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId
+from stampede_schemas.requests import ReleaseReason
+from tests.support.orders import order
+
+ORDER = order()
+HELD = Reserved(ORDER)
+SOLD = Confirmed(ORDER, 2)
+GONE = Released(ORDER, 2, "payment_declined", "none", returned=False)
+NO = Rejected(ORDER.purchase_id, ORDER.product_id, Position(3, 9, 9))
+ELSEWHERE = Position(5, 1, 0)
+
+
+def back(reason: ReleaseReason) -> GiveBack:
+    """Its stock goes back."""
+    return GiveBack(ORDER.purchase_id, ORDER.product_id, ORDER.reservation, reason, ORDER.traceparent)
+
+
+def gone(reason: str, version: int = 2, refund: str = "none", *, returned: bool = False) -> Become:
+    """The row becomes released."""
+    return Become(Released(ORDER, version, reason, refund, returned))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("purchase", "message", "effects"),
+    [
+        (HELD, PaymentApproved(), (Become(SOLD), KeepApproval())),
+        (HELD, PaymentApproved(8_400, "EUR"), (Become(SOLD), KeepApproval())),
+        (HELD, PaymentApproved(4_200, "EUR"), (Refuse("amount_differs"),)),
+        (HELD, PaymentApproved(8_400, "USD"), (Refuse("amount_differs"),)),
+        (HELD, PaymentDeclined(), (gone("payment_declined"), back("payment_declined"), Void())),
+        (HELD, HoldExpired(), (gone("hold_expired"), back("hold_expired"), Void())),
+        (HELD, CancelAsked(ORDER.buyer_id), (gone("cancelled"), back("cancelled"), Void())),
+        (HELD, CancelAsked("operator"), (gone("cancelled_by_operator"), back("cancelled_by_operator"), Void())),
+        (HELD, CancelAsked("someone-else"), (Refuse("not_the_buyer"),)),
+        (SOLD, CancelAsked(ORDER.buyer_id), (gone("cancelled", 3, "due"), back("cancelled"), Void())),
+        (SOLD, HoldExpired(), ()),
+        (SOLD, PaymentDeclined(), ()),
+        (SOLD, PaymentApproved(), ()),
+        (GONE, CancelAsked(ORDER.buyer_id), ()),
+        (NO, CancelAsked(ORDER.buyer_id), ()),
+    ],
+)
+def test_payment_expiry_and_cancellation(purchase: Purchase, message: Message, effects: tuple[Effect, ...]) -> None:
+    """Whoever is first decides a held purchase; a confirmed one can still be cancelled, and is refunded."""
+    assert react(purchase, message) == effects
+
+
+@pytest.mark.parametrize("purchase", [HELD, SOLD, GONE, NO])
+def test_a_redelivered_reservation_is_nothing_and_a_second_one_is_given_back(purchase: Purchase) -> None:
+    """Compared by position: the same one is a repetition, another one holds stock that nobody will get."""
+    again = ReservedAgain(ORDER.reservation, ORDER.product_id, ORDER.traceparent)
+    second = ReservedAgain(ELSEWHERE, ProductId("sock"), None)
+    assert react(purchase, second) == (
+        GiveBack(PurchaseId("p1"), ProductId("sock"), ELSEWHERE, "already_decided", None),
+    )
+    assert react(purchase, again) == (() if purchase is not NO else (back("already_decided"),))
+
+
+def test_the_log_beats_the_row() -> None:
+    """Stock that is back on sale is not the buyer's: held or sold, the row is released, and a sold one refunded."""
+    heard = StockReleased(ORDER.reservation, "cancelled")
+    assert react(HELD, heard) == (gone("cancelled", returned=True), Void())
+    assert react(SOLD, heard) == (gone("cancelled", 3, "due", returned=True), Void())
+    assert react(GONE, heard) == (MarkReturned(),)
+    assert react(replace(GONE, returned=True), heard) == ()
+    for purchase in (HELD, SOLD, GONE, NO):
+        assert react(purchase, StockReleased(ELSEWHERE, "already_decided")) == ()
+
+
+def test_a_late_approval_is_voided_and_refunded_once() -> None:
+    """Money that arrives after the release goes back; a second report of it changes nothing."""
+    become, void = react(GONE, PaymentApproved())
+    assert (become, void) == (gone("payment_declined", 3, "due"), Void())
+    assert isinstance(become, Become)
+    assert react(become.state, PaymentApproved()) == ()
+    refunded = gone("payment_declined", 4, "done")
+    assert react(become.state, PaymentVoided()) == (refunded,)
+    assert react(refunded.state, PaymentVoided()) == ()
+    assert react(refunded.state, PaymentApproved()) == ()
+    assert react(NO, PaymentApproved()) == (Void(),)
