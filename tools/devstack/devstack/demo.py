@@ -6,6 +6,7 @@ import signal
 import statistics
 import time
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -34,7 +35,8 @@ def sell(layout: Layout, console: Console) -> bool:
     sale = Sale(**SALE, seed=time.time_ns() % 1_000_000)  # type: ignore[arg-type]
     console.print(
         f"\n[bold]{sale.buyers:,} buyers, {sale.units} units[/] of {sale.product_id} (seed {sale.seed}): "
-        f"{sale.declined_share:.0%} of payments are declined, {sale.duplicates_share:.0%} send everything twice."
+        f"{sale.declined_share:.0%} of payments are declined, {sale.duplicates_share:.0%} send everything twice.",
+        soft_wrap=True,
     )
     journal, proof = asyncio.run(_sale(endpoints, sale, console))
     wrong = [*proof.wrong]
@@ -75,26 +77,30 @@ async def _sale(endpoints: Endpoints, sale: Sale, console: Console) -> tuple[Jou
 
 def _table(journal: Journal, proof: Proof) -> Table:
     """One line per claim."""
-    table = Table(title="The sale, by the log, the database and the buyers", show_header=False, title_justify="left")
+    table = Table(
+        title="What the log, the database and the buyers say", box=SIMPLE, show_header=False, title_justify="left"
+    )
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
     log, twins = proof.log, [a for a in journal.attempts if a.twin and a.purchase_id]
     same = sum(len({body for status, body in a.answers if status == 202}) <= 1 for a in twins)
-    agree = not proof.wrong
-    table.add_row("accepted", f"{len(journal.logged):,}", "purchases the log acknowledged before anyone was told so")
+    oversold = max(0, proof.confirmed + proof.held - log.listed, -log.lowest)
+    table.add_row("accepted", f"{len(journal.logged):,}", "durable before anyone was told")
     table.add_row("sold", f"{proof.confirmed:,}", "confirmed rows in Postgres")
-    rejected = f"logged; another {journal.count('sold_out'):,} times the door said: sold out"
-    table.add_row("rejected", f"{len(log.rejected):,}", rejected)
-    table.add_row("released and resold", f"{len(log.released):,}", "payment declined: the unit went to someone else")
-    table.add_row("duplicates", f"{same} of {len(twins)}", "sent twice at once, answered as one purchase")
-    table.add_row("repeats in the log", f"{log.repeats:,}", "copies that reached the inventory and were ignored")
-    table.add_row("oversold", f"{max(0, proof.confirmed + proof.held - log.listed, -log.lowest)}", "must be 0")
-    table.add_row("log = Postgres = table", "yes" if agree else "NO", f"SHA-256 {log.digest[:16]}…")
+    table.add_row(
+        "rejected",
+        f"{len(log.rejected):,}",
+        f"by the log; {journal.count('sold_out'):,} more at the door",
+    )
+    table.add_row("released and resold", f"{len(log.released):,}", "payment declined, sold again")
+    table.add_row("duplicates", f"{same} of {len(twins)}", "sent twice, answered as one")
+    table.add_row("oversold", f"{oversold}", "must be 0")
+    table.add_row("log = Postgres = table", "NO" if proof.wrong else "yes", f"SHA-256 {log.digest[:12]}…")
     table.add_row("last durable order", f"{proof.last_durable_s:.2f} s", "after the doors opened")
     if len(journal.answered_ms) > 1:
         cuts = statistics.quantiles(journal.answered_ms, n=100)
-        table.add_row("answers", f"{cuts[49]:.0f} / {cuts[98]:.0f} ms", "p50 / p99, waiting for the outcome included")
+        table.add_row("answered in", f"{cuts[49]:.0f} / {cuts[98]:.0f} ms", "p50 / p99, decision included")
     return table
 
 
