@@ -20,7 +20,7 @@ BODY_BYTES_MAX = 4_096
 KEY_LENGTH_MAX = 255
 WAIT_S_MAX = 5
 IDENTITY_SECRET_BYTES_MIN = 32
-PAYMENT_METHOD_DEFAULT = "none"
+PAYMENT_METHOD_DEFAULT = "ok"  # what the simulated provider approves; real ones are named by the buyer
 PRODUCT_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"  # canonical: one spelling per product, safe in paths and logs
 PAYMENT_METHOD_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 
@@ -33,13 +33,17 @@ _PURCHASE_ID = re.compile(r"[a-z0-9]{4}-[0-9a-f]{32}")
 _product_id = re.compile(PRODUCT_ID_PATTERN)
 _BARE_QUOTES = {False: 6, True: 10}  # quotation marks in a body without duplicates: keys and strings, twice each
 
+# msgspec matches with Python's re, whose $ lets a final newline through; \Z does not.
+_ProductId = Annotated[str, msgspec.Meta(pattern=PRODUCT_ID_PATTERN[:-1] + r"\Z")]
+_PaymentMethod = Annotated[str, msgspec.Meta(pattern=PAYMENT_METHOD_PATTERN[:-1] + r"\Z")]
+
 
 class PurchaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a buyer sends. Quantities are whole units."""
 
-    product_id: Annotated[str, msgspec.Meta(pattern=PRODUCT_ID_PATTERN)]
+    product_id: _ProductId
     quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
-    payment_method: Annotated[str, msgspec.Meta(pattern=PAYMENT_METHOD_PATTERN)] | msgspec.UnsetType = msgspec.UNSET
+    payment_method: _PaymentMethod | msgspec.UnsetType = msgspec.UNSET
 
 
 class Subject(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 CONTENT_TYPE = b"application/problem+json"
-TYPE_PREFIX = "urn:stampede:problem:"
+TYPE_PREFIX = "/problems/"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,7 +32,7 @@ METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "This cannot be done here")
 SOLD_OUT = Kind("sold-out", 409, "Sold out", retryable=True)
 NOT_OPEN = Kind("not-open", 409, "The sale is not open", retryable=True)
 REJECTED = Kind("rejected", 409, "The purchase was rejected")
-IN_PROGRESS = Kind("request-in-progress", 409, "The same request is still on its way", retryable=True)
+IN_FLIGHT = Kind("in-flight", 409, "The same request is still on its way", retryable=True)
 PRODUCT_CONFLICT = Kind("product-conflict", 409, "The product is not in a state for this")
 RESTOCK_REJECTED = Kind("restock-rejected", 409, "The stock cannot change by that much")
 TOO_LARGE = Kind("too-large", 413, "The body is too large")

@@ -169,7 +169,7 @@ class PurchaseEndpoint:
             return Problem(problems.KEY_REUSED, "Its first request had another body; use a new key for a new purchase.")
         if known is None:
             return Problem(
-                problems.IN_PROGRESS, "The first request with this key is not in the log yet.", retry_after_s=1
+                problems.IN_FLIGHT, "The first request with this key is not in the log yet.", retry_after_s=1
             )
         return True
 
