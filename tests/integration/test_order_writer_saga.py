@@ -180,7 +180,7 @@ async def test_a_slow_transaction_between_two_fast_ones_is_sent(place: Installat
     def message(name: bytes) -> bytes:
         return encode_outbox([Outgoing(ORDERS.name, 0, None, name, [])])
 
-    pool = await asyncpg.create_pool(place.postgres, max_size=4)
+    pool = await asyncpg.create_pool(place.postgres, min_size=1, max_size=4)
     stopping = asyncio.Event()
     relay = Relay(place.kafka, "relay", Units(pool, Wakes(asyncio.Event(), asyncio.Event())), lambda: None)
     insert = "INSERT INTO outbox (messages) VALUES ($1)"

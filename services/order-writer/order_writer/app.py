@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 
 from eventlog.kafka import consumer, topic_ids, watermarks
 from order_writer.commands import Commands
@@ -15,7 +16,7 @@ from order_writer.payment import Provider, provider_named
 from order_writer.settings import Settings
 from order_writer.spans import Spans
 from order_writer.unit import Units, Wakes
-from order_writer.writer import Writer
+from order_writer.writer import Writer, patiently
 from stampede_schemas.topics import DECISIONS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure
@@ -31,7 +32,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError: it cannot run; the message says why.
     """
     ids = await asyncio.to_thread(topic_ids, settings.kafka)
-    ends = await asyncio.to_thread(_ends, settings.kafka)
+    ends = await asyncio.to_thread(patiently, partial(_ends, settings.kafka))
     pool = await open_pool(settings.postgres, settings.instance)
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
     metrics = Metrics(settings.instance)

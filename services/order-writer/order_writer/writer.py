@@ -9,7 +9,8 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -31,6 +32,7 @@ ORDERS_PER_TRANSACTION_MAX = 2_000
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
+KAFKA_PATIENCE_S = 10.0
 # A writer that waits out a database outage stays in its group; whether it is stuck is the liveness probe's to say.
 POLL_PAUSE_MS_MAX = 3_600_000
 
@@ -38,6 +40,9 @@ _PROGRESS = "SELECT partition, next_offset, source_offset, load, anchor, topic_i
 _BEGIN = """
 INSERT INTO progress (partition, next_offset, source_offset, load, anchor, topic_id)
 SELECT unnest($1::int[]), 0, -1, '', -1, $2 ON CONFLICT (partition) DO NOTHING"""
+T = TypeVar("T")
+# What a broker says of a topic that was just made, or while it elects.
+_SOON = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
 _log = logging.getLogger(__name__)
 
 
@@ -206,16 +211,19 @@ class Writer:
         try:
             wanted = [partition.partition for partition in partitions]
             found = asyncio.run_coroutine_threadsafe(self._stored(wanted), self._loop).result()
-            free = consumer(self._kafka)
-            try:
-                readers = {n: resume(free, DECISIONS.name, n, progress) for n, progress in found.items()}
-            finally:
-                free.close()
+            readers = patiently(partial(self._resume, found))
             client.assign([TopicPartition(DECISIONS.name, n, r.progress.next_offset) for n, r in readers.items()])
             self.readers = readers
         except Exception as error:
             self._failed = error
             client.assign([])
+
+    def _resume(self, stored: dict[int, Progress]) -> dict[int, CountingReader]:
+        free = consumer(self._kafka)
+        try:
+            return {n: resume(free, DECISIONS.name, n, progress) for n, progress in stored.items()}
+        finally:
+            free.close()
 
     async def _stored(self, partitions: list[int]) -> dict[int, Progress]:
         """The progress of each partition, waiting for the database as long as it takes; empty when asked to stop."""
@@ -236,6 +244,22 @@ class Writer:
             row["partition"]: Progress(row["next_offset"], row["source_offset"], row["load"], row["anchor"])
             for row in rows
         }
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do `work` again while Kafka says that it will work soon (a leader is being elected); for ten seconds.
+
+    Raises:
+        KafkaException: it still does not.
+    """
+    deadline = time.monotonic() + KAFKA_PATIENCE_S
+    while True:
+        try:
+            return work()
+        except KafkaException as error:
+            if error.args[0].code() not in _SOON or time.monotonic() > deadline:
+                raise
+        time.sleep(KAFKA_PATIENCE_S / 100)
 
 
 def _read(client: Consumer) -> list[Message]:
