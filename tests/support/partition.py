@@ -1,0 +1,53 @@
+"""Carries out what a `Partition` asks for, at once and without faults, on an in-memory log."""
+
+from inventory.protocol import (
+    Acknowledge,
+    Bury,
+    Effect,
+    LoadTable,
+    Partition,
+    Produce,
+    ReadRequests,
+    WriteCommit,
+    WriteParts,
+)
+from stampede_schemas.topics import DECISIONS, STOCK_SNAPSHOTS
+from tests.support.log import MemoryLog, run_load
+
+
+def carry_out(log: MemoryLog, partition: Partition, effects: list[Effect]) -> list[Effect]:
+    """Do these effects and all that follow from them; returns them in the order they were done."""
+    done: list[Effect] = []
+    queue = list(effects)
+    while queue:
+        effect = queue.pop(0)
+        done.append(effect)
+        match effect:
+            case LoadTable(epoch):
+                queue += partition.loaded(epoch, run_load(log, partition.number), 0.0)
+            case ReadRequests(epoch, start, end):
+                queue += partition.requests_read(epoch, log.requests[start:end])
+            case Bury(epoch):
+                queue += partition.buried(epoch)
+            case Produce(flights):
+                for flight in flights:
+                    landed = log.append(DECISIONS.name, flight.value)
+                    queue += partition.reported(flight.source_offset, landed)
+            case WriteParts(name, values):
+                queue += partition.parts_written(name, [log.append(STOCK_SNAPSHOTS.name, v) for v in values])
+            case WriteCommit(value):
+                log.append(STOCK_SNAPSHOTS.name, value)
+            case Acknowledge():
+                pass
+            case _:
+                raise AssertionError(effect)
+    return done
+
+
+def settle(log: MemoryLog, partition: Partition) -> list[Effect]:
+    """Assign the partition and deliver every request, one by one."""
+    done = carry_out(log, partition, partition.assigned())
+    for record in log.requests:
+        done += carry_out(log, partition, partition.delivered(record))
+    assert partition.settled
+    return done

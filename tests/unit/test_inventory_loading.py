@@ -1,0 +1,185 @@
+"""Loading a partition: from the newest usable snapshot or the beginning, and never from half a history."""
+
+from collections.abc import Callable
+
+import pytest
+
+from eventlog.reader import LogBroken
+from inventory.domain import FoldBroken
+from inventory.loading import Ends, Range, Record, load
+from inventory.protocol import Partition, WriteCommit, WriteParts
+from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
+from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.requests import AnyRequest
+from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
+from tests.support.log import TOPIC_IDS, MemoryLog, run_load
+from tests.support.partition import settle
+from tests.support.requests import listing, purchase
+
+
+def sold(*requests: AnyRequest, snapshot_after: int = 10**9) -> MemoryLog:
+    """A log in which each request is a record, answered by one worker that makes a snapshot now and then."""
+    log = MemoryLog()
+    for request in requests:
+        log.append(REQUESTS.name, encode_requests([request]), 1_000)
+    settle(log, Partition(0, TOPIC_IDS, lambda: Load("a"), snapshot_due=lambda decided, _: decided >= snapshot_after))
+    return log
+
+
+THREE = (listing(stock=2), purchase("a", "ann"), purchase("b", "bob"))
+
+
+def test_an_empty_log_loads_as_an_empty_table() -> None:
+    """Nothing asked, nothing answered."""
+    loaded = run_load(MemoryLog())
+    assert (loaded.start, loaded.snapshot_at, loaded.progress.source_offset) == (0, -1, -1)
+    assert not loaded.table.products
+
+
+def test_a_load_with_a_snapshot_equals_one_without() -> None:
+    """Tail after the newest snapshot, or everything: one table, one progress."""
+    log = sold(*THREE, snapshot_after=2)
+    with_snapshot = run_load(log)
+    assert with_snapshot.snapshot_at > 0
+    log.topics[STOCK_SNAPSHOTS.name].clear()
+    without = run_load(log)
+    assert without.snapshot_at == -1
+    assert with_snapshot.table.digest() == without.table.digest()
+    assert with_snapshot.progress == without.progress
+
+
+def test_records_that_land_during_the_load_are_read_too() -> None:
+    """The load ends where the log ends, not where it ended when it began."""
+    log, grown = sold(*THREE), sold(*THREE, purchase("c", "cid"))
+    loading = load(0, TOPIC_IDS)
+    ask = next(loading)
+    with pytest.raises(StopIteration) as end:  # noqa: PT012 - a dialogue
+        while True:
+            answer = log.answer(ask)
+            if isinstance(ask, Range) and ask.topic == DECISIONS.name:
+                log = grown
+            ask = loading.send(answer)
+    assert end.value.value.start == len(grown.decisions) == 4
+
+
+def test_a_snapshot_of_other_topics_is_not_used() -> None:
+    """Its offsets mean nothing here."""
+    log = sold(*THREE, snapshot_after=1)
+    assert run_load(log, topic_ids={"stampede.decisions": "another"}).snapshot_at == -1
+
+
+def _commit_without_parts(log: MemoryLog) -> None:
+    """The parts were trimmed; their commit record was not."""
+    log.trim(STOCK_SNAPSHOTS.name, len(log.snapshots) - 1)
+
+
+def _torn_part(log: MemoryLog) -> None:
+    log.snapshots[-2] = Record(len(log.snapshots) - 2, None, Millis(0))
+
+
+def _part_of_another_form(log: MemoryLog) -> None:
+    old = log.snapshots[-2].value or b""
+    log.snapshots[-2] = Record(
+        len(log.snapshots) - 2, old.replace(b'"content":{', b'"content":{"purchases":1,'), Millis(0)
+    )
+
+
+def _foreign_bytes(log: MemoryLog) -> None:
+    log.snapshots[-1] = Record(len(log.snapshots) - 1, b"\xff", Millis(0))
+
+
+@pytest.mark.parametrize("harm", [_commit_without_parts, _torn_part, _part_of_another_form, _foreign_bytes])
+def test_a_harmed_snapshot_costs_a_refold_and_nothing_else(harm: Callable[[MemoryLog], None]) -> None:
+    """Snapshots are an optimisation: whatever is wrong with one, the table is the same."""
+    log = sold(*THREE, snapshot_after=3)
+    assert run_load(log).snapshot_at == 2
+    whole = run_load(log).table.digest()
+    harm(log)
+    loaded = run_load(log)
+    assert (loaded.snapshot_at, loaded.table.digest()) == (-1, whole)
+
+
+def _lost_tail_of_decisions(log: MemoryLog) -> None:
+    del log.decisions[1:]
+
+
+def _lost_head_of_decisions(log: MemoryLog) -> None:
+    log.snapshots.clear()
+    log.trim(DECISIONS.name, 1)
+
+
+def _lost_tail_of_requests(log: MemoryLog) -> None:
+    del log.requests[2:]
+
+
+def _lost_head_of_requests(log: MemoryLog) -> None:
+    log.append(REQUESTS.name, b"5")
+    log.append(REQUESTS.name, b"6")
+    log.trim(REQUESTS.name, 4)
+
+
+def _other_requests(log: MemoryLog) -> None:
+    log.requests[2] = Record(2, b"other", Millis(0))
+
+
+def _other_decision_at_the_anchor(log: MemoryLog) -> None:
+    value = (log.decisions[2].value or b"").replace(b'"load":"a"', b'"load":"b"')
+    log.decisions[2] = Record(2, value, Millis(0))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _lost_tail_of_decisions,
+        _lost_head_of_decisions,
+        _lost_tail_of_requests,
+        _lost_head_of_requests,
+        _other_requests,
+        _other_decision_at_the_anchor,
+    ],
+)
+def test_half_a_history_is_not_loaded(harm: Callable[[MemoryLog], None]) -> None:
+    """Better no decision than one on a table that is not the fold of everything."""
+    log = sold(*THREE, snapshot_after=3)
+    harm(log)
+    with pytest.raises(LogBroken):
+        run_load(log)
+
+
+def test_unknown_decisions_in_a_counting_record_stop_the_load() -> None:
+    """Skipping them would make another table than that of those who know them."""
+    log = sold(*THREE)
+    crc = source_crc(log.append(REQUESTS.name, b"{}").to_bytes())
+    value = encode_decisions(3, crc, Load("a"), 0, Millis(0), []).replace(b"[]", b'[{"type":"NotYetInvented"}]')
+    log.append(DECISIONS.name, value)
+    with pytest.raises(LogBroken, match="upgrade this reader"):
+        run_load(log)
+
+
+def test_a_decision_that_does_not_fit_stops_the_load() -> None:
+    """A log that says another number is left than comes out was edited or has forked."""
+    log = sold(*THREE)
+    value = (log.decisions[2].value or b"").replace(b'"available_after":0', b'"available_after":1')
+    log.decisions[2] = Record(2, value, Millis(0))
+    with pytest.raises(FoldBroken):
+        run_load(log)
+
+
+def test_a_log_that_gives_nothing_is_not_waited_for() -> None:
+    """Offsets that are missing at the very end would otherwise be asked for again and again."""
+    loading = load(0, TOPIC_IDS)
+    ask = next(loading)
+    with pytest.raises(LogBroken, match="gives nothing"):  # noqa: PT012 - a dialogue
+        for _ in range(100):
+            ends = (0, 3) if ask.topic == DECISIONS.name else (0, 0)
+            ask = loading.send(ends if isinstance(ask, Ends) else [])
+
+
+def test_a_snapshot_names_the_last_counting_record() -> None:
+    """Also when its writer has not decided anything itself yet."""
+    log = sold(*THREE)
+    heir = Partition(0, TOPIC_IDS, lambda: Load("heir"), snapshot_due=lambda *_: True)
+    effects = settle(log, heir)
+    assert [type(e) for e in effects if isinstance(e, WriteParts | WriteCommit)] == [WriteParts, WriteCommit]
+    assert run_load(log).snapshot_at == 2
+    assert run_load(log).progress.load == "a"
