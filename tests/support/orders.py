@@ -6,6 +6,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import asyncpg
 from confluent_kafka import KafkaException
@@ -18,6 +19,7 @@ from order_writer.migrate import migrate
 from order_writer.payment import Provider
 from order_writer.saga import Order
 from order_writer.settings import Settings
+from order_writer.writer import patiently
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
 from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
@@ -228,7 +230,9 @@ def _values(kafka: str, topic: str) -> list[tuple[int, bytes]]:
         return [
             (partition, message.value() or b"")
             for partition in range(12)
-            for message in read_range(client, topic, partition, *watermarks(client, topic, partition))
+            for message in read_range(
+                client, topic, partition, *patiently(partial(watermarks, client, topic, partition))
+            )
         ]
     finally:
         client.close()

@@ -189,9 +189,7 @@ class Writer:
             offsets = [TopicPartition(DECISIONS.name, p, n) for p, n in self._reached.items() if p in self.readers]
             self._reached, self._committed_at = {}, now
             try:
-                if offsets and last:
-                    client.commit(offsets=offsets, asynchronous=False)
-                elif offsets:
+                if offsets:
                     client.commit(offsets=offsets)
             except KafkaException as error:
                 _log.info("the group offset was not committed: %s", error)
