@@ -1,0 +1,281 @@
+"""The deciding protocol step by step: what it asks for, and when. The simulator walks the ways that these do not."""
+
+import pytest
+
+from inventory.protocol import (
+    BATCHES_IN_FLIGHT_MAX,
+    TAKEOVERS_MAX,
+    Acknowledge,
+    Bury,
+    Effect,
+    LoadTable,
+    Partition,
+    Produce,
+    ReadRequests,
+    Stop,
+    WriteParts,
+    snapshot_due,
+)
+from stampede_schemas.codec import encode_requests
+from stampede_schemas.identifiers import Load
+from stampede_schemas.topics import DECISIONS, REQUESTS
+from tests.support.log import TOPIC_IDS, MemoryLog, run_load
+from tests.support.partition import carry_out, settle
+from tests.support.requests import listing, purchase
+
+
+class Stage:
+    """A partition that is loaded and decides, with nothing carried out for it."""
+
+    def __init__(self, *values: bytes | None, snapshot_every: int = 10**9) -> None:
+        self.log = MemoryLog()
+        for value in values:
+            self.log.append(REQUESTS.name, value, 1_000)
+        loads = iter("abcdefghijklmnopqrstuvwxyz")
+        self.partition = Partition(
+            0, TOPIC_IDS, lambda: Load(next(loads)), snapshot_due=lambda decided, _: decided >= snapshot_every
+        )
+        self.load(self.partition.assigned())
+
+    def load(self, effects: list[Effect], now_s: float = 0.0) -> list[Effect]:
+        """Answer the one load asked for."""
+        (ask,) = effects
+        assert isinstance(ask, LoadTable)
+        return self.partition.loaded(ask.epoch, run_load(self.log), now_s)
+
+    def deliver(self, *offsets: int) -> list[Effect]:
+        """The stream delivers these."""
+        return [effect for offset in offsets for effect in self.partition.delivered(self.log.requests[offset])]
+
+    def land(self, effects: list[Effect]) -> list[Effect]:
+        """Everything produced lands and is reported; returns what follows."""
+        follows: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, Produce):
+                for flight in effect.flights:
+                    landed = self.log.append(DECISIONS.name, flight.value)
+                    follows += self.partition.reported(flight.source_offset, landed)
+        return follows
+
+    def usurp(self) -> None:
+        """Another worker's record stands where ours was expected."""
+        self.log.append(DECISIONS.name, b"{}")
+
+
+def requests(count: int) -> list[bytes]:
+    """A listing and purchases, one a record."""
+    return [encode_requests([listing(stock=99)])] + [
+        encode_requests([purchase(f"b{n}", f"u{n}")]) for n in range(1, count)
+    ]
+
+
+def names(effects: list[Effect]) -> list[str]:
+    """What was asked for, without the details."""
+    return [type(effect).__name__ for effect in effects]
+
+
+def test_only_a_report_makes_an_answer_a_fact() -> None:
+    """Nothing is acknowledged before."""
+    stage = Stage(*requests(2))
+    produced = stage.deliver(0, 1)
+    assert names(produced) == ["Produce", "Produce"]
+    assert stage.land(produced) == [Acknowledge(0), Acknowledge(1)]
+
+
+def test_four_batches_are_in_flight_and_what_waits_becomes_one_batch() -> None:
+    """Batches form by themselves."""
+    stage = Stage(*requests(9))
+    produced = stage.deliver(*range(9))
+    assert [len(e.flights) for e in produced if isinstance(e, Produce)] == [1] * BATCHES_IN_FLIGHT_MAX
+    assert stage.partition.backlog == 5
+    (first, *_) = produced
+    follows = stage.land([first])
+    assert [len(e.flights) for e in follows if isinstance(e, Produce)] == [5]
+
+
+def test_what_is_delivered_before_the_load_waits_for_it() -> None:
+    """And is decided right after it."""
+    stage = Stage(*requests(2))
+    ask = stage.partition.assigned()
+    assert stage.deliver(0, 1) == []
+    assert names(stage.load(ask)) == ["Produce"]
+
+
+def test_a_load_begun_before_the_last_assignment_is_dropped() -> None:
+    """Its end may be long past."""
+    stage = Stage(*requests(1))
+    (old,) = stage.partition.assigned()
+    new = stage.partition.assigned()
+    assert isinstance(old, LoadTable)
+    assert stage.partition.loaded(old.epoch, run_load(stage.log), 0.0) == []
+    assert not stage.partition.settled
+    stage.load(new)
+    assert stage.partition.settled
+
+
+def test_own_records_land_before_the_next_load() -> None:
+    """A load that missed them would not be the end of the log."""
+    stage = Stage(*requests(2))
+    produced = stage.deliver(0)
+    assert stage.partition.assigned() == []
+    assert names(stage.land(produced)) == ["LoadTable"]
+
+
+def test_whoever_finds_another_offset_loads_again_and_decides_from_there() -> None:
+    """Up to the highest offset that was delivered, by reading the requests."""
+    stage = Stage(*requests(3))
+    produced = stage.deliver(0, 1, 2)
+    stage.usurp()
+    reload = stage.land(produced)
+    assert names(reload) == ["LoadTable"]
+    (read,) = stage.load(reload)
+    assert isinstance(read, ReadRequests)
+    assert (read.start, read.end) == (0, 3)
+    again = stage.partition.requests_read(read.epoch, stage.log.requests)
+    assert [flight.source_offset for effect in again if isinstance(effect, Produce) for flight in effect.flights] == [
+        0, 1, 2,
+    ]  # fmt: skip
+    assert stage.land(again)[-1] == Acknowledge(2)
+
+
+def test_two_owners_who_fight_do_not_go_on_for_ever() -> None:
+    """More than five takeovers in half a minute: it stops, and stays out."""
+    stage = Stage(*requests(1))
+    effects = stage.deliver(0)
+    for fight in range(TAKEOVERS_MAX + 1):
+        stage.usurp()
+        effects = stage.load(stage.land(effects), now_s=fight)
+        if fight < TAKEOVERS_MAX:
+            (read,) = effects
+            assert isinstance(read, ReadRequests)
+            effects = stage.partition.requests_read(read.epoch, stage.log.requests)
+    (stop,) = effects
+    assert isinstance(stop, Stop)
+    assert stop.stay_out
+
+
+def test_a_report_of_unknown_fate_ends_the_process() -> None:
+    """The record may have landed or not: only a load can tell."""
+    stage = Stage(*requests(1))
+    stage.deliver(0)
+    (stop,) = stage.partition.reported(0, None, "timed out")
+    assert isinstance(stop, Stop)
+    assert not stop.stay_out
+    assert stage.deliver(0) == []
+
+
+def test_a_hole_of_the_stream_is_read_and_decided_first() -> None:
+    """It stays in order."""
+    stage = Stage(*requests(4))
+    assert stage.deliver(2) == [ReadRequests(1, 0, 2)]
+    assert stage.deliver(3) == []
+    produced = stage.partition.requests_read(1, stage.log.requests[0:2])
+    assert names(produced) == ["Produce"]
+    assert stage.land(produced)[-1] == Acknowledge(3)
+
+
+def test_a_skipped_last_record_is_read_after_a_quiet_second() -> None:
+    """Two ticks without a delivery."""
+    stage = Stage(*requests(2))
+    assert stage.partition.tick(0, 2) == []
+    assert stage.partition.tick(0, 2) == [ReadRequests(1, 0, 2)]
+    assert stage.partition.tick(0, 2) == []
+
+
+def test_records_delivered_while_they_are_read_are_decided_once() -> None:
+    """The answer that brings nothing new is no lost log."""
+    stage = Stage(*requests(2))
+    stage.partition.tick(0, 2)
+    stage.partition.tick(0, 2)
+    stage.land(stage.deliver(0, 1))
+    assert stage.partition.requests_read(1, stage.log.requests) == []
+    assert stage.partition.phase == "deciding"
+
+
+def test_requests_that_are_gone_end_the_process() -> None:
+    """Undecided ones, at the head, in a hole or at the tail."""
+    stage = Stage(*requests(2))
+    stage.deliver(1)
+    assert names(stage.partition.requests_read(1, [])) == ["Stop"]
+    assert names(Stage(*requests(2)).partition.tick(1, 2)) == ["Stop"]
+    stage = Stage(*requests(2))
+    stage.land(stage.deliver(0, 1))
+    assert stage.partition.tick(0, 2) == []
+    assert names(stage.partition.tick(0, 1)) == ["Stop"]
+
+
+def test_ends_asked_for_before_the_last_answers_prove_nothing() -> None:
+    """What was confirmed since lies beyond them."""
+    stage = Stage(*requests(2))
+    assert stage.partition.tick(0, 0) == []
+    stage.land(stage.deliver(0, 1))
+    assert stage.partition.tick(0, 0) == []
+
+
+@pytest.mark.parametrize("bad", [None, b"\xff", b'{"requests":[]}', b'{"requests":[{"type":"Unheard"}]}'])
+def test_a_dead_letter_is_durable_before_its_decision(bad: bytes | None) -> None:
+    """Nothing is produced, and nothing later decided, until it is."""
+    stage = Stage(*requests(1), bad, *requests(1))
+    stage.land(stage.deliver(0))
+    (bury,) = stage.deliver(1, 2)
+    assert isinstance(bury, Bury)
+    (letter,) = bury.letters
+    assert letter.content == (b'{"type":"Unheard"}' if bad and b"Unheard" in bad else bad or b"")
+    assert not stage.partition.settled
+    assert names(stage.partition.buried(bury.epoch)) == ["Produce", "Produce"]
+
+
+def test_one_bad_request_does_not_harm_its_batch() -> None:
+    """The others are answered in their places."""
+    good = encode_requests([purchase("a", "ann"), purchase("b", "bob")])
+    stage = Stage(*requests(1), good.replace(b'"buyer_id":"ann"', b'"buyer_id":7'))
+    done = settle(stage.log, stage.partition)
+    (flight,) = next(e for e in reversed(done) if isinstance(e, Produce)).flights
+    assert [type(decision).__name__ for decision in flight.decisions] == ["Unreadable", "Reserved"]
+
+
+def test_what_was_confirmed_is_acknowledged_when_it_comes_again() -> None:
+    """And what is in flight is not."""
+    stage = Stage(*requests(2))
+    stage.land(stage.deliver(0))
+    stage.deliver(1)
+    assert stage.deliver(0) == [Acknowledge(0)]
+    assert stage.deliver(1) == []
+
+
+def test_a_snapshot_is_begun_when_nothing_is_in_flight_and_deciding_goes_on() -> None:
+    """What waits is not left waiting."""
+    stage = Stage(*requests(4), snapshot_every=2)
+    produced = stage.deliver(0, 1, 2, 3)
+    assert names(produced) == ["Produce", "Produce"]
+    follows = stage.land(produced)
+    assert names(follows) == ["Acknowledge", "Acknowledge", "WriteParts", "Produce"]
+
+
+def test_a_snapshot_is_committed_when_its_parts_are_durable() -> None:
+    """Not before, and not for parts of another one."""
+    stage = Stage(*requests(1), snapshot_every=1)
+    parts = stage.land(stage.deliver(0))[-1]
+    assert isinstance(parts, WriteParts)
+    assert stage.partition.parts_written("another", [0]) == []
+    assert names(stage.partition.parts_written(parts.id, [0])) == ["WriteCommit"]
+    assert stage.partition.parts_written(parts.id, [0]) == []
+
+
+def test_snapshots_are_due_by_what_was_decided_and_what_is_remembered() -> None:
+    """More than 50,000, and more than the size of the table."""
+    assert not snapshot_due(50_000, 0)
+    assert snapshot_due(50_001, 50_000)
+    assert not snapshot_due(60_000, 60_000)
+
+
+def test_a_revoked_partition_does_nothing_until_it_is_assigned_again() -> None:
+    """Reports of what was in flight are only counted down."""
+    stage = Stage(*requests(2))
+    produced = stage.deliver(0)
+    assert stage.partition.revoked() == []
+    assert stage.land(produced) == []
+    assert stage.deliver(1) == []
+    assert stage.partition.tick(0, 2) == []
+    done = carry_out(stage.log, stage.partition, stage.partition.assigned())
+    assert done[-1] == Acknowledge(0)
