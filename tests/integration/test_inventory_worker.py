@@ -9,12 +9,16 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from eventlog.__main__ import provision
-from stampede_schemas.codec import encode_requests
-from stampede_schemas.topics import DEAD_LETTERS, partition_of
+from eventlog.kafka import consumer
+from stampede_schemas.codec import decode_snapshot, encode_requests
+from stampede_schemas.orders import SnapshotCommitted
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
 from tests.support.inventory import InventoryProcess, Log, digest_of, kinds, listing, purchase, worker
-from tests.support.stack import components
+from tests.support.stack import components, eventually
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +139,67 @@ def test_a_frozen_worker_that_thaws_changes_nothing(kafka: str, tmp_path: Path) 
         print(f"{void} void records")
         assert kinds(answers)["Reserved"] >= 500
         assert table.products[purchase(tea).product_id].available == 0
+
+
+def committed(kafka: str, partition: int) -> int:
+    """The inventory group's committed offset: what KEDA sees."""
+    group = consumer(kafka, **{"group.id": "inventory"})
+    try:
+        return int(group.committed([TopicPartition(REQUESTS.name, partition)], timeout=10)[0].offset)
+    finally:
+        group.close()
+
+
+def test_a_snapshot_and_what_came_after_it_are_the_fold_from_the_beginning(kafka: str, tmp_path: Path) -> None:
+    """A worker that loads from its predecessor's snapshot holds the very table that the whole log gives."""
+    log, tea = Log(kafka), product()
+    with worker(kafka, tmp_path, STAMPEDE_SNAPSHOT_DECISIONS_MIN="20") as running:
+        running.await_ready()
+        log.ask([listing(tea, 300)])
+        for _ in range(60):
+            log.ask([purchase(tea) for _ in range(10)])
+        log.flush()
+        log.await_answers(partition_of(tea))
+        eventually(lambda: bool(snapshots(log, tea)), what="a snapshot")
+        running.kill()
+    log.ask([purchase(tea)])
+    log.flush()
+    with worker(kafka, tmp_path) as running:
+        running.await_ready()
+        table, _, _ = log.await_answers(partition_of(tea))
+        assert running.get(f"/state?partition={partition_of(tea)}")["sha256"] == digest_of(table)
+
+
+def snapshots(log: Log, product_id: str) -> list[SnapshotCommitted]:
+    """The complete snapshots of a product's partition."""
+    records = log.records(STOCK_SNAPSHOTS.name, partition_of(product_id))
+    found = [decode_snapshot(record.value or b"") for record in records]
+    return [record for record in found if isinstance(record, SnapshotCommitted)]
+
+
+def test_the_group_offset_follows_also_over_records_the_stream_never_delivered(kafka: str, tmp_path: Path) -> None:
+    """Faust's committed offset reaches the end of `requests`: the private parts of Faust we use are still there."""
+    log, tea = Log(kafka), product()
+    with worker(kafka, tmp_path) as running:
+        running.await_ready()
+        log.ask([listing(tea, 5)])
+        log.ask([purchase(tea)])
+        log.flush()
+        _, answers, _ = log.await_answers(partition_of(tea))
+        eventually(lambda: committed(kafka, partition_of(tea)) == len(answers), what="the committed offset at the end")
+
+
+def test_a_topic_made_anew_stops_the_worker_with_one_sentence(tmp_path: Path) -> None:
+    """Positions of a deleted topic mean nothing in its successor: the worker ends, and says why."""
+    with components() as alone:
+        provision(alone.kafka, 1)
+        with worker(alone.kafka, tmp_path) as running:
+            running.await_ready()
+            admin = AdminClient({"bootstrap.servers": alone.kafka})
+            admin.delete_topics([DECISIONS.name])[DECISIONS.name].result()
+            eventually(lambda: running.process.poll() is not None, 30, "the worker's end")
+            assert running.process.returncode == 1
+        assert "inventory-0 stops: topic stampede.decisions is missing" in (tmp_path / "inventory-0.log").read_text()
 
 
 def owns(running: InventoryProcess, partition: int) -> bool:

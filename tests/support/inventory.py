@@ -17,10 +17,10 @@ import msgspec
 from devstack.ports import anywhere, is_free
 from eventlog.kafka import consumer, producer, read_range, watermarks
 from eventlog.reader import CountingReader
-from inventory.loading import Record, fold
+from inventory.loading import Folded, Record, fold
 from inventory.table import StockTable
-from stampede_schemas.codec import decode_decisions, encode_requests, source_crc, split_requests
-from stampede_schemas.decisions import AnyDecision, Envelope
+from stampede_schemas.codec import encode_requests, source_crc, split_requests
+from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import BuyerId, Millis, ProductId, PurchaseId, RequestId
 from stampede_schemas.requests import AnyRequest, ProductListRequested, PurchaseRequested
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS, partition_of
@@ -95,8 +95,8 @@ class Log:
         void = 0
         for record in self.records(DECISIONS.name, partition):
             found = fold(table, reader, record)
-            if isinstance(found, Envelope):
-                answers[found.source_offset] = decode_decisions(found)
+            if isinstance(found, Folded):
+                answers[found.envelope.source_offset] = found.decisions
             else:
                 void += 1
         return table, answers, void

@@ -22,7 +22,7 @@ TIMEOUT_S = 30.0
 
 def provision(kafka: str, replication: int) -> dict[str, str]:
     """Make what is missing, set every topic's configuration, check the result. Returns Kafka's topic ids by name."""
-    admin = AdminClient({"bootstrap.servers": kafka, "log_level": 3})
+    admin = AdminClient({"bootstrap.servers": kafka, "log_level": 2})
     durability = {"min.insync.replicas": "2" if replication > 2 else "1", "unclean.leader.election.enable": "false"}
     wanted = [
         NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication, config=t.config | durability)

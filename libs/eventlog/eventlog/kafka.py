@@ -22,12 +22,16 @@ _CLIENT: dict[str, str | int | float | bool] = {
     "reconnect.backoff.ms": 100,
     "reconnect.backoff.max.ms": 1_000,
     "socket.keepalive.enable": True,
-    "log_level": 3,
+    "log_level": 2,  # an absent broker is said once by whoever needs it, not 20 times a second by librdkafka
 }
 
 
 class TopicsWrong(Exception):
     """The broker's topics are not those of the registry; the message says which and what to do."""
+
+
+class TopicsUnknown(TopicsWrong):
+    """The broker did not say what its topics are."""
 
 
 def producer(kafka: str, **settings: Any) -> Producer:

@@ -13,7 +13,7 @@ import faust
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
-from eventlog.kafka import producer, topic_ids
+from eventlog.kafka import TopicsUnknown, TopicsWrong, producer, topic_ids
 from inventory.answering import LogReader
 from inventory.protocol import Stop
 from inventory.settings import Settings
@@ -23,9 +23,13 @@ from telemetry.ops import Checks, Ops, build_registry, serve_ops
 from telemetry.tracing import Tracing, configure
 
 GROUP = "inventory"
+TOPICS = (REQUESTS, DECISIONS, STOCK_SNAPSHOTS)
+TOPICS_CHECK_S = 10.0
+STANDSTILL_S_MAX = 15.0
 DELIVERY_TIMEOUT_MS = 60_000  # a restarting broker is waited for; then the process ends and another tries
 HEARTBEAT_S_MAX = 10.0
 SETTLE_S_MAX = 2.0
+LEAVE_S_MAX = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -39,17 +43,18 @@ class Inventory:
         self._tracing: Tracing = configure("inventory", settings.instance, settings.span_file, settings.trace_sample)
         self._was_assigned = False
         # Positions are only good for the topics they were read from; a wrong or missing topic stops us here.
-        ids = topic_ids(settings.kafka, (REQUESTS, DECISIONS, STOCK_SNAPSHOTS))
+        self._topic_ids = topic_ids(settings.kafka, TOPICS)
         self._reader = LogReader(settings.kafka)
         self._producer = producer(settings.kafka, **{"message.timeout.ms": DELIVERY_TIMEOUT_MS})
         self.faust = _faust_app(settings)
         self.worker = Worker(
-            topic_ids=ids,
+            topic_ids=self._topic_ids,
             reader=self._reader,
             producer=self._producer,
             tracing=self._tracing,
             registry=self._registry,
-            add_gap=self._add_gap,
+            snapshot_due=lambda decided, size: decided >= max(settings.snapshot_decisions_min, size),
+            answered=self._answered,
             stop=self._stop_now,
         )
         self._attach()
@@ -79,13 +84,28 @@ class Inventory:
         self.faust.on_partitions_assigned.connect(assigned, weak=False)  # type: ignore[arg-type]
         self.faust.on_partitions_revoked.connect(revoked, weak=False)  # type: ignore[arg-type]
 
-    async def _add_gap(self, partition: int, first: int, last: int) -> None:
-        """Tell Faust that records it skipped are answered, or its committed offset stands still for ever.
+    def _answered(self, partition: int, first: int, last: int) -> None:
+        """Tell Faust that `[first, last]` is answered, delivered or not, or its committed offset stands still.
 
-        Private in faust-streaming 0.15.3, the version we pin; an integration test notices when it goes.
+        Private parts of faust-streaming 0.15.3, the version we pin; an integration test notices when they go.
         """
         consumer: Any = self.faust.consumer
-        await consumer._add_gap(TP(REQUESTS.name, partition), first, last)
+        tp = TP(REQUESTS.name, partition)
+        known = consumer._acked_index[tp]
+        new = [o for o in range(max(first, consumer._committed_offset[tp] or 0), last + 1) if o not in known]
+        known.update(new)
+        consumer._acked[tp].extend(new)
+
+    async def _watch_topics(self) -> NoReturn:
+        """A topic that was deleted, made again or given other partitions makes every position we hold a lie."""
+        while True:
+            await asyncio.sleep(TOPICS_CHECK_S)
+            try:
+                now = await asyncio.to_thread(topic_ids, self._settings.kafka, TOPICS)
+            except TopicsUnknown:
+                continue  # the broker is away: that is not ours to judge here
+            if now != self._topic_ids:
+                raise TopicsWrong("a topic was deleted and made again while we read it: its history is gone")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then leave in order."""
@@ -97,22 +117,22 @@ class Inventory:
             routes={"/state": self._state},
             registry=self._registry,
         )
-        loops = [asyncio.create_task(self.worker.poll()), asyncio.create_task(self.worker.tick())]
+        loops = [asyncio.create_task(work) for work in (self.worker.poll(), self.worker.tick(), self._watch_topics())]
         _keep_young()
         await self.faust.start()
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
         for loop in loops:
             if loop.done():
-                self._stop_now(Stop(f"a loop of the worker ended: {loop.exception()!r}"))
+                self._stop_now(Stop(str(loop.exception())))
         await self._leave(ops, loops)
 
     async def _leave(self, ops: Ops, loops: list[asyncio.Task[None]]) -> None:
+        await self.worker.leave(LEAVE_S_MAX)
         await self.faust.stop()
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        await asyncio.to_thread(self._producer.flush, 5.0)
         self._reader.close()
         await ops.close()
         self._tracing.close()
@@ -128,7 +148,12 @@ class Inventory:
 
     def _live(self) -> Checks:
         age = time.monotonic() - self.worker.ticked_at
-        return {"heartbeat": age < HEARTBEAT_S_MAX or f"the loop stood still for {age:.0f} s"}
+        now = time.monotonic()
+        still = [n for n in self.worker.owned if now - self.worker.advanced.get(n, (0, now))[1] > STANDSTILL_S_MAX]
+        return {
+            "heartbeat": age < HEARTBEAT_S_MAX or f"the loop stood still for {age:.0f} s",
+            "progress": not still or f"partitions {sorted(still)} have requests and make no decisions",
+        }
 
     def _ready(self) -> Checks:
         loading = [n for n in self.worker.owned if self.worker.partitions[n].phase != "deciding"]
@@ -181,8 +206,6 @@ def _faust_app(settings: Settings) -> faust.App:
 
 def _keep_young() -> None:
     """Full collections over millions of reservations stop the worker for 0.1 to 0.3 s, and find nothing there."""
-    gc.collect()
-    gc.freeze()
     gc.set_threshold(50_000, 50, 1_000_000)
 
 

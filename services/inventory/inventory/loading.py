@@ -14,7 +14,7 @@ from eventlog.reader import CountingReader, LogBroken, Progress, Void, check_anc
 from inventory.domain import evolve
 from inventory.table import Slice, StockTable, decode_slice, join
 from stampede_schemas.codec import decode_decisions, decode_snapshot, source_crc
-from stampede_schemas.decisions import Envelope
+from stampede_schemas.decisions import AnyDecision, Envelope
 from stampede_schemas.identifiers import Millis, Position
 from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
@@ -56,6 +56,7 @@ class Loaded:
     progress: Progress
     start: int
     snapshot_at: int  # source offset of the snapshot it began with, -1 without one
+    refolded: int = 0  # decisions folded on top of it
 
 
 Loading = Generator[Ask, Answer, Loaded]
@@ -82,21 +83,29 @@ def load(
         at = snapshot[0]
         progress = Progress(at.next_offset, at.source_offset, at.load, at.anchor)
     yield from _check_logs(progress)
-    reader = reader_from(progress)
+    reader, refolded = reader_from(progress), 0
     while True:
         _, end = yield from _ends(DECISIONS.name)
         begin = reader.progress.next_offset
         if begin >= end:
             break
         for record in (yield from _range(DECISIONS.name, begin, end)):
-            fold(table, reader, record)
+            folded = fold(table, reader, record)
+            refolded += 0 if isinstance(folded, Void) else len(folded.decisions)
         if reader.progress.next_offset == begin:
             raise LogBroken(f"decisions ends at {end} but gives nothing from {begin} on: a part of the log is gone")
     yield from _check_requests(reader.progress)
-    return Loaded(table, reader.progress, reader.progress.next_offset, progress.source_offset)
+    return Loaded(table, reader.progress, reader.progress.next_offset, progress.source_offset, refolded)
 
 
-def fold(table: StockTable, reader: CountingReader, record: Record) -> Envelope | Void:
+class Folded(NamedTuple):
+    """A counting record: its envelope and the decisions that were applied."""
+
+    envelope: Envelope
+    decisions: list[AnyDecision]
+
+
+def fold(table: StockTable, reader: CountingReader, record: Record) -> Folded | Void:
     """Apply one `decisions` record to the table if it counts.
 
     Raises:
@@ -114,7 +123,7 @@ def fold(table: StockTable, reader: CountingReader, record: Record) -> Envelope 
         ) from error
     for index, decision in enumerate(decisions):
         evolve(table, decision, Position(table.partition, found.source_offset, index))
-    return found
+    return Folded(found, decisions)
 
 
 def _ends(topic: str) -> Generator[Ask, Answer, tuple[int, int]]:

@@ -36,7 +36,7 @@ from stampede_schemas.requests import AnyRequest
 
 BATCHES_IN_FLIGHT_MAX = 4
 READ_RECORDS_MAX = 500  # of `requests`, in one go, when the stream skipped some
-SNAPSHOT_DECIDED_MIN = 50_000  # requests records since the last snapshot
+SNAPSHOT_DECISIONS_MIN = 50_000  # since the last snapshot
 TAKEOVERS_MAX = 5  # within TAKEOVERS_WINDOW_S; beyond it two owners fight, and this one stays out
 TAKEOVERS_WINDOW_S = 30.0
 
@@ -123,8 +123,8 @@ SnapshotDue = Callable[[int, int], bool]
 
 
 def snapshot_due(decided: int, remembered: int) -> bool:
-    """Whether so many requests records since the last snapshot make one of so many things worth its writing."""
-    return decided > SNAPSHOT_DECIDED_MIN and decided > remembered
+    """Whether so many decisions since the last snapshot make one of so many things worth its writing."""
+    return decided > SNAPSHOT_DECISIONS_MIN and decided >= remembered
 
 
 class Partition:
@@ -162,7 +162,7 @@ class Partition:
         self._answered_at_tick = -1
         self._takeovers: deque[float] = deque()
         self._overtaken = False
-        self._snapshot_at = -1
+        self._decided = 0  # requests, since the last snapshot
         self._snapshot: SnapshotCommitted | None = None
 
     @property
@@ -203,7 +203,7 @@ class Partition:
         self._load = self._new_load()
         self._next_source = loaded.progress.source_offset + 1
         self._next_landing = loaded.start
-        self._snapshot_at = loaded.snapshot_at
+        self._decided = loaded.refolded
         self._snapshot = None
         self._quiet_since = None
         effects: list[Effect] = []
@@ -336,6 +336,7 @@ class Partition:
             self._next_source += 1
             self._next_landing += 1
         flights[-1] = flights[-1]._replace(ends_batch=True)
+        self._decided += count
         if letters:
             # A letter must be durable before the decision that calls it one, or a crash between loses the bytes.
             self._burying = flights
@@ -391,13 +392,13 @@ class Partition:
     # ---- snapshots
 
     def _snapshot_due(self) -> bool:
-        return self._snapshot is None and self._due(self._next_source - 1 - self._snapshot_at, self.table.size())
+        return self._snapshot is None and self._due(self._decided, self.table.size())
 
     def _begin_snapshot(self) -> WriteParts:
         """Pack the whole table at a moment when all of it is confirmed. It names the last *counting* record's load."""
         at = self.confirmed
         name = f"{at.source_offset}-{at.load}"
-        self._snapshot_at = at.source_offset
+        self._decided = 0
         self._snapshot = SnapshotCommitted(
             name, at.source_offset, at.next_offset, at.load, at.anchor, [], self._topic_ids
         )

@@ -16,6 +16,7 @@ class Settings(BaseSettings):
     instance: str = Field(default="inventory-0", description="its name, and its static member id in the Kafka group")
     kafka: str = Field(default="127.0.0.1:9092", description="bootstrap servers, host:port, comma-separated")
     session_timeout_s: float = Field(default=10.0, ge=6, le=60, description="after this a silent worker is replaced")
+    snapshot_decisions_min: int = Field(default=50_000, ge=1, description="decisions made before a snapshot is written")
     data_dir: Path = Field(default=Path(".stack/inventory"), description="Faust keeps its own small files here")
     ops_host: str = "127.0.0.1"
     ops_port: int = Field(default=0, ge=0, le=65_535, description="health, metrics, /state; 0 takes a free port")

@@ -18,10 +18,9 @@ from devstack.crowd import Journal
 from devstack.endpoints import Endpoints
 from eventlog.kafka import consumer, read_range, watermarks
 from eventlog.reader import CountingReader
-from inventory.loading import Record, fold
+from inventory.loading import Folded, Record, fold
 from inventory.table import StockTable
-from stampede_schemas.codec import decode_decisions
-from stampede_schemas.decisions import Envelope, Ignored, ProductListed, Rejected, Released, Reserved, Restocked
+from stampede_schemas.decisions import Ignored, ProductListed, Rejected, Released, Reserved, Restocked
 from stampede_schemas.identifiers import Millis
 from stampede_schemas.topics import DECISIONS, partition_of
 
@@ -103,7 +102,7 @@ def _read_log(kafka: str, product_id: str) -> LogView:
         for message in read_range(client, DECISIONS.name, partition, 0, end):
             record = Record(message.offset() or 0, message.value(), Millis(0))
             found = fold(table, reader, record)
-            if isinstance(found, Envelope):
+            if isinstance(found, Folded):
                 _tell(view, found, product_id)
             else:
                 view.void += 1
@@ -115,8 +114,8 @@ def _read_log(kafka: str, product_id: str) -> LogView:
     return view
 
 
-def _tell(view: LogView, envelope: Envelope, product_id: str) -> None:
-    for index, decision in enumerate(decode_decisions(envelope)):
+def _tell(view: LogView, folded: Folded, product_id: str) -> None:
+    for index, decision in enumerate(folded.decisions):
         if getattr(decision, "product_id", None) != product_id:
             continue
         match decision:
@@ -127,7 +126,7 @@ def _tell(view: LogView, envelope: Envelope, product_id: str) -> None:
                 view.available += decision.quantity
             case Reserved():
                 view.available -= decision.quantity
-                view.reserved[decision.purchase_id] = (envelope.source_offset, index)
+                view.reserved[decision.purchase_id] = (folded.envelope.source_offset, index)
             case Released():
                 view.available += decision.quantity
                 view.released[decision.purchase_id] = decision.reason
