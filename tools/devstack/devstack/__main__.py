@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("name", nargs="?", metavar="NAME", help="a process or a service; all by default")
     logs.add_argument("-f", "--follow", action="store_true")
     logs.add_argument("-n", "--lines", type=int, default=20, help="lines of each log (20)")
+    commands.add_parser("env", parents=[every], help='the addresses for a shell: eval "$(devstack env)"')
     commands.add_parser("demo", parents=[every], help="a real sale over HTTP and its proof; DEMO_EXIT=1: then stop")
     commands.add_parser("clean", parents=[every], help="stop it and remove its folder with all data")
     return top
@@ -107,6 +109,10 @@ def _run(arguments: argparse.Namespace, given: list[str], console: Console) -> i
             console.print(f"Restarted and healthy: {', '.join(names)}.")
         case "logs":
             _logs(layout, console, arguments)
+        case "env":
+            found = read(layout.endpoints)
+            for name, value in (("GATEWAY", found.gateway[0]), ("ADMIN", found.admin), ("ADMIN_KEY", found.admin_key)):
+                print(f"export {name}={shlex.quote(value)}")
         case "demo":
             return _demo(Layout.at(arguments.dir), console)
     return 0
