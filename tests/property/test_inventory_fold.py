@@ -21,26 +21,29 @@ Rules = Callable[[StockTable, AnyRequest, Millis], AnyDecision]
 Asked = list[tuple[AnyRequest, int]]
 
 products = st.sampled_from([LAMP, LAMP, LAMP, MUG, ELSEWHERE])
-names = st.sampled_from([f"b{n}" for n in range(8)])
+names = st.sampled_from([f"b{n}" for n in range(4)])
 ids = st.sampled_from([f"r{n}" for n in range(6)])
 instants = st.integers(0, 40)
-requests = st.one_of(
-    st.builds(purchase, names, st.sampled_from(["ann", "bob", "cid"]), st.integers(1, 4), products),
-    st.builds(release, st.tuples(st.integers(0, 40), st.just(0)), names, products),
+purchases = st.builds(purchase, names, st.sampled_from(["ann", "bob", "cid"]), st.integers(1, 2), products)
+releases = st.builds(release, st.tuples(st.integers(0, 40), st.just(0)), names, products)
+operator = st.one_of(
     st.builds(restock, st.integers(-4, 6), ids, products),
     st.builds(listing, products, st.integers(0, 6), st.integers(1, 4), ids),
     st.builds(
         change,
         ids,
         products,
-        action=st.sampled_from(["open", "close", "pause", None]),
+        action=st.sampled_from(["open", "open", "close", "pause", None]),
         per_buyer_limit=st.one_of(st.none(), st.integers(1, 4)),
         opens_at_ms=st.one_of(st.none(), instants),
         closes_at_ms=st.one_of(st.none(), instants),
     ),
-    st.builds(retire, ids, st.sampled_from([LAMP, MUG, MUG])),
+    st.builds(retire, ids, products),
 )
-histories = st.lists(st.tuples(requests, instants), max_size=40).map(lambda asked: [(listing(stock=5), 0), *asked])
+requests = st.one_of(purchases, releases, purchases, releases, purchases, operator)
+histories = st.lists(st.tuples(requests, instants), min_size=4, max_size=40).map(
+    lambda asked: [(listing(stock=5), 0), *asked]
+)
 rule_sets = st.sampled_from([decide, thrifty])
 
 

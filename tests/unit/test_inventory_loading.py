@@ -146,6 +146,27 @@ def test_half_a_history_is_not_loaded(harm: Callable[[MemoryLog], None]) -> None
         run_load(log)
 
 
+def test_a_log_that_lost_only_void_records_is_not_loaded() -> None:
+    """The next decisions would stand where a remembered void one stood, and count for some readers only."""
+    log = sold(*THREE)
+    log.append(DECISIONS.name, b"void")
+    settle(log, Partition(0, TOPIC_IDS, lambda: Load("heir"), snapshot_due=lambda *_: True))
+    assert run_load(log).start == 4
+    del log.decisions[3:]
+    with pytest.raises(LogBroken, match="lost its tail"):
+        run_load(log)
+
+
+def test_requests_that_begin_late_are_not_answered() -> None:
+    """A log start above 0 with nothing answered: its head is gone."""
+    log = MemoryLog()
+    for _ in range(3):
+        log.append(REQUESTS.name, encode_requests([listing()]))
+    log.trim(REQUESTS.name, 1)
+    with pytest.raises(LogBroken, match="lost its head"):
+        run_load(log)
+
+
 def test_unknown_decisions_in_a_counting_record_stop_the_load() -> None:
     """Skipping them would make another table than that of those who know them."""
     log = sold(*THREE)

@@ -91,6 +91,10 @@ def test_four_batches_are_in_flight_and_what_waits_becomes_one_batch() -> None:
     (first, *_) = produced
     follows = stage.land([first])
     assert [len(e.flights) for e in follows if isinstance(e, Produce)] == [5]
+    stage.land([*produced[1:], *follows])
+    for _ in range(9):
+        stage.log.append(REQUESTS.name, requests(1)[0])
+    assert len(stage.deliver(*range(9, 18))) == BATCHES_IN_FLIGHT_MAX
 
 
 def test_what_is_delivered_before_the_load_waits_for_it() -> None:
