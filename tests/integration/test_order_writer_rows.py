@@ -13,6 +13,7 @@ import pytest
 
 from eventlog.reader import LogBroken
 from stampede_schemas.codec import encode_decisions
+from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import Load, Millis, Position
 from stampede_schemas.orders import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import ReleaseRequested
@@ -25,6 +26,7 @@ from tests.support.orders import (
     rejected,
     released,
     reserved,
+    restocked,
     until,
 )
 from tests.support.stack import LocalStack, components
@@ -67,18 +69,20 @@ async def applied(place: Installation, partition: int, offset: int) -> bool:
 
 
 def fill(place: Installation, records: int, each: int = 20, partitions: int = 4) -> int:
-    """A prefilled log, records in turn over the first partitions; how many purchases that are."""
+    """A prefilled log, each record with a restock of one; how many purchases that are."""
     for n in range(partitions):
         name = f"shoe-{n}"
-        sale = [
-            [reserved(f"{n}-{r}-{i}", r * each + i + 1, product_id=name) for i in range(each)] for r in range(records)
+        sale: list[list[AnyDecision]] = [
+            [restocked(name), *(reserved(f"{n}-{r}-{i}", r * each + i + 1, product_id=name) for i in range(each))]
+            for r in range(records)
         ]
         place.log.append(n, [listed(name, 10**6)], *sale)
     return records * each * partitions
 
 
-async def everything_once(place: Installation, total: int) -> None:
-    """Every purchase is confirmed at version 2, and its event stands on `orders`."""
+async def everything_once(place: Installation, total: int, restocks: int = 0) -> None:
+    """Every purchase is confirmed at version 2, its event stands on `orders`, and every restock counts once."""
+    assert {row["stock"] - 10**6 for row in await place.rows("SELECT stock FROM products")} == {restocks}
     assert await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed' AND version = 2") == total
     events = place.events()
     assert {event.version for event in events} == {2}
@@ -182,22 +186,24 @@ async def test_a_killed_writer_goes_on_at_the_progress_in_postgres(place: Instal
     async with place.writer(group="a-group-that-committed-nothing", payment="none") as task:
         await until(lambda: settled(place, total), "the rest", 30, task)
         await until(lambda: empty(place), "sent", task=task)
-    await everything_once(place, total)
+    await everything_once(place, total, 200)
 
 
 async def test_two_writers_of_the_same_partitions_write_everything_once(place: Installation) -> None:
-    """Two groups, so that both own all of it: each record is applied by one of them."""
-    total = fill(place, 100)
+    """Two groups, so that both own all of it and race for every record: each is applied by one of them."""
+    total = fill(place, 1)
     async with place.writer("a", group="a", payment="none") as a, place.writer("b", group="b", payment="none") as b:
-        await until(lambda: settled(place, total), "all rows", 60, a)
-        fill_more = [reserved(f"more-{i}", 10_000 + i, product_id="shoe-0") for i in range(50)]
-        place.log.append(0, *[[one] for one in fill_more])
-        await until(lambda: settled(place, total + 50), "more rows", 30, b)
+        await until(lambda: settled(place, total), "both run", 60, a)
+        for n in range(150):
+            sale: list[AnyDecision] = [restocked("shoe-0"), reserved(f"race-{n}", 1_000 + n, product_id="shoe-0")]
+            await asyncio.to_thread(place.log.append, 0, sale)
+        await until(lambda: settled(place, total + 150), "all rows", 30, b)
         await until(lambda: empty(place), "sent", task=a)
         assert not a.done()
         assert not b.done()
-    await everything_once(place, total + 50)
-    assert Counter(event.purchase_id for event in place.events()).most_common(1)[0][1] <= 2
+    assert await place.value("SELECT stock FROM products WHERE product_id = 'shoe-0'") == 10**6 + 151
+    assert {event.version for event in place.events()} == {2}
+    assert Counter(event.purchase_id for event in place.events()).total() == total + 150
 
 
 async def test_a_second_member_shares_the_partitions(place: Installation) -> None:
@@ -207,12 +213,12 @@ async def test_a_second_member_shares_the_partitions(place: Installation) -> Non
         await until(lambda: place.value("SELECT count(*) > 0 FROM purchases"), "a began", task=a)
         async with place.writer("b", payment="none"):
             await until(lambda: settled(place, total), "all rows", 60, a)
-    await everything_once(place, total)
+    await everything_once(place, total, 60)
 
 
 async def test_a_killed_database_loses_nothing(place: Installation, servers: LocalStack) -> None:
     """Postgres dies by kill -9 while decisions flow: the writer waits for it, drops nothing and releases nothing."""
-    place.log.append(0, [listed()])
+    place.log.append(0, [listed(stock=10**6)])
     async with place.writer() as task:
         await until(lambda: applied(place, 0, 1), "running", task=task)
         pid = servers.kill("postgres")

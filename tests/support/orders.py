@@ -6,10 +6,10 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import asyncpg
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from eventlog.__main__ import provision
@@ -21,7 +21,7 @@ from order_writer.saga import Order
 from order_writer.settings import Settings
 from order_writer.writer import patiently
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
-from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved
+from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
 from stampede_schemas.orders import AnyCommand, AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, ReleaseReason
@@ -89,6 +89,16 @@ def rejected(purchase_id: str, *, product_id: str = "shoe", reason: RejectReason
     )
 
 
+def restocked(product_id: str = "shoe", quantity: int = 1) -> Restocked:
+    """Units added."""
+    return Restocked(
+        request_id=RequestId(secrets.token_hex(8)),
+        product_id=ProductId(product_id),
+        quantity=quantity,
+        available_after=quantity,
+    )
+
+
 def released(
     purchase_id: str,
     reservation: Position,
@@ -135,6 +145,11 @@ class DecisionsLog:
     load: Load = field(default_factory=lambda: Load(secrets.token_hex(16)))
     sources: dict[int, int] = field(default_factory=dict)
 
+    @cached_property
+    def producer(self) -> Producer:
+        """One for all appends: connecting takes longer than appending."""
+        return producer(self.kafka, **{"linger.ms": 1})
+
     def append(self, partition: int, *records: Sequence[AnyDecision]) -> list[int]:
         """Append counting records, each the answer to one `requests` record; returns those requests' offsets."""
         first = self.sources.get(partition, 0)
@@ -149,11 +164,10 @@ class DecisionsLog:
 
     def append_raw(self, partition: int, *values: bytes) -> None:
         """Append anything."""
-        client = producer(self.kafka, **{"linger.ms": 5})
         for value in values:
-            client.produce(DECISIONS.name, value, partition=partition)
-            client.poll(0)
-        assert client.flush(30) == 0
+            self.producer.produce(DECISIONS.name, value, partition=partition)
+            self.producer.poll(0)
+        assert self.producer.flush(30) == 0
 
 
 @dataclass
