@@ -1,5 +1,6 @@
 """Broken protocols, readers and rules, each by one small change of a shipped class, for the simulator to find."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
@@ -236,8 +237,7 @@ class StartsOneTooFar(Partition):
 
     def loaded(self, epoch: int, loaded: Loaded, now_s: float) -> list[Effect]:
         """See Partition."""
-        late = Loaded(loaded.table, loaded.progress, loaded.start + 1, loaded.snapshot_at)
-        return super().loaded(epoch, late, now_s)
+        return super().loaded(epoch, dataclasses.replace(loaded, start=loaded.start + 1), now_s)
 
 
 class GoesOnWhereTheStreamIs(Partition):
