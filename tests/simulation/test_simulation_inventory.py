@@ -58,7 +58,7 @@ def test_a_planted_bug_is_found(name: str) -> None:
 
 def test_a_failure_is_shortened_and_told() -> None:
     """What is printed has the seed, the invariant, few steps and the log, and its steps still break the protocol."""
-    variant = MUTANTS["no check of the landed offset"]
+    variant = MUTANTS["one load id for all writers"]
     found = hunt(variant, 1, MUTANT_HISTORIES_MAX)
     assert found is not None
     short = shorten(found.failure, variant)
