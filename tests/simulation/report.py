@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tests.simulation.history import Failure, shorten
+from tests.simulation.history import Failure, rest, shorten
 from tests.simulation.reference import Violation
 from tests.simulation.world import SHIPPED, Variant, World
 
@@ -22,10 +22,10 @@ def _log(failure: Failure, variant: Variant) -> list[str]:
     try:
         for step in failure.steps:
             world.do(step)
-        at = "before the rest"
+        rest(world)
     except Violation:
-        at = "when it broke"
-    lines = [f"  requests {at}:"]
+        pass  # it is shown as it stood when it broke
+    lines = ["  requests:"]
     lines += [f"    {record.offset}: {(record.value or b'').decode(errors='replace')}" for record in world.log.requests]
     lines.append("  decisions:")
     facts = {fact.offset for fact in world.reference.facts}
