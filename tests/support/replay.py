@@ -1,0 +1,192 @@
+"""A small sale as the checker sees it: decided by the real rules, then ended as the order-writer would; to be tampered with."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from inventory.domain import decide, evolve
+from inventory.table import StockTable
+from replay.evidence import Applied, Catalogued, Database, Evidence, Letter, Partition, Record, Row, State
+from replay.journal import Attempt, Journal, Told
+from stampede_schemas.codec import (
+    UnreadableMessage,
+    decode_request,
+    encode_decisions,
+    encode_requests,
+    source_crc,
+    split_requests,
+)
+from stampede_schemas.decisions import AnyDecision, Rejected, Released, Reserved, Unreadable
+from stampede_schemas.identifiers import Load, Millis, Position
+from stampede_schemas.requests import AnyRequest
+
+BEGAN_MS = 1_700_000_000_000
+LATER_MS = 120_000  # everything that was to happen has had the time to
+
+
+class SmallSale:
+    """One partition. `ask` logs requests and their decisions; `evidence` is what a checker would gather of it."""
+
+    def __init__(self, partition: int = 0) -> None:
+        self.partition = partition
+        self.table = StockTable(partition)
+        self.requests: list[Record] = []
+        self.decisions: list[Record] = []
+        self.letters: list[Letter] = []
+        self.decided: list[tuple[Position, AnyDecision]] = []
+        self._load, self._start, self._loads = "", 0, 0
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Another worker loads the partition."""
+        self._loads += 1
+        self._load, self._start = f"{self._loads:032x}", len(self.decisions)
+
+    def ask(self, *requests: AnyRequest) -> int:
+        """Log one record and its answer; its offset."""
+        return self.log(encode_requests(list(requests)))
+
+    def log(self, value: bytes | None) -> int:
+        """Log any bytes, as a record, and the answer."""
+        offset, now = len(self.requests), BEGAN_MS + 10 * len(self.requests)
+        self.requests.append(Record(offset, now, value))
+        answers = self._answers(offset, value, now)
+        record = encode_decisions(
+            offset, source_crc(value), Load(self._load), self._start, Millis(now), [answer for _, answer in answers]
+        )
+        self.decisions.append(Record(len(self.decisions), now + 5, record))
+        self.decided += answers
+        return offset
+
+    def void(self) -> None:
+        """A record of a worker that was overtaken lands late."""
+        late = json.loads(self.decisions[-1].value or b"")
+        self.decisions.append(Record(len(self.decisions), BEGAN_MS, json.dumps(late | {"load": "f" * 32}).encode()))
+        self.take_over()
+
+    def _answers(self, offset: int, value: bytes | None, now: int) -> list[tuple[Position, AnyDecision]]:
+        try:
+            raws = split_requests(value)
+        except UnreadableMessage as unreadable:
+            return [self._bury(offset, 0, unreadable, value or b"")]
+        answers: list[tuple[Position, AnyDecision]] = []
+        for index, raw in enumerate(raws):
+            try:
+                decision = decide(self.table, decode_request(raw), Millis(now))
+            except UnreadableMessage as unreadable:
+                answers.append(self._bury(offset, index, unreadable, bytes(raw)))
+                continue
+            position = Position(self.partition, offset, index)
+            if isinstance(decision, Unreadable):
+                answers.append(self._bury(offset, index, UnreadableMessage(decision.reason), bytes(raw)))
+                continue
+            evolve(self.table, decision, position)
+            answers.append((position, decision))
+        return answers
+
+    def _bury(self, offset: int, index: int, why: UnreadableMessage, value: bytes) -> tuple[Position, AnyDecision]:
+        source = f"requests/{self.partition}/{offset}/{index}"
+        self.letters.append(Letter(0, len(self.letters), BEGAN_MS, source, why.reason, value))
+        return Position(self.partition, offset, index), Unreadable(reason=why.reason)
+
+    def evidence(self) -> Evidence:
+        """Log, rows, tables and a journal that all agree."""
+        now = BEGAN_MS + 10 * len(self.requests) + LATER_MS
+        partition = Partition(self.partition, list(self.requests), list(self.decisions))
+        table = msgspec.json.decode(msgspec.json.encode(self.table), type=StockTable)
+        return Evidence(
+            {self.partition: partition},
+            now,
+            "a small sale",
+            letters=list(self.letters),
+            orders=[],
+            database=self._database(now, partition),
+            states=[State(self.partition, len(self.requests) - 1, table.digest())],
+            journal=self._journal(),
+        )
+
+    def _database(self, now: int, partition: Partition) -> Database:
+        rows: dict[str, Row] = {}
+        for position, decision in self.decided:
+            if isinstance(decision, Reserved | Rejected) and decision.purchase_id not in rows:
+                rows[decision.purchase_id] = _row(position, decision, now)
+            elif isinstance(decision, Released):
+                old = rows[decision.purchase_id]
+                rows[decision.purchase_id] = old._replace(status="released", reason=decision.reason, returned=True)
+        products = {
+            name: Catalogued(product.stock, product.available, self.partition)
+            for name, product in self.table.products.items()
+        }
+        applied: dict[int, Applied] = {}
+        if partition.counting:
+            last = partition.counting[-1]
+            applied[self.partition] = Applied(len(self.decisions), last.source_offset, last.load, last.offset)
+        return Database(now, rows, {str(name): found for name, found in products.items()}, applied)
+
+    def _journal(self) -> Journal:
+        told = [decision for _, decision in self.decided if isinstance(decision, Reserved | Rejected)]
+        attempts = [
+            Attempt(line, decision.buyer_id, f"key-{line}", decision.purchase_id, "", False, _accepted(decision), [])
+            for line, decision in enumerate(told, 2)
+        ]
+        product = next((str(name) for name in self.table.products), "")
+        return Journal(product, attempts)
+
+
+def _accepted(decision: Reserved | Rejected) -> list[Told]:
+    return [Told(202, json.dumps({"purchase_id": decision.purchase_id, "status": "pending"}).encode())] * 2
+
+
+def _row(position: Position, decision: Reserved | Rejected, now: int) -> Row:
+    reserved = decision if isinstance(decision, Reserved) else None
+    return Row(
+        purchase_id=decision.purchase_id,
+        buyer_id=decision.buyer_id,
+        product_id=decision.product_id,
+        quantity=decision.quantity,
+        status="confirmed" if reserved else "rejected",
+        reason=decision.reason if isinstance(decision, Rejected) else None,
+        reservation_no=reserved.reservation_no if reserved else None,
+        unit_price_minor=reserved.unit_price_minor if reserved else None,
+        currency=reserved.currency if reserved else None,
+        payment_method=decision.payment_method,
+        fingerprint=decision.fingerprint,
+        place=(position.partition, position.offset, position.index),
+        hold_until_ms=now if reserved else None,
+        returned=False,
+        version=2 if reserved else 1,
+        updated_at_ms=BEGAN_MS,
+    )
+
+
+def edit(evidence: Evidence, offset: int, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a decisions record as if it had been written so."""
+    partition = next(iter(evidence.partitions.values()))
+    record = partition.decisions[offset]
+    content = json.loads(record.value or b"")
+    change(content)
+    partition.decisions[offset] = record._replace(value=json.dumps(content).encode())
+    vars(partition).pop("line", None)
+
+
+def rewrite(evidence: Evidence, offset: int, index: int = 0, **fields: object) -> None:
+    """Change fields of one decision."""
+    edit(evidence, offset, lambda content: content["decisions"][index].update(fields))
+
+
+def change_row(evidence: Evidence, purchase_id: str, **fields: Any) -> None:
+    """Change columns of a row."""
+    assert evidence.database is not None
+    rows = dict(evidence.database.rows)
+    rows[purchase_id] = rows[purchase_id]._replace(**fields)
+    evidence.database = replace(evidence.database, rows=rows)
+
+
+def drop_row(evidence: Evidence, purchase_id: str) -> None:
+    """A row is lost."""
+    assert evidence.database is not None
+    rows = {key: row for key, row in evidence.database.rows.items() if key != purchase_id}
+    evidence.database = replace(evidence.database, rows=rows)

@@ -1,0 +1,171 @@
+"""`replay`: export a sale from its log, check it, verify a running system, read dead letters.
+
+Exit code 0: everything that was looked at holds; 1: an invariant is violated; 2: it could not be checked, and why.
+"""
+
+import argparse
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from replay import journal as journals
+from replay import judge, letters, live, report, salefile
+from replay.evidence import Evidence
+from replay.failure import CannotCheck
+from replay.rules import RULES, Rule
+from stampede_schemas.topics import PARTITIONS, partition_of
+
+ENDPOINTS = Path(".stack/endpoints.json")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="replay", description="Reads a sale back from its log and judges it.")
+    attached = argparse.ArgumentParser(add_help=False)
+    attached.add_argument("--endpoints", type=Path, default=ENDPOINTS, help=f"the running system ({ENDPOINTS})")
+    some = argparse.ArgumentParser(add_help=False)
+    some.add_argument("--product", action="append", default=[], metavar="ID", help="only its partition; repeatable")
+    judged = argparse.ArgumentParser(add_help=False)
+    judged.add_argument("--journal", type=Path, metavar="FILE", help="what a driver was told: for S8, S9 and S10")
+    judged.add_argument("--rule", action="append", default=[], metavar="NAME", help="only this one; repeatable")
+    judged.add_argument("--json", action="store_true", help="for programs")
+
+    commands = top.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", parents=[attached, some], help="the log of a sale as one file")
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines; .gz is compressed")
+    check = commands.add_parser("check", parents=[attached, some, judged], help="judge a file, or the log as it is now")
+    check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="what `replay export` wrote")
+    commands.add_parser(
+        "verify", parents=[attached, judged], help="judge a running system: log, Postgres and the workers' tables"
+    )
+    digest = commands.add_parser("digest", help="fold a file and say what comes out, by partition")
+    digest.add_argument("file", type=Path, metavar="FILE")
+    dead = commands.add_parser("dead-letters", help="what could not be read or acted on")
+    kinds = dead.add_subparsers(dest="what", required=True)
+    kinds.add_parser("list", parents=[attached], help="all of them")
+    one = kinds.add_parser("show", parents=[attached], help="one of them, whole")
+    one.add_argument("source", metavar="SOURCE", help="as `list` names it: requests/3/17/0")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    # Hundreds of thousands of records and not one cycle among them: collections would only walk over them.
+    gc.disable()
+    arguments = parser().parse_args(argv)
+    try:
+        return _run(arguments, Console())
+    except (CannotCheck, journals.JournalUnreadable) as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return report.EXIT_COULD_NOT_CHECK
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    match arguments.command:
+        case "export":
+            return _export(arguments, console)
+        case "check":
+            if arguments.file is not None:
+                evidence = _only(salefile.read(arguments.file), _partitions(arguments))
+            else:
+                evidence = _log(live.addresses(arguments.endpoints), console, _partitions(arguments))
+            return _judge(arguments, console, evidence)
+        case "verify":
+            return _judge(arguments, console, _everything(live.addresses(arguments.endpoints), console))
+        case "digest":
+            return _digest(arguments.file)
+        case "dead-letters":
+            found = _log(live.addresses(arguments.endpoints), console, []).letters or []
+            if arguments.what == "list":
+                letters.listed(console, found)
+            else:
+                letters.shown(console, found, arguments.source)
+    return 0
+
+
+def _export(arguments: argparse.Namespace, console: Console) -> int:
+    addresses = live.addresses(arguments.endpoints)
+    evidence = _log(addresses, console, _partitions(arguments))
+    count = salefile.write(arguments.out, evidence, topic_ids=live.ids(addresses.kafka))
+    console.print(f"{count:,} records in {arguments.out}.", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _everything(addresses: live.Addresses, console: Console) -> Evidence:
+    """Tables first, then rows, then the log: the log then holds whatever the others speak of."""
+    with console.status("asking the workers and Postgres"):
+        states = live.states(addresses.inventory)
+        database = live.database(addresses.postgres)
+    evidence = _log(addresses, console, range(PARTITIONS))
+    evidence.states, evidence.database = states, database
+    return evidence
+
+
+def _judge(arguments: argparse.Namespace, console: Console, evidence: Evidence) -> int:
+    if arguments.journal is not None:
+        evidence.journal = journals.read(arguments.journal)
+    findings = []
+    with console.status("judging") as status:
+        for found in judge.judge(evidence, _rules(arguments.rule)):
+            findings.append(found)
+            status.update(f"judging: {found.name} {found.verdict}")
+    if arguments.json:
+        print(report.as_json(evidence, findings))
+    else:
+        report.show(console, evidence, findings)
+    return report.exit_code(findings)
+
+
+def _rules(names: list[str]) -> tuple[Rule, ...]:
+    if unknown := set(names) - {rule.NAME for rule in RULES}:
+        raise CannotCheck(f"there is no rule {sorted(unknown)[0]}; there are {', '.join(r.NAME for r in RULES)}.")
+    return tuple(rule for rule in RULES if not names or rule.NAME in names)
+
+
+def _partitions(arguments: argparse.Namespace) -> "range | list[int]":
+    return sorted({partition_of(product) for product in arguments.product}) or range(PARTITIONS)
+
+
+def _only(evidence: Evidence, partitions: "range | list[int]") -> Evidence:
+    evidence.partitions = {number: part for number, part in evidence.partitions.items() if number in partitions}
+    if not evidence.partitions:
+        raise CannotCheck(f"{evidence.origin} does not hold the partition of that product.")
+    return evidence
+
+
+def _log(addresses: live.Addresses, console: Console, partitions: "range | list[int]") -> Evidence:
+    with _bar(console) as tell:
+        return live.log(addresses.kafka, partitions, tell)
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[live.Tell]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("reading", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            progress.update(task, description=f"reading {what}", completed=done, total=total)
+
+        yield tell
+
+
+def _digest(file: Path) -> int:
+    from replay.rules.s12_same_tables import fold
+
+    for number, partition in sorted(salefile.read(file).partitions.items()):
+        upto = partition.counting[-1].source_offset if partition.counting else -1
+        said = fold(partition, upto)
+        print(number, upto, said if isinstance(said, str) else f"{said.at}: {said.what}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""What the wire holds, in the checker's own words: requests with their bounds, decisions, order events.
+
+Written from the design and not from the services' code, so that a mistake there is not repeated here. It knows
+shapes only; what is right is said in `model.py` and in the rules.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, json
+
+REQUESTS_MAX = 500
+RECORD_BYTES_MAX = 512 * 1024
+STOCK_MAX = 1_000_000_000
+_LAST_INSTANT = 253_402_300_799_999
+
+Place = tuple[int, int, int]  # partition, offset and index of a request: it names a reservation
+Id = Annotated[str, Meta(min_length=1, max_length=96)]
+Price = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+Limit = Annotated[int, Meta(ge=1, le=1_000)]
+Hold = Annotated[int, Meta(ge=1, le=604_800_000)]
+Instant = Annotated[int, Meta(ge=0, le=_LAST_INSTANT)]
+Trace = Annotated[str, Meta(max_length=64)]
+
+
+class Request(Struct, tag_field="type", kw_only=True, gc=False):
+    """A request. `v` is the version of its shape; there is one so far."""
+
+    v: Literal[1] = 1
+    product_id: Id
+
+
+class ListRequest(Request, tag="ProductListRequested", kw_only=True, gc=False):
+    """Put on sale."""
+
+    request_id: Id
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    unit_price_minor: Price
+    currency: Annotated[str, Meta(min_length=3, max_length=3)]
+    stock: Annotated[int, Meta(ge=0, le=STOCK_MAX)]
+    per_buyer_limit: Limit
+    hold_ms: Hold
+    opens_at_ms: Instant | None = None
+    closes_at_ms: Instant | None = None
+
+
+class ChangeRequest(Request, tag="ProductChangeRequested", kw_only=True, gc=False):
+    """Change what is named."""
+
+    request_id: Id
+    unit_price_minor: Price | None = None
+    per_buyer_limit: Limit | None = None
+    opens_at_ms: Instant | None = None
+    closes_at_ms: Instant | None = None
+    hold_ms: Hold | None = None
+    action: Literal["open", "close", "pause"] | None = None
+
+
+class RetireRequest(Request, tag="ProductRetireRequested", kw_only=True, gc=False):
+    """Take off sale for good."""
+
+    request_id: Id
+
+
+class RestockRequest(Request, tag="RestockRequested", kw_only=True, gc=False):
+    """More units, or fewer."""
+
+    request_id: Id
+    quantity: Annotated[int, Meta(ge=-STOCK_MAX, le=STOCK_MAX)]
+
+
+class PurchaseRequest(Request, tag="PurchaseRequested", kw_only=True, gc=False):
+    """A buyer asks for units."""
+
+    purchase_id: Id
+    buyer_id: Id
+    quantity: Annotated[int, Meta(ge=1, le=1_000)]
+    payment_method: Annotated[str, Meta(min_length=1, max_length=32)]
+    fingerprint: Annotated[str, Meta(min_length=1, max_length=64)]
+    traceparent: Trace | None = None
+
+
+class ReleaseRequest(Request, tag="ReleaseRequested", kw_only=True, gc=False):
+    """A reservation comes back."""
+
+    purchase_id: Id
+    reservation: Place
+    reason: Literal[
+        "payment_declined", "hold_expired", "cancelled", "cancelled_by_operator", "row_error", "already_decided"
+    ]
+    traceparent: Trace | None = None
+
+
+AnyRequest = ListRequest | ChangeRequest | RetireRequest | RestockRequest | PurchaseRequest | ReleaseRequest
+
+
+class Answer(Struct, omit_defaults=True, gc=False):
+    """Any decision: the union of the fields of all kinds, what a kind does not have is at its default."""
+
+    type: str
+    product_id: str = ""
+    purchase_id: str = ""
+    request_id: str = ""
+    buyer_id: str = ""
+    quantity: int = 0
+    payment_method: str = ""
+    fingerprint: str = ""
+    reason: str = ""
+    available_after: int | None = None
+    reservation_no: int = 0
+    unit_price_minor: int = 0
+    currency: str = ""
+    hold_ms: int = 0
+    reservation: Place | None = None
+    of: Place | None = None
+    name: str = ""
+    stock: int = 0
+    per_buyer_limit: int = 0
+    status: str = ""
+    opens_at_ms: int | None = None
+    closes_at_ms: int | None = None
+    v: Literal[1] = 1
+
+
+WHOLE = frozenset({"ProductListed", "ProductChanged", "ProductRetired"})
+KINDS = WHOLE | {"Restocked", "RestockRejected", "Reserved", "Rejected", "Released", "Ignored", "Unreadable"}
+
+
+class Envelope(Struct):
+    """The frozen five fields of a decisions record, and its content unread."""
+
+    source_offset: int
+    source_crc: int
+    load: str
+    start: int
+    appended_at_ms: int
+    decisions: Raw
+
+
+class OrderEvent(Struct):
+    """What the checker reads of an event on `orders`."""
+
+    type: str
+    purchase_id: str
+    version: int
+    status: str
+
+
+class _Batch(Struct):
+    requests: list[Raw]
+
+
+class _Head(Struct):
+    type: str
+    v: int = 1
+
+
+_batch, _head = json.Decoder(_Batch).decode, json.Decoder(_Head).decode
+_request: json.Decoder[AnyRequest] = json.Decoder(AnyRequest)
+_envelope, _answers = json.Decoder(Envelope).decode, json.Decoder(list[Answer]).decode
+read_order_event = json.Decoder(OrderEvent).decode
+_TYPES = frozenset(kind.__struct_config__.tag for kind in AnyRequest.__args__)
+_UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def split(value: bytes | None) -> list[Raw] | str:
+    """The requests of a record, undecoded; or why the record as a whole is one unreadable thing."""
+    if value is None:
+        return "empty"
+    if len(value) > RECORD_BYTES_MAX:
+        return "too_large"
+    try:
+        requests = _batch(value).requests
+    except ValidationError:
+        return "not_a_request"
+    except _UNREADABLE:
+        return "not_json"
+    if len(requests) > REQUESTS_MAX:
+        return "too_many"
+    return requests or "empty"
+
+
+def read_request(raw: Raw | bytes) -> AnyRequest | str:
+    """One request, or the word for why it can never be read."""
+    try:
+        return _request.decode(raw)
+    except _UNREADABLE:
+        pass
+    try:
+        head = _head(raw)
+    except ValidationError:
+        return "not_a_request"
+    except _UNREADABLE:
+        return "not_json"
+    if head.type not in _TYPES:
+        return "unknown_type"
+    return "not_a_request" if head.v == 1 else "unknown_version"
+
+
+def read_envelope(value: bytes | None) -> Envelope | None:
+    """The envelope of a decisions record, None when it cannot be read."""
+    try:
+        return _envelope(value or b"")
+    except _UNREADABLE:
+        return None
+
+
+def read_answers(content: Raw) -> list[Answer] | None:
+    """The decisions inside a record, None when one of them is of no known kind."""
+    try:
+        answers = _answers(content)
+    except _UNREADABLE:
+        return None
+    return answers if all(answer.type in KINDS for answer in answers) else None

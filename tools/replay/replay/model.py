@@ -1,0 +1,200 @@
+"""The reference model: what the answer to each request must be, from the requests alone.
+
+It reads no decision. It is written from the design, shares nothing with the inventory's code, and prefers to be
+plain to being fast. One rule version: a sale that was decided by changed rules needs that version's model.
+"""
+
+from replay.contract import (
+    STOCK_MAX,
+    Answer,
+    AnyRequest,
+    ChangeRequest,
+    ListRequest,
+    Place,
+    PurchaseRequest,
+    ReleaseRequest,
+    RestockRequest,
+    RetireRequest,
+)
+from stampede_schemas.topics import partition_of
+
+REJECTIONS_REMEMBERED = 250_000  # and as many of the generation before
+OPERATOR_REQUESTS_REMEMBERED = 1_000
+_AFTER = {"open": "open", "close": "closed", "pause": "paused"}
+
+
+class Held:
+    """A reservation."""
+
+    __slots__ = ("live", "place", "request")
+
+    def __init__(self, request: PurchaseRequest, place: Place) -> None:
+        self.request, self.place, self.live = request, place, True
+
+
+class Goods:
+    """A product as the model sees it. `terms` is what it was listed with, `now` what holds for it at this point."""
+
+    def __init__(self, terms: ListRequest) -> None:
+        self.terms = terms
+        self.now = {name: getattr(terms, name) for name in _CHANGEABLE}
+        self.status = "open"
+        self.stock = self.left = terms.stock
+        self.numbered = 0
+        self.units: dict[str, int] = {}  # live, by buyer
+        self.answered = dict.fromkeys([terms.request_id])
+
+    def remember(self, request_id: str) -> None:
+        """An operator's request has its answer; the oldest is forgotten."""
+        self.answered[request_id] = None
+        if len(self.answered) > OPERATOR_REQUESTS_REMEMBERED:
+            del self.answered[next(iter(self.answered))]
+
+    def whole(self, kind: str, request_id: str) -> Answer:
+        """A decision that says everything about the product."""
+        terms = self.terms
+        return Answer(
+            kind, terms.product_id, request_id=request_id, name=terms.name, currency=terms.currency, stock=self.stock,
+            available_after=self.left, status=self.status, **self.now,
+        )  # fmt: skip
+
+
+_CHANGEABLE = ("unit_price_minor", "per_buyer_limit", "hold_ms", "opens_at_ms", "closes_at_ms")
+
+
+class Model:
+    """One partition. Feed it every request in order."""
+
+    def __init__(self, partition: int) -> None:
+        self._partition = partition
+        self._goods: dict[str, Goods] = {}
+        self._held: dict[str, Held] = {}
+        self._rejected: dict[str, Place] = {}
+        self._rejected_before: dict[str, Place] = {}
+
+    def answer(self, request: AnyRequest, place: Place, at_ms: int) -> Answer:
+        """What this request must be answered, at this place, appended at this instant of the broker's clock."""
+        goods = self._goods.get(request.product_id)
+        if goods is None and partition_of(request.product_id) != self._partition:
+            return Answer("Unreadable", reason="wrong_partition")
+        match request:
+            case PurchaseRequest():
+                return self._purchase(request, goods, place, at_ms)
+            case ReleaseRequest():
+                return self._release(request, goods)
+            case ListRequest():
+                return self._list(request, goods)
+        said = _operator(request, goods)
+        if goods is not None and said.type == "ProductRetired":
+            self._held = {key: held for key, held in self._held.items() if held.request.product_id != said.product_id}
+            goods.units = {}
+        return said
+
+    def _purchase(self, request: PurchaseRequest, goods: Goods | None, place: Place, at_ms: int) -> Answer:
+        key, held = request.purchase_id, self._held.get(request.purchase_id)
+        first = held.place if held else self._rejected.get(key) or self._rejected_before.get(key)
+        if first is not None:
+            return Answer("Ignored", request.product_id, key, reason="answered", of=first)
+        said = Answer(
+            "Rejected", request.product_id, key, "", request.buyer_id, request.quantity, request.payment_method,
+            request.fingerprint, _refusal(request, goods, at_ms), goods.left if goods else 0,
+        )  # fmt: skip
+        if goods is None or said.reason:
+            if len(self._rejected) >= REJECTIONS_REMEMBERED:
+                self._rejected_before, self._rejected = self._rejected, {}
+            self._rejected[key] = place
+            return said
+        goods.left -= request.quantity
+        goods.numbered += 1
+        goods.units[request.buyer_id] = goods.units.get(request.buyer_id, 0) + request.quantity
+        self._held[key] = Held(request, place)
+        said.type, said.available_after, said.reservation_no = "Reserved", goods.left, goods.numbered
+        said.unit_price_minor, said.hold_ms = goods.now["unit_price_minor"], goods.now["hold_ms"]
+        said.currency = goods.terms.currency
+        return said
+
+    def _release(self, request: ReleaseRequest, goods: Goods | None) -> Answer:
+        held = self._held.get(request.purchase_id)
+        if (
+            goods is None
+            or held is None
+            or not held.live
+            or (held.place, held.request.product_id) != (request.reservation, request.product_id)
+        ):
+            return Answer("Ignored", request.product_id, request.purchase_id, reason="not_held")
+        was, held.live = held.request, False
+        goods.left += was.quantity
+        goods.units[was.buyer_id] -= was.quantity
+        return Answer(
+            "Released", was.product_id, was.purchase_id, "", was.buyer_id, was.quantity, was.payment_method,
+            was.fingerprint, request.reason, goods.left, reservation=held.place,
+        )  # fmt: skip
+
+    def _list(self, request: ListRequest, goods: Goods | None) -> Answer:
+        if goods is None:
+            self._goods[request.product_id] = goods = Goods(request)
+            return goods.whole("ProductListed", request.request_id)
+        same = all(
+            getattr(request, name) == getattr(goods.terms, name)
+            for name in request.__struct_fields__
+            if name != "request_id"
+        )
+        return Answer("Ignored", request.product_id, "", request.request_id, reason="same" if same else "conflict")
+
+
+def _refusal(request: PurchaseRequest, goods: Goods | None, at_ms: int) -> str:
+    """Why this purchase is refused, or nothing. The order matters: first what holds for all, then for this buyer."""
+    if goods is None:
+        return "unknown_product"
+    opens, closes = goods.now["opens_at_ms"], goods.now["closes_at_ms"]
+    if goods.status in {"closed", "retired"} or (closes is not None and at_ms >= closes):
+        return "closed"
+    if goods.status == "paused":
+        return "paused"
+    if opens is not None and at_ms < opens:
+        return "not_open"
+    if goods.left == 0:
+        return "sold_out"
+    if goods.units.get(request.buyer_id, 0) + request.quantity > goods.now["per_buyer_limit"]:
+        return "buyer_limit"
+    return "not_enough_left" if request.quantity > goods.left else ""
+
+
+def _operator(request: RestockRequest | ChangeRequest | RetireRequest, goods: Goods | None) -> Answer:
+    """An operator's wish on a product that is listed, or should be."""
+    if isinstance(request, RestockRequest) and goods is None:
+        return _not_restocked(request, "unknown_product", 0)
+    said = Answer("Ignored", request.product_id, "", request.request_id)
+    retiring = isinstance(request, RetireRequest)
+    if goods is None:
+        said.reason = "unknown_product"
+    elif request.request_id in goods.answered and not retiring:
+        said.reason = "same"
+    elif goods.status == "retired":
+        said.reason = "same" if retiring else "retired"
+    if goods is None or said.reason:
+        return said
+    goods.remember(request.request_id)
+    match request:
+        case RestockRequest(quantity=more):
+            if goods.left + more < 0 or goods.stock + more > STOCK_MAX:
+                return _not_restocked(request, "below_zero" if goods.left + more < 0 else "too_many", goods.left)
+            goods.stock, goods.left = goods.stock + more, goods.left + more
+            said.type, said.quantity, said.available_after = "Restocked", more, goods.left
+            return said
+        case ChangeRequest():
+            for name in _CHANGEABLE:
+                if getattr(request, name) is not None:
+                    goods.now[name] = getattr(request, name)
+            goods.status = _AFTER.get(request.action or "", goods.status)
+            return goods.whole("ProductChanged", request.request_id)
+        case RetireRequest():
+            goods.status = "retired"
+            return goods.whole("ProductRetired", request.request_id)
+
+
+def _not_restocked(request: RestockRequest, reason: str, left: int) -> Answer:
+    return Answer(
+        "RestockRejected", request.product_id, "", request.request_id, quantity=request.quantity, reason=reason,
+        available_after=left,
+    )  # fmt: skip

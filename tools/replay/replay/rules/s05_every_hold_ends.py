@@ -1,0 +1,58 @@
+"""Every reservation ends as a confirmed order or comes back exactly once, and none stays open long after its hold."""
+
+from replay.contract import Place
+from replay.evidence import SETTLE_MS, Database, Evidence, Findings, Row, Violation, asked_at
+
+NAME = "S5"
+NEEDS: tuple[str, ...] = ("database",)
+LOOKS_AT = "reservations"
+GRACE_MS = 15_000  # what an authorisation that is under way, and a sweep, may add to a hold
+
+
+def check(evidence: Evidence) -> Findings:
+    """Join log and rows both ways. What Postgres has not applied yet is left alone for 30 s."""
+    database = evidence.database
+    assert database is not None
+    for partition in evidence.partitions.values():
+        for record in partition.counting:
+            if not database.knows(partition.number, record):
+                continue
+            for index, answer in enumerate(record.answers or ()):
+                place = (partition.number, record.source_offset, index)
+                if answer.type == "Reserved":
+                    wrong = _reserved(evidence, database, place, answer.purchase_id, record.at_ms)
+                elif answer.type == "Released" and answer.reservation is not None:
+                    row = database.rows.get(answer.purchase_id)
+                    mine = row is not None and row.place == answer.reservation
+                    kept = mine and row is not None and not (row.status == "released" and row.returned)
+                    wrong = "its units are back on sale, its row does not say so" if kept else ""
+                else:
+                    continue
+                if wrong:
+                    yield Violation(asked_at(place), f"{answer.purchase_id}: {wrong}")
+    for row in database.rows.values():
+        if row.returned and row.place[0] in evidence.partitions and row.place not in evidence.released:
+            what = "marked as back on sale, but no decision released it"
+            yield Violation(f"purchases/{row.purchase_id}", what)
+    return len(evidence.reserved)
+
+
+def _reserved(evidence: Evidence, database: Database, place: Place, purchase_id: str, at_ms: int) -> str:
+    row = database.rows.get(purchase_id)
+    if row is None:
+        return "reserved, and there is no row"
+    forgotten = row.product_id in evidence.retired  # a retired product takes nothing back
+    returned = place in evidence.released or forgotten
+    if row.place != place:
+        late = at_ms < database.now_ms - SETTLE_MS
+        return "reserved a second time, and not given back" if late and not returned else ""
+    return _ended(row, database.now_ms, returned=returned)
+
+
+def _ended(row: Row, now_ms: int, *, returned: bool) -> str:
+    if row.status == "reserved":
+        open_ms = now_ms - (row.hold_until_ms or 0) - GRACE_MS - SETTLE_MS
+        return f"open {open_ms / 1_000:.0f} s longer than a hold can be" if open_ms > 0 else ""
+    if row.status == "released" and not returned and row.updated_at_ms < now_ms - SETTLE_MS:
+        return "released in its row for more than 30 s, and its units never came back"
+    return "reserved in the log, rejected in its row" if row.status == "rejected" else ""

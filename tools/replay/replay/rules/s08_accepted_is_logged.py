@@ -1,0 +1,52 @@
+"""Whoever was told that a purchase is accepted finds it in the log, and what was refused at the door is not there."""
+
+from replay.contract import PurchaseRequest, read_request, split
+from replay.evidence import Evidence, Findings, Violation, asked_at
+from replay.journal import UNANSWERED, Attempt
+
+NAME = "S8"
+NEEDS: tuple[str, ...] = ("journal",)
+LOOKS_AT = "keys"
+
+
+def check(evidence: Evidence) -> Findings:
+    """Compare ids both ways.
+
+    A refusal names no purchase (its id is a secret of the gateway), so refusals are judged together: the log may
+    hold purchases of this product that nobody was told of only for keys whose fate is unknown.
+    """
+    assert evidence.journal is not None
+    logged = _logged(evidence, evidence.journal.product_id)
+    told: set[str] = set()
+    unknown = 0
+    for attempt in evidence.journal.attempts:
+        unknown += _unknown(attempt)
+        if not attempt.purchase_id:
+            continue
+        told.add(attempt.purchase_id)
+        if attempt.purchase_id not in logged:
+            yield Violation(f"journal/{attempt.line}", f"{attempt.purchase_id} was accepted and is not in the log")
+    untold = [place for purchase_id, place in logged.items() if purchase_id not in told]
+    if len(untold) > unknown:
+        what = f"{len(untold)} logged purchases belong to no accepted key, and only {unknown} keys are in doubt"
+        yield Violation(asked_at(untold[0]), what)
+    return len(evidence.journal.attempts)
+
+
+def _unknown(attempt: Attempt) -> bool:
+    """A send without an answer, or with 503, may be in the log."""
+    last = [told.status for told in attempt.answers]
+    return not attempt.purchase_id and (not last or any(status in {UNANSWERED, 503} for status in last))
+
+
+def _logged(evidence: Evidence, product_id: str) -> dict[str, tuple[int, int, int]]:
+    """Where each purchase of this product was logged first."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for partition in evidence.partitions.values():
+        for record in partition.requests:
+            requests = split(record.value)
+            for index, raw in enumerate(() if isinstance(requests, str) else requests):
+                request = read_request(raw)
+                if isinstance(request, PurchaseRequest) and request.product_id == product_id:
+                    found.setdefault(request.purchase_id, (partition.number, record.offset, index))
+    return found

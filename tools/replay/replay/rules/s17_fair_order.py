@@ -1,0 +1,35 @@
+"""Within a product the earliest fitting requests win: nobody is turned away for stock while enough of it is left."""
+
+from replay.evidence import Evidence, Findings, Violation, asked_at
+from replay.ledger import Shelves
+
+NAME = "S17"
+NEEDS: tuple[str, ...] = ()
+LOOKS_AT = "purchases"
+
+
+def check(evidence: Evidence) -> Findings:
+    """Walk each product in order: who was refused against what was left, and numbers given without a gap."""
+    looked = 0
+    for partition in evidence.partitions.values():
+        shelves, numbers = Shelves(), dict[str, int]()
+        for place, answer in partition.answers():
+            shelf = shelves.of(answer)
+            left = shelf.left if shelf else 0
+            if answer.type == "Rejected":
+                looked += 1
+                if answer.reason in {"sold_out", "not_enough_left"} and left >= answer.quantity:
+                    what = f"{answer.purchase_id} was {answer.reason}, asking {answer.quantity} of {left} left"
+                    yield Violation(asked_at(place), what)
+            elif answer.type == "Reserved":
+                looked += 1
+                wanted = numbers[answer.product_id] = numbers.get(answer.product_id, 0) + 1
+                if answer.reservation_no != wanted:
+                    what = (
+                        f"{answer.purchase_id} has number {answer.reservation_no}, and is the {wanted}. of its product"
+                    )
+                    yield Violation(asked_at(place), what)
+                    numbers[answer.product_id] = answer.reservation_no
+            if shelf is not None:
+                shelf.move(answer)
+    return looked
