@@ -1,5 +1,6 @@
 """Bytes to messages and back: msgspec JSON, encoders and decoders built once. Knows the limits of a batch."""
 
+from typing import TypeVar
 from zlib import crc32
 
 import msgspec
@@ -7,11 +8,14 @@ import msgspec
 from stampede_schemas.decisions import AnyDecision, DecisionsRecord, Envelope, UnreadableReason
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.orders import AnyCommand, AnyOrderEvent, AnySnapshotRecord
-from stampede_schemas.requests import AnyRequest, RequestBatch
+from stampede_schemas.requests import AnyRequest, PurchaseRequested, ReleaseRequested, RequestBatch
 from stampede_schemas.upcasts import KNOWN_REQUEST_TYPES, REQUEST_UPCASTS
 
 REQUESTS_PER_RECORD_MAX = 500
 RECORD_BYTES_MAX = 512 * 1024
+# Of one purchase or release; a plain one has at most some 620. A release is answered with texts of its purchase, so
+# without this limit 500 short releases of purchases full of emoji or escapes would get an answer that Kafka refuses.
+REQUEST_BYTES_MAX = 768
 
 _encode = msgspec.json.Encoder().encode
 _batch = msgspec.json.Decoder(RequestBatch)
@@ -21,6 +25,10 @@ _decisions = msgspec.json.Decoder(list[AnyDecision])
 _command: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 _order_event: msgspec.json.Decoder[AnyOrderEvent] = msgspec.json.Decoder(AnyOrderEvent)
 _snapshot: msgspec.json.Decoder[AnySnapshotRecord] = msgspec.json.Decoder(AnySnapshotRecord)
+
+# msgspec decodes text late and recurses on nesting: bad bytes show themselves in three ways.
+_NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_T = TypeVar("_T")
 
 
 class _Head(msgspec.Struct):
@@ -68,7 +76,7 @@ def split_requests(value: bytes | None) -> list[msgspec.Raw]:
         requests = _batch.decode(value).requests
     except msgspec.ValidationError:
         raise UnreadableMessage("not_a_request") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _NOT_READABLE:
         raise UnreadableMessage("not_json") from None
     if not requests:
         raise UnreadableMessage("empty")
@@ -84,9 +92,12 @@ def decode_request(raw: msgspec.Raw | bytes) -> AnyRequest:
         UnreadableMessage: it is no request of any version that was ever written.
     """
     try:
-        return _request.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        request = _request.decode(raw)
+    except _NOT_READABLE:
         return _decode_older(raw)
+    if memoryview(raw).nbytes > REQUEST_BYTES_MAX and isinstance(request, PurchaseRequested | ReleaseRequested):
+        raise UnreadableMessage("too_large")
+    return request
 
 
 def _decode_older(raw: msgspec.Raw | bytes) -> AnyRequest:
@@ -99,7 +110,7 @@ def _decode_older(raw: msgspec.Raw | bytes) -> AnyRequest:
         raise UnreadableMessage("not_a_request" if head.v == 1 else "unknown_version")
     except msgspec.ValidationError:
         raise UnreadableMessage("not_a_request") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _NOT_READABLE:
         raise UnreadableMessage("not_json") from None
 
 
@@ -114,7 +125,7 @@ def decode_envelope(value: bytes | None) -> Envelope | None:
     """The envelope of a `decisions` record; None if unreadable, which makes the record void."""
     try:
         return _envelope.decode(value) if value else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _NOT_READABLE:
         return None
 
 
@@ -124,19 +135,27 @@ def decode_decisions(envelope: Envelope) -> list[AnyDecision]:
     Raises:
         msgspec.DecodeError: unknown content. The reader must stop: skipping it would fork the readers.
     """
-    return _decisions.decode(envelope.decisions)
+    return _strict(_decisions, envelope.decisions)
 
 
 def decode_command(value: bytes) -> AnyCommand:
     """A message of `order-commands`. Raises msgspec.DecodeError when it cannot be read."""
-    return _command.decode(value)
+    return _strict(_command, value)
 
 
 def decode_order_event(value: bytes) -> AnyOrderEvent:
     """A message of `orders`. Raises msgspec.DecodeError when it cannot be read."""
-    return _order_event.decode(value)
+    return _strict(_order_event, value)
 
 
 def decode_snapshot(value: bytes) -> AnySnapshotRecord:
     """A record of `stock-snapshots`. Raises msgspec.DecodeError when it cannot be read."""
-    return _snapshot.decode(value)
+    return _strict(_snapshot, value)
+
+
+def _strict(decoder: msgspec.json.Decoder[_T], value: bytes | msgspec.Raw) -> _T:
+    """Bad UTF-8 and nesting beyond the stack are DecodeErrors too: callers have one thing to catch."""
+    try:
+        return decoder.decode(value)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None

@@ -22,12 +22,17 @@ _id = Meta(min_length=1, max_length=ID_LENGTH_MAX)
 PurchaseIdField = Annotated[PurchaseId, _id]
 ProductIdField = Annotated[ProductId, _id]
 BuyerIdField = Annotated[BuyerId, _id]
-RequestIdField = Annotated[RequestId, _id]
+# Operators' requests are not on the hot path, so their texts can be held to characters that cost a byte each: an
+# answer repeats the whole product. (`$` would let a newline at the end through.)
+_plain = Meta(min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[!#-\[\]-~]+(?![\s\S])")
+RequestIdField = Annotated[RequestId, _plain]
+ListedProductIdField = Annotated[ProductId, _plain]
+ProductName = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+(?![\s\S])")]
 MillisField = Annotated[Millis, Meta(ge=0, le=INSTANT_MS_MAX)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 Stock = Annotated[int, Meta(ge=0, le=STOCK_MAX)]
 PriceMinor = Annotated[int, Meta(ge=0, le=PRICE_MINOR_MAX)]
-Currency = Annotated[str, Meta(min_length=3, max_length=3)]
+Currency = Annotated[str, Meta(min_length=3, max_length=3, pattern=r"^[A-Z]{3}")]
 PaymentMethod = Annotated[str, Meta(min_length=1, max_length=32)]
 Fingerprint = Annotated[str, Meta(min_length=1, max_length=64)]
 Traceparent = Annotated[str, Meta(max_length=64)]

@@ -15,11 +15,13 @@ from stampede_schemas.identifiers import (
     BuyerIdField,
     Currency,
     Fingerprint,
+    ListedProductIdField,
     MillisField,
     PaymentMethod,
     Position,
     PriceMinor,
     ProductIdField,
+    ProductName,
     PurchaseIdField,
     Quantity,
     RequestIdField,
@@ -44,8 +46,8 @@ class ProductListRequested(Request, frozen=True, tag=True, kw_only=True):
     """Put a product on sale with `stock` units. The window is `[opens_at_ms, closes_at_ms)`; absent is unbounded."""
 
     request_id: RequestIdField
-    product_id: ProductIdField
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    product_id: ListedProductIdField
+    name: ProductName
     unit_price_minor: PriceMinor
     currency: Currency
     stock: Stock

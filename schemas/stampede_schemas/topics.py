@@ -11,6 +11,9 @@ PARTITIONS = 12  # the scaling ceiling; it never changes, because product_id →
 MESSAGE_BYTES_MAX = 1_048_576
 _MIB = 1_048_576
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+_SIZE = {"max.message.bytes": str(MESSAGE_BYTES_MAX)}
+# Room for the largest record of any topic and the headers that say where it stood: whatever was taken can be buried.
+_LETTER_SIZE = {"max.message.bytes": str(2 * MESSAGE_BYTES_MAX)}
 _BROKER_CLOCK = {"message.timestamp.type": "LogAppendTime"}
 
 
@@ -25,8 +28,8 @@ class Topic:
     partitions: int = PARTITIONS
 
 
-REQUESTS = Topic("stampede.requests", RequestBatch, ("gateway", "order-writer"), _FOR_EVER | _BROKER_CLOCK)
-DECISIONS = Topic("stampede.decisions", DecisionsRecord, ("inventory",), _FOR_EVER | _BROKER_CLOCK)
+REQUESTS = Topic("stampede.requests", RequestBatch, ("gateway", "order-writer"), _FOR_EVER | _BROKER_CLOCK | _SIZE)
+DECISIONS = Topic("stampede.decisions", DecisionsRecord, ("inventory",), _FOR_EVER | _BROKER_CLOCK | _SIZE)
 STOCK_SNAPSHOTS = Topic(
     "stampede.stock-snapshots",
     AnySnapshotRecord,
@@ -43,7 +46,10 @@ ORDER_COMMANDS = Topic(
 )
 ORDERS = Topic("stampede.orders", AnyOrderEvent, ("order-writer",), {"cleanup.policy": "delete", "retention.ms": "-1"})
 DEAD_LETTERS = Topic(
-    "stampede.dead-letters", None, ("inventory", "order-writer"), {"cleanup.policy": "delete", "retention.ms": "-1"}
+    "stampede.dead-letters",
+    None,
+    ("inventory", "order-writer"),
+    {"cleanup.policy": "delete", "retention.ms": "-1"} | _LETTER_SIZE,
 )
 
 TOPICS: tuple[Topic, ...] = (REQUESTS, DECISIONS, STOCK_SNAPSHOTS, ORDER_COMMANDS, ORDERS, DEAD_LETTERS)

@@ -63,7 +63,6 @@ def test_answers_stand_in_the_partition_of_their_questions() -> None:
     assert MESSAGE_BYTES_MAX == 1024 * 1024
 
 
-@pytest.mark.xfail(strict=True, reason="topics.py leaves the size to the broker's default, the same for every topic")
 def test_a_letter_can_be_as_large_as_the_record_it_buries() -> None:
     """Any record that the broker took for `requests` can be buried whole; else its worker would never get past it."""
     record, letter = (int(topic.config["max.message.bytes"]) for topic in (REQUESTS, DEAD_LETTERS))

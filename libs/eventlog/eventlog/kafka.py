@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from eventlog.reader import CountingReader, LogBroken, Progress, check_anchor
-from stampede_schemas.topics import TOPICS, Topic
+from stampede_schemas.topics import MESSAGE_BYTES_MAX, TOPICS, Topic
 
 DELIVERY_TIMEOUT_MS = 5_000  # a gateway must know a purchase's fate before its client gives up
 READ_BATCH_MAX = 1_000
@@ -45,7 +45,7 @@ def producer(kafka: str, **settings: Any) -> Producer:
             "linger.ms": 0,
             "compression.type": "lz4",
             "message.timeout.ms": DELIVERY_TIMEOUT_MS,
-            "message.max.bytes": 1_000_000,
+            "message.max.bytes": 2 * MESSAGE_BYTES_MAX,  # a dead letter; the topics hold everything else to half
             "queue.buffering.max.kbytes": 65_536,
         }
         | settings

@@ -52,7 +52,7 @@ class ProductToList(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     product_id: Annotated[str, Field(pattern=admission.PRODUCT_ID_PATTERN)]
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
     unit_price_minor: PriceMinor
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     stock: Annotated[int, Field(ge=0, le=STOCK_MAX, strict=True)]
