@@ -15,7 +15,7 @@ from order_writer.payer import Payer
 from order_writer.payment import Provider, provider_named
 from order_writer.settings import Settings
 from order_writer.spans import Spans
-from order_writer.unit import Units, Wakes
+from order_writer.unit import Unit, Units
 from order_writer.writer import Writer, patiently
 from stampede_schemas.topics import DECISIONS
 from telemetry.ops import serve_ops
@@ -36,12 +36,18 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     pool = await open_pool(settings.postgres, settings.instance)
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
     metrics = Metrics(settings.instance)
-    health = Health(settings.kafka, pool, metrics)
+    health = Health(settings.kafka, ids[DECISIONS.name], pool, metrics)
     ops = await serve_ops(
         settings.ops_host, settings.ops_port, live=health.live, ready=health.ready, registry=metrics.registry
     )
     try:
-        units, spans = Units(pool, Wakes(asyncio.Event(), asyncio.Event())), Spans(tracing)
+        spans = Spans(tracing)
+
+        def committed(unit: Unit, start_ns: int) -> None:
+            metrics.changed(unit)
+            spans.changes(unit, start_ns)
+
+        units = Units(pool, committed)
         writer = Writer(
             settings.kafka,
             settings.instance,
@@ -63,14 +69,14 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
             health.beat("payer"),
         )
         hearing = health.beat("commands")
-        commands = Commands(settings.kafka, settings.instance, settings.group, units, metrics, spans, hearing)
+        commands = Commands(settings.kafka, settings.instance, settings.group, units, metrics, hearing)
 
         async def after_catching_up() -> None:
             # Until the log is applied, a row may say less than what was decided: nobody pays, expires or publishes.
             await _catch_up(pool, ends, health, stopping)
             async with asyncio.TaskGroup() as late:
                 late.create_task(payer.run(stopping))
-                late.create_task(Sweeper(units, metrics, spans, health.beat("sweeper")).run(stopping))
+                late.create_task(Sweeper(units, metrics, health.beat("sweeper")).run(stopping))
                 late.create_task(Relay(settings.kafka, settings.instance, units, health.beat("relay")).run(stopping))
                 late.create_task(commands.run(stopping))
                 late.create_task(commands.sweep(stopping))

@@ -6,7 +6,6 @@ First form: at least once by group offset, which the saga makes harmless. A comm
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,7 +20,6 @@ from order_writer import saga
 from order_writer.database import columns, pause, retry_outages
 from order_writer.metrics import Metrics
 from order_writer.outgoing import dead_letter
-from order_writer.spans import Spans
 from order_writer.unit import Unit, Units
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import PurchaseId
@@ -62,11 +60,10 @@ class Commands:
         group: str,
         units: Units,
         metrics: Metrics,
-        spans: Spans,
         beat: Callable[[], None],
     ) -> None:
         self._kafka, self._instance, self._group, self._units = kafka, instance, group, units
-        self._metrics, self._spans, self._beat = metrics, spans, beat
+        self._metrics, self._beat = metrics, beat
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until asked to stop."""
@@ -101,20 +98,14 @@ class Commands:
 
     async def handle(self, arrived: list[Arrived]) -> None:
         """One transaction: told to the saga, parked, or dead-lettered. Safe to repeat."""
-        started = time.time_ns()
         async with self._units.open() as unit:
             await self._tell(unit, arrived)
-        self._metrics.changed(unit)
-        self._spans.changes(unit, started, time.time_ns())
 
     async def unpark(self) -> None:
         """The same for parked commands."""
-        started = time.time_ns()
         async with self._units.open() as unit:
             rows = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX)
             await self._tell(unit, [Arrived(row["payload"], -1, -1, row["appended_at"]) for row in rows])
-        self._metrics.changed(unit)
-        self._spans.changes(unit, started, time.time_ns())
 
     async def _tell(self, unit: Unit, arrived: list[Arrived]) -> None:
         heard: list[tuple[PurchaseId, saga.Message]] = []

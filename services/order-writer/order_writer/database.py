@@ -5,8 +5,7 @@ No transaction stays open across a call to anything but Postgres.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import asyncpg
@@ -98,13 +97,6 @@ async def pause(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         pass
-
-
-@asynccontextmanager
-async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """One READ COMMITTED transaction; rolled back when the block raises."""
-    async with pool.acquire() as connection, connection.transaction():
-        yield connection
 
 
 def columns(rows: list[Any], width: int) -> list[list[Any]]:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from order_writer import saga
 from order_writer.database import is_outage, pause, said
 from order_writer.metrics import Metrics
-from order_writer.spans import Spans
 from order_writer.unit import Units
 from stampede_schemas.identifiers import PurchaseId
 
@@ -29,10 +28,8 @@ _log = logging.getLogger(__name__)
 class Sweeper:
     """Several may run at once: each takes what the others have not locked."""
 
-    def __init__(
-        self, units: Units, metrics: Metrics, spans: Spans, beat: Callable[[], None], grace_s: float = GRACE_S
-    ) -> None:
-        self._units, self._metrics, self._spans, self._beat = units, metrics, spans, beat
+    def __init__(self, units: Units, metrics: Metrics, beat: Callable[[], None], grace_s: float = GRACE_S) -> None:
+        self._units, self._metrics, self._beat = units, metrics, beat
         self._grace_s = grace_s
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -61,11 +58,8 @@ class Sweeper:
 
     async def sweep(self) -> bool:
         """Release one batch of overdue holds; whether there may be more."""
-        started = time.time_ns()
         async with self._units.open() as unit:
             overdue = await unit.connection.fetch(OVERDUE, HOLDS_PER_TRANSACTION_MAX)
             await unit.tell([(PurchaseId(row["purchase_id"]), saga.HoldExpired()) for row in overdue])
         self._metrics.expired.inc(len(overdue))
-        self._metrics.changed(unit)
-        self._spans.changes(unit, started, time.time_ns())
         return len(overdue) == HOLDS_PER_TRANSACTION_MAX

@@ -4,9 +4,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
+from eventlog.reader import LogBroken
 from order_writer.database import Pool, is_outage, pause, said
 from order_writer.metrics import Metrics
 from stampede_schemas.topics import DECISIONS
@@ -19,8 +20,8 @@ SILENT_S_MAX = 90.0  # longer than any backoff: a loop that is silent so long is
 class Health:
     """Kept up to date by the loops and by `watch`; read by the ops listener, which never waits."""
 
-    def __init__(self, kafka: str, pool: Pool, metrics: Metrics) -> None:
-        self._pool, self._metrics = pool, metrics
+    def __init__(self, kafka: str, topic_id: str, pool: Pool, metrics: Metrics) -> None:
+        self._topic_id, self._pool, self._metrics = topic_id, pool, metrics
         self._admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
         self._beats: dict[str, float] = {}
         self._postgres: bool | str = "not looked at yet"
@@ -51,7 +52,11 @@ class Health:
         return {"postgres": self._postgres, "kafka": self._kafka, "caught up": self.caught_up.is_set() or behind}
 
     async def watch(self, stopping: asyncio.Event) -> None:
-        """Look at both every two seconds."""
+        """Look at both every two seconds.
+
+        Raises:
+            LogBroken: `decisions` is another topic than at the start.
+        """
         while not stopping.is_set():
             self._postgres, self._kafka = await asyncio.gather(self._look_postgres(), self._look_kafka())
             await pause(stopping, LOOK_EVERY_S)
@@ -74,7 +79,13 @@ class Health:
 
     async def _look_kafka(self) -> bool | str:
         try:
-            await asyncio.to_thread(self._admin.list_topics, DECISIONS.name, LOOK_S_MAX)
+            found = await asyncio.to_thread(self._describe)
         except KafkaException as error:
             return f"does not answer: {error.args[0].str()}"
+        if found != self._topic_id:
+            raise LogBroken(f"topic {DECISIONS.name} was made anew while it was read: its orders are not these")
         return True
+
+    def _describe(self) -> str:
+        asked = self._admin.describe_topics(TopicCollection([DECISIONS.name]), request_timeout=LOOK_S_MAX)
+        return str(asked[DECISIONS.name].result().topic_id)

@@ -20,7 +20,7 @@ from order_writer.unit import Units
 ROWS_PER_ROUND_MAX = 32
 LEASE_S = 5.0
 POLL_EVERY_S = 0.05  # for what other writers left; an own commit wakes at once
-SEND_S_MAX = 10.0
+SEND_S_MAX = 6.0  # longer than a record lives in the producer: every report is in
 AGAIN_AFTER_S = 1.0
 
 TAKE_LEASE = """
@@ -43,7 +43,7 @@ class Relay:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Send until asked to stop."""
-        wake = self._units.wakes.outbox
+        wake = self._units.outbox_filled
         while not stopping.is_set():
             wake.clear()
             sent = await retry_outages(self.round, self._beat, stopping, "sending the outbox")

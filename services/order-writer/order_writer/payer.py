@@ -101,7 +101,7 @@ class Payer:
             await asyncio.gather(*self._calls.values(), return_exceptions=True)
 
     async def _lease(self, stopping: asyncio.Event) -> None:
-        wake = self._units.wakes.payments
+        wake = self._units.payments_due
         while not stopping.is_set():
             wake.clear()
             free = self._in_flight_max - len(self._calls)
@@ -155,10 +155,9 @@ class Payer:
             await retry_outages(partial(self._write, outcomes), self._beat, stopping, "settling")
             for outcome in outcomes:
                 self._calls.pop(outcome.due.purchase_id, None)
-            self._units.wakes.payments.set()
+            self._units.payments_due.set()
 
     async def _write(self, outcomes: list[Outcome]) -> None:
-        started = time.time_ns()
         heard: list[tuple[PurchaseId, saga.Message]] = []
         again: list[tuple[PurchaseId, float]] = []
         voided: list[PurchaseId] = []
@@ -179,8 +178,6 @@ class Payer:
                 await unit.connection.execute(VOIDED, voided)
             if again:
                 await unit.connection.execute(ASK_AGAIN, *columns(again, 2))
-        self._metrics.changed(unit)
-        self._spans.changes(unit, started, time.time_ns())
 
     async def _renew(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():

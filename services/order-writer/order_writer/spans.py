@@ -21,8 +21,8 @@ class Spans:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def batch(self, batch: Batch, unit: Unit, start_ns: int) -> None:
-        """The rows of one committed batch, and what the saga did in the same transaction."""
+    def batch(self, batch: Batch, start_ns: int) -> None:
+        """The rows of one committed batch."""
         end_ns = time.time_ns()
         recorded = [row for row in batch.rows.values() if self._tracing.sampled(row.traceparent)]
         for row in recorded:
@@ -52,10 +52,10 @@ class Spans:
                 },
                 links=[row.traceparent for row in recorded[:LINKS_MAX] if row.traceparent],
             )
-        self.changes(unit, start_ns, end_ns)
 
-    def changes(self, unit: Unit, start_ns: int, end_ns: int) -> None:
+    def changes(self, unit: Unit, start_ns: int) -> None:
         """Orders that a committed unit confirmed or released."""
+        end_ns = time.time_ns()
         for state in unit.changed:
             order = state.order
             if self._tracing.sampled(order.traceparent):

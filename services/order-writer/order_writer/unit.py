@@ -5,7 +5,8 @@ the unit's one outbox row. It must not call anything but Postgres.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -46,13 +47,6 @@ class Refused(NamedTuple):
     purchase_id: PurchaseId
     message: saga.Message
     reason: str
-
-
-class Wakes(NamedTuple):
-    """Set after a commit that left something to send, or to pay or void."""
-
-    outbox: asyncio.Event
-    payments: asyncio.Event
 
 
 class Unit:
@@ -132,23 +126,28 @@ class Unit:
 
 
 class Units:
-    """Opens units on a pool, and wakes whoever has to go on after a commit."""
+    """Opens units on a pool; after a commit, tells `committed` (with the start, in ns) and wakes who has to go on.
 
-    def __init__(self, pool: Pool, wakes: Wakes) -> None:
-        self.pool = pool
-        self.wakes = wakes
+    `outbox_filled` is set when something is to be sent, `payments_due` when something is to be paid or voided.
+    """
+
+    def __init__(self, pool: Pool, committed: Callable[[Unit, int], None]) -> None:
+        self.pool, self._committed = pool, committed
+        self.outbox_filled, self.payments_due = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Unit]:
         """One transaction. Raising inside rolls everything back."""
+        started = time.time_ns()
         async with self.pool.acquire() as connection, connection.transaction():
             unit = Unit(connection, await connection.fetchval(NOW_MS))
             yield unit
             await unit.close()
         if unit.sending:
-            self.wakes.outbox.set()
+            self.outbox_filled.set()
         if unit.payments_due:
-            self.wakes.payments.set()
+            self.payments_due.set()
+        self._committed(unit, started)
 
 
 def purchase_of(row: asyncpg.Record) -> saga.Purchase:

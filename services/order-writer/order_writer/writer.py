@@ -139,7 +139,7 @@ class Writer:
                 return False
             self._reached |= {partition: move.to.next_offset for partition, move in moves.items()}
             self._measure(batch, new, started)
-            self._spans.batch(batch, unit, started)
+            self._spans.batch(batch, started)
             started = time.time_ns()
         return True
 
@@ -268,8 +268,6 @@ def _read(client: Consumer) -> list[Message]:
 def _survives(error: KafkaError) -> bool:
     if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
         raise LogBroken(f"{DECISIONS.name} no longer holds what comes next: part of the log is gone ({error.str()})")
-    if error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}:
-        raise LogBroken(f"topic {DECISIONS.name} is gone: {error.str()}")
     if error.fatal():
         raise KafkaException(error)
     _log.info("Kafka: %s", error.str())
