@@ -1,6 +1,5 @@
 """Many histories over several processes, and the table of mutants: which invariant found each, and how fast."""
 
-import gc
 import time
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -37,15 +36,10 @@ def sweep(first_seed: int, histories: int, processes: int) -> Iterator[tuple[int
         (seed, min(CHUNK, first_seed + histories - seed)) for seed in range(first_seed, first_seed + histories, CHUNK)
     ]
     done = 0
-    with get_context("fork").Pool(processes, initializer=_rare_collections) as pool:
+    with get_context("fork").Pool(processes) as pool:
         for size, failed in pool.imap_unordered(_chunk, chunks):
             done += size
             yield done, failed
-
-
-def _rare_collections() -> None:
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # a world is a few hundred objects with cycles, and lives a millisecond
 
 
 def _chunk(chunk: tuple[int, int]) -> tuple[int, list[int]]:

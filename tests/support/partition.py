@@ -44,10 +44,10 @@ def carry_out(log: MemoryLog, partition: Partition, effects: list[Effect]) -> li
     return done
 
 
-def settle(log: MemoryLog, partition: Partition) -> list[Effect]:
-    """Assign the partition and deliver every request, one by one."""
+def settle(log: MemoryLog, partition: Partition, count: int | None = None) -> list[Effect]:
+    """Assign the partition and deliver the first `count` requests (all), one by one."""
     done = carry_out(log, partition, partition.assigned())
-    for record in log.requests:
+    for record in log.requests[:count]:
         done += carry_out(log, partition, partition.delivered(record))
     assert partition.settled
     return done
