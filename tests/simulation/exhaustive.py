@@ -117,7 +117,8 @@ class Walk:
                 try:
                     yield f"{name} {n}", step()
                 except Violation as violation:
-                    raise Violation(violation.rule, f"{violation} after: {', '.join((*way, f'{name} {n}'))}") from None
+                    steps = ", ".join((*way, f"{name} {n}"))
+                    raise Violation(violation.rule, f"{violation.what} after: {steps}") from None
 
     def _possible(self, state: State, n: int, actor: Actor) -> Iterator[tuple[str, Callable[[], State]]]:
         partition = actor.partition

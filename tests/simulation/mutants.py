@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from eventlog.reader import CountingReader, Progress, Void
 from inventory.domain import decide
 from inventory.loading import Loaded, Record
-from inventory.protocol import Acknowledge, Bury, Effect, Partition, Produce, SnapshotDue, WriteParts
+from inventory.protocol import Acknowledge, Bury, Effect, Partition, Produce, WriteParts
 from inventory.table import StockTable
 from stampede_schemas.decisions import AnyDecision, Envelope, Ignored, Rejected, Released, Reserved
 from stampede_schemas.identifiers import Load, Millis
@@ -162,15 +162,13 @@ class SnapshotLosesAPart(Partition):
 class OneLoadForAll(Partition):
     """Every load of every worker has the same id."""
 
-    def __init__(
-        self,
-        number: int,
-        topic_ids: dict[str, str],
-        new_load: Callable[[], Load],
-        rules: Callable[[StockTable, AnyRequest, Millis], AnyDecision],
-        snapshot_due: SnapshotDue,
-    ) -> None:
-        super().__init__(number, topic_ids, lambda: Load("same"), rules, snapshot_due)
+    @property
+    def _new_load(self) -> Callable[[], Load]:
+        return lambda: Load("same")
+
+    @_new_load.setter
+    def _new_load(self, new_load: Callable[[], Load]) -> None:
+        """Whatever is given."""
 
 
 class LettersAfterDecisions(Partition):

@@ -22,7 +22,7 @@ class Violation(Exception):
 
     def __init__(self, rule: str, what: str) -> None:
         super().__init__(f"{rule}: {what}")
-        self.rule = rule
+        self.rule, self.what = rule, what
 
 
 class Fact:
