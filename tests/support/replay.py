@@ -1,4 +1,4 @@
-"""A small sale as the checker sees it: decided by the real rules, then ended as the order-writer would; to be tampered with."""
+"""A small sale as the checker sees it, decided by the real rules, ended as by the order-writer; to be tampered with."""
 
 import json
 from collections.abc import Callable
@@ -95,20 +95,19 @@ class SmallSale:
     def evidence(self) -> Evidence:
         """Log, rows, tables and a journal that all agree."""
         now = BEGAN_MS + 10 * len(self.requests) + LATER_MS
-        partition = Partition(self.partition, list(self.requests), list(self.decisions))
         table = msgspec.json.decode(msgspec.json.encode(self.table), type=StockTable)
         return Evidence(
-            {self.partition: partition},
+            {self.partition: Partition(self.partition, list(self.requests), list(self.decisions))},
             now,
             "a small sale",
             letters=list(self.letters),
             orders=[],
-            database=self._database(now, partition),
+            database=self._database(now),
             states=[State(self.partition, len(self.requests) - 1, table.digest())],
             journal=self._journal(),
         )
 
-    def _database(self, now: int, partition: Partition) -> Database:
+    def _database(self, now: int) -> Database:
         rows: dict[str, Row] = {}
         for position, decision in self.decided:
             if isinstance(decision, Reserved | Rejected) and decision.purchase_id not in rows:
@@ -121,13 +120,14 @@ class SmallSale:
             for name, product in self.table.products.items()
         }
         applied: dict[int, Applied] = {}
-        if partition.counting:
-            last = partition.counting[-1]
+        if self.decided:
+            last = Partition(self.partition, decisions=self.decisions).counting[-1]
             applied[self.partition] = Applied(len(self.decisions), last.source_offset, last.load, last.offset)
         return Database(now, rows, {str(name): found for name, found in products.items()}, applied)
 
     def _journal(self) -> Journal:
-        told = [decision for _, decision in self.decided if isinstance(decision, Reserved | Rejected)]
+        outcomes = [decision for _, decision in self.decided if isinstance(decision, Reserved | Rejected)]
+        told = {decision.purchase_id: decision for decision in outcomes}.values()
         attempts = [
             Attempt(line, decision.buyer_id, f"key-{line}", decision.purchase_id, "", False, _accepted(decision), [])
             for line, decision in enumerate(told, 2)
@@ -169,7 +169,6 @@ def edit(evidence: Evidence, offset: int, change: Callable[[dict[str, Any]], obj
     content = json.loads(record.value or b"")
     change(content)
     partition.decisions[offset] = record._replace(value=json.dumps(content).encode())
-    vars(partition).pop("line", None)
 
 
 def rewrite(evidence: Evidence, offset: int, index: int = 0, **fields: object) -> None:
@@ -183,6 +182,13 @@ def change_row(evidence: Evidence, purchase_id: str, **fields: Any) -> None:
     rows = dict(evidence.database.rows)
     rows[purchase_id] = rows[purchase_id]._replace(**fields)
     evidence.database = replace(evidence.database, rows=rows)
+
+
+def invent_row(evidence: Evidence, like: str, purchase_id: str, **fields: Any) -> None:
+    """A row that nobody's request made."""
+    assert evidence.database is not None
+    row = evidence.database.rows[like]._replace(purchase_id=purchase_id, **fields)
+    evidence.database = replace(evidence.database, rows=evidence.database.rows | {purchase_id: row})
 
 
 def drop_row(evidence: Evidence, purchase_id: str) -> None:

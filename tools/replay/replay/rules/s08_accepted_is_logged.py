@@ -1,6 +1,6 @@
 """Whoever was told that a purchase is accepted finds it in the log, and what was refused at the door is not there."""
 
-from replay.contract import PurchaseRequest, read_request, split
+from replay.contract import Place, PurchaseRequest, read_request, split
 from replay.evidence import Evidence, Findings, Violation, asked_at
 from replay.journal import UNANSWERED, Attempt
 
@@ -16,7 +16,7 @@ def check(evidence: Evidence) -> Findings:
     hold purchases of this product that nobody was told of only for keys whose fate is unknown.
     """
     assert evidence.journal is not None
-    logged = _logged(evidence, evidence.journal.product_id)
+    logged = _logged(evidence)
     told: set[str] = set()
     unknown = 0
     for attempt in evidence.journal.attempts:
@@ -26,7 +26,8 @@ def check(evidence: Evidence) -> Findings:
         told.add(attempt.purchase_id)
         if attempt.purchase_id not in logged:
             yield Violation(f"journal/{attempt.line}", f"{attempt.purchase_id} was accepted and is not in the log")
-    untold = [place for purchase_id, place in logged.items() if purchase_id not in told]
+    ours = evidence.journal.product_id
+    untold = [place for key, (place, product_id) in logged.items() if product_id == ours and key not in told]
     if len(untold) > unknown:
         what = f"{len(untold)} logged purchases belong to no accepted key, and only {unknown} keys are in doubt"
         yield Violation(asked_at(untold[0]), what)
@@ -39,14 +40,15 @@ def _unknown(attempt: Attempt) -> bool:
     return not attempt.purchase_id and (not last or any(status in {UNANSWERED, 503} for status in last))
 
 
-def _logged(evidence: Evidence, product_id: str) -> dict[str, tuple[int, int, int]]:
-    """Where each purchase of this product was logged first."""
-    found: dict[str, tuple[int, int, int]] = {}
+def _logged(evidence: Evidence) -> dict[str, tuple[Place, str]]:
+    """Where each purchase was logged first, and for which product."""
+    found: dict[str, tuple[Place, str]] = {}
     for partition in evidence.partitions.values():
         for record in partition.requests:
             requests = split(record.value)
             for index, raw in enumerate(() if isinstance(requests, str) else requests):
                 request = read_request(raw)
-                if isinstance(request, PurchaseRequest) and request.product_id == product_id:
-                    found.setdefault(request.purchase_id, (partition.number, record.offset, index))
+                if isinstance(request, PurchaseRequest):
+                    place = (partition.number, record.offset, index)
+                    found.setdefault(request.purchase_id, (place, request.product_id))
     return found

@@ -18,7 +18,7 @@ def check(evidence: Evidence) -> Findings:
             left = shelf.left if shelf else 0
             if answer.type == "Rejected":
                 looked += 1
-                if answer.reason in {"sold_out", "not_enough_left"} and left >= answer.quantity:
+                if answer.reason in {"sold_out", "not_enough_left"} and left >= max(answer.quantity, 1):
                     what = f"{answer.purchase_id} was {answer.reason}, asking {answer.quantity} of {left} left"
                     yield Violation(asked_at(place), what)
             elif answer.type == "Reserved":

@@ -1,0 +1,111 @@
+"""`replay` as a program: verdicts by exit code, a table, JSON, and one sentence when there is no verdict."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replay import salefile
+from replay.__main__ import main
+from replay.rules import RULES, claim
+from tests.support.replay import SmallSale, rewrite
+from tests.support.requests import listing, purchase
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """An exported sale that holds."""
+    small = SmallSale()
+    small.ask(listing(stock=1))
+    small.ask(purchase("a"), purchase("b", "bob"))
+    salefile.write(tmp_path / "sale.jsonl", small.evidence())
+    return tmp_path / "sale.jsonl"
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """The same, oversold by one."""
+    small = SmallSale()
+    small.ask(listing(stock=1))
+    small.ask(purchase("a"), purchase("b", "bob"))
+    evidence = small.evidence()
+    rewrite(evidence, 1, 1, type="Reserved", available_after=-1)
+    salefile.write(tmp_path / "broken.jsonl", evidence)
+    return tmp_path / "broken.jsonl"
+
+
+def test_a_sound_file_exits_with_0(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What needs more than a file is said to be not looked at, and does not count."""
+    assert main(["check", str(file), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    verdicts = {rule["rule"]: rule["verdict"] for rule in said["rules"]}
+    assert said["verdict"] == "holds"
+    assert {name for name, verdict in verdicts.items() if verdict == "not looked at"} == {
+        "S2", "S5", "S7", "S8", "S9", "S10", "S12",
+    }  # fmt: skip
+    assert main(["check", str(file)]) == 0
+    assert "VERDICT: HOLDS" in capsys.readouterr().out
+
+
+def test_a_violation_exits_with_1_and_names_the_first_place(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table and in JSON."""
+    assert main(["check", str(broken), "--json", "--rule", "S1", "--rule", "S4"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [rule["first"][0]["at"] for rule in said["rules"]] == ["requests/0/1/1", "requests/0/1/1"]
+    assert main(["check", str(broken)]) == 1
+    assert "VERDICT: VIOLATED (S1" in capsys.readouterr().out
+
+
+def test_no_verdict_exits_with_2_and_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there, that is something else, a stack that does not run, a rule nobody knows."""
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}\n")
+    for arguments in (
+        ["check", str(tmp_path / "nowhere")],
+        ["check", str(other)],
+        ["check", "--endpoints", str(tmp_path / "endpoints.json")],
+        ["verify", "--endpoints", str(tmp_path / "endpoints.json")],
+        ["check", str(other), "--rule", "S99"],
+    ):
+        assert main(arguments) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("replay: ")
+        assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("impurity", "found"),
+    [
+        ("StockTable.digest = lambda self, was=StockTable.digest: was(self) + os.environ['TZ']", "one replay says"),
+        ("open('left-behind', 'w').close()", "left-behind"),
+        ("os._exit(3)", "ended with 3"),
+    ],
+)
+def test_a_fold_that_is_not_pure_is_found(file: Path, tmp_path: Path, impurity: str, found: str) -> None:
+    """S13: a table that depends on the time zone, a replay that writes, a replay that dies."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os\nif 'TZ' in os.environ:\n    from inventory.table import StockTable\n    {impurity}\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TZ"} | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "replay", "check", str(file), "--rule", "S13", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert found in json.loads(done.stdout)["rules"][0]["first"][0]["what"]
+
+
+def test_the_invariants_are_listed() -> None:
+    """docs/INVARIANTS.md names every rule with its file and in its words."""
+    listed = (ROOT / "docs/INVARIANTS.md").read_text()
+    for rule in RULES:
+        assert rule.check.__module__.startswith("replay.rules.s")
+        assert f"| {rule.NAME} | {claim(rule)} | `{rule.check.__module__.rpartition('.')[2]}.py`" in listed
