@@ -48,32 +48,15 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
             spans.changes(unit, start_ns)
 
         units = Units(pool, committed)
-        writer = Writer(
-            settings.kafka,
-            settings.instance,
-            settings.group,
-            settings.session_timeout_s,
-            ids[DECISIONS.name],
-            units,
-            metrics,
-            spans,
-            health.beat("writer"),
-            confirm=settings.payment == "none",
-        )
-        payer = Payer(
-            units,
-            provider or provider_named(settings.payment),
-            settings.payments_in_flight,
-            metrics,
-            spans,
-            health.beat("payer"),
-        )
-        hearing = health.beat("commands")
-        commands = Commands(settings.kafka, settings.instance, settings.group, units, metrics, hearing)
+        member = (settings.kafka, settings.group, settings.instance, settings.session_timeout_s)
+        selling_at_once = settings.payment == "none"
 
         async def after_catching_up() -> None:
             # Until the log is applied, a row may say less than what was decided: nobody pays, expires or publishes.
             await _catch_up(pool, ends, health, stopping)
+            paying = provider or provider_named(settings.payment)
+            payer = Payer(units, paying, settings.payments_in_flight, metrics, spans, health.beat("payer"))
+            commands = Commands(*member, units, metrics, health.beat("commands"))
             async with asyncio.TaskGroup() as late:
                 late.create_task(payer.run(stopping))
                 late.create_task(Sweeper(units, metrics, health.beat("sweeper")).run(stopping))
@@ -81,6 +64,8 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
                 late.create_task(commands.run(stopping))
                 late.create_task(commands.sweep(stopping))
 
+        topic_id = ids[DECISIONS.name]
+        writer = Writer(*member, topic_id, units, metrics, spans, health.beat("writer"), confirm=selling_at_once)
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(stopping))
             group.create_task(after_catching_up())

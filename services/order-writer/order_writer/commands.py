@@ -21,10 +21,11 @@ from order_writer.database import columns, pause, retry_outages
 from order_writer.metrics import Metrics
 from order_writer.outgoing import dead_letter
 from order_writer.unit import Unit, Units
+from order_writer.writer import member_settings
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.orders import AnyCommand, CancelRequested, PaymentReported
-from stampede_schemas.topics import ORDER_COMMANDS, partition_of
+from stampede_schemas.topics import ORDER_COMMANDS
 
 COMMANDS_PER_TRANSACTION_MAX = 500
 READ_WAIT_S = 0.1
@@ -56,28 +57,23 @@ class Commands:
     def __init__(
         self,
         kafka: str,
-        instance: str,
         group: str,
+        instance: str,
+        session_timeout_s: int,
         units: Units,
         metrics: Metrics,
         beat: Callable[[], None],
     ) -> None:
-        self._kafka, self._instance, self._group, self._units = kafka, instance, group, units
-        self._metrics, self._beat = metrics, beat
+        self._kafka, self._units, self._metrics, self._beat = kafka, units, metrics, beat
+        self._client = member_settings(f"{group}-commands", instance, session_timeout_s) | {
+            "auto.offset.reset": "earliest"
+        }
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until asked to stop."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, "commands") as thread:
-            client = consumer(
-                self._kafka,
-                **{
-                    "group.id": f"{self._group}-commands",
-                    "group.instance.id": self._instance,
-                    "auto.offset.reset": "earliest",
-                },
-                **{"session.timeout.ms": 10_000, "max.poll.interval.ms": 3_600_000},
-            )
+            client = consumer(self._kafka, **self._client)
             client.subscribe([ORDER_COMMANDS.name])
             try:
                 while not stopping.is_set():
@@ -130,8 +126,7 @@ class Commands:
     def _give_up(self, unit: Unit, it: Arrived, reason: str) -> None:
         _log.error("a command can never be acted on (%s): dead letter", reason)
         self._metrics.dead_letters.labels(reason).inc()
-        partition = it.partition if it.partition >= 0 else partition_of("parked")
-        unit.sending.append(dead_letter(ORDER_COMMANDS.name, partition, it.offset, reason, it.value))
+        unit.sending.append(dead_letter(ORDER_COMMANDS.name, max(it.partition, 0), it.offset, reason, it.value))
 
 
 def message_of(command: AnyCommand) -> saga.Message:

@@ -63,6 +63,11 @@ class Due(NamedTuple):
     order: saga.Order | None
     attempts: int
 
+    @property
+    def key(self) -> tuple[PurchaseId, bool]:
+        """A void does not wait for the authorisation it forbids."""
+        return self.purchase_id, self.order is None
+
 
 class Outcome(NamedTuple):
     """What came of one call; a void answers Approved."""
@@ -85,7 +90,7 @@ class Payer:
     ) -> None:
         self._units, self._provider, self._in_flight_max = units, provider, in_flight_max
         self._metrics, self._spans, self._beat = metrics, spans, beat
-        self._calls: dict[PurchaseId, asyncio.Task[None]] = {}
+        self._calls: dict[tuple[PurchaseId, bool], asyncio.Task[None]] = {}
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -118,11 +123,14 @@ class Payer:
 
     def _begin(self, row: asyncpg.Record) -> None:
         purchase = purchase_of(row)
-        # Only a row that is still held may be charged.
-        pays = isinstance(purchase, saga.Reserved) and row["state"] != "void_due"
-        due = Due(row["purchase_id"], purchase.order if pays else None, row["attempts"])  # type: ignore[union-attr]
-        if due.purchase_id not in self._calls:
-            self._calls[due.purchase_id] = asyncio.create_task(self._call(due))
+        if row["state"] == "void_due":
+            due = Due(row["purchase_id"], None, row["attempts"])
+        elif isinstance(purchase, saga.Reserved):
+            due = Due(row["purchase_id"], purchase.order, row["attempts"])
+        else:
+            return  # only what is still held may be charged; the release that ended it makes a void due
+        if due.key not in self._calls:
+            self._calls[due.key] = asyncio.create_task(self._call(due))
 
     async def _call(self, due: Due) -> None:
         started = time.time_ns()
@@ -154,7 +162,7 @@ class Payer:
                 outcomes.append(self._outcomes.get_nowait())
             await retry_outages(partial(self._write, outcomes), self._beat, stopping, "settling")
             for outcome in outcomes:
-                self._calls.pop(outcome.due.purchase_id, None)
+                self._calls.pop(outcome.due.key, None)
             self._units.payments_due.set()
 
     async def _write(self, outcomes: list[Outcome]) -> None:
@@ -182,7 +190,7 @@ class Payer:
     async def _renew(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             await pause(stopping, RENEW_EVERY_S)
-            if calls := list(self._calls):
+            if calls := [purchase_id for purchase_id, _ in self._calls]:
                 query, arguments = (GIVE_UP_LEASES, (calls,)) if stopping.is_set() else (RENEW, (calls, LEASE_S))
                 try:
                     await self._units.pool.execute(query, *arguments)

@@ -52,8 +52,8 @@ class Writer:
     def __init__(
         self,
         kafka: str,
-        instance: str,
         group: str,
+        instance: str,
         session_timeout_s: int,
         topic_id: str,
         units: Units,
@@ -65,13 +65,7 @@ class Writer:
     ) -> None:
         self._kafka, self._topic_id, self._units = kafka, topic_id, units
         self._metrics, self._spans, self._beat, self._confirm = metrics, spans, beat, confirm
-        self._client: dict[str, Any] = {
-            "group.id": group,
-            # A restart takes its partitions back at once instead of waiting for its former self's session to end.
-            "group.instance.id": instance,
-            "session.timeout.ms": session_timeout_s * 1000,
-            "max.poll.interval.ms": POLL_PAUSE_MS_MAX,
-        }
+        self._client = member_settings(group, instance, session_timeout_s)
         self.readers: dict[int, CountingReader] = {}
         self._suspect: dict[int, int] = {}
         self._failed: BaseException | None = None
@@ -242,6 +236,17 @@ class Writer:
             row["partition"]: Progress(row["next_offset"], row["source_offset"], row["load"], row["anchor"])
             for row in rows
         }
+
+
+def member_settings(group: str, instance: str, session_timeout_s: int) -> dict[str, Any]:
+    """Client settings of a member of a consumer group."""
+    return {
+        "group.id": group,
+        # A restart takes its partitions back at once instead of waiting for its former self's session to end.
+        "group.instance.id": instance,
+        "session.timeout.ms": session_timeout_s * 1000,
+        "max.poll.interval.ms": POLL_PAUSE_MS_MAX,
+    }
 
 
 def patiently(work: Callable[[], T]) -> T:
