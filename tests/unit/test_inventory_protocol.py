@@ -97,6 +97,16 @@ def test_four_batches_are_in_flight_and_what_waits_becomes_one_batch() -> None:
     assert len(stage.deliver(*range(9, 18))) == BATCHES_IN_FLIGHT_MAX
 
 
+def test_a_batch_holds_at_most_500_requests() -> None:
+    """Unless it is one record, which may hold as many by itself."""
+    large = encode_requests([purchase(f"b{n}", f"u{n}") for n in range(300)])
+    stage = Stage(*requests(1), large, large)
+    ask = stage.partition.assigned()
+    stage.deliver(0, 1, 2)
+    produced = stage.load(ask)
+    assert [len(e.flights) for e in produced if isinstance(e, Produce)] == [2, 1]
+
+
 def test_what_is_delivered_before_the_load_waits_for_it() -> None:
     """And is decided right after it."""
     stage = Stage(*requests(2))
