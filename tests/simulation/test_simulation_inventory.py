@@ -1,5 +1,8 @@
 """The simulator as a test: the shipped protocol holds, and every planted bug is found by a named invariant."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.simulation.history import Failure, replay, run, shorten
@@ -68,3 +71,19 @@ def test_a_failure_is_shortened_and_told() -> None:
     told = describe(found.failure, variant)
     assert f"seed {found.failure.plan.seed}" in told
     assert "counts, answers" in told
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "said"),
+    [
+        (("--histories", "300", "--seed", "5", "--processes", "2"), 0, "300 histories from seed 5: 0 violations"),
+        (("--mutant", "one load id for all writers"), 0, "void, answers"),
+    ],
+)
+def test_the_command_line_runs(asked: tuple[str, ...], code: int, said: str) -> None:
+    """As the module says it is called."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *asked], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout
