@@ -57,7 +57,8 @@ class Journal(NamedTuple):
 
 
 class _CrowdSale(Protocol):
-    product_id: str
+    @property
+    def product_id(self) -> str: ...
 
 
 class _CrowdAttempt(Protocol):

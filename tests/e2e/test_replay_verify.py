@@ -1,0 +1,184 @@
+"""`replay` against a real sale: it holds, and then one thing after the other is tampered with and named."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from devstack.crowd import Crowd, Sale
+from eventlog.kafka import consumer, producer, read_one, watermarks
+from replay import journal
+from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS, partition_of
+from tests.support.stack import LocalStack, stack
+
+VERIFY_S_MAX = 120.0
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[LocalStack]:
+    """A stack of its own: the log is forged in the end."""
+    with stack() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `replay` said: its exit code, and by rule what it found."""
+
+    code: int
+    rules: dict[str, dict[str, Any]]
+    error: str
+
+    @property
+    def violated(self) -> dict[str, str]:
+        """The rules that do not hold, each with the first place that shows it."""
+        return {name: rule["first"][0]["at"] for name, rule in self.rules.items() if rule["verdict"] == "violated"}
+
+
+def replay(running: LocalStack, *arguments: str) -> Verdict:
+    """Run the program."""
+    command = [sys.executable, "-m", "replay", *arguments]
+    if arguments[0] != "check" or arguments[1].startswith("-"):
+        command += ["--endpoints", str(running.layout.endpoints)]
+    done = subprocess.run(
+        [*command, "--json"], capture_output=True, text=True, timeout=VERIFY_S_MAX, check=False, cwd=running.layout.root
+    )
+    rules = {rule["rule"]: rule for rule in json.loads(done.stdout)["rules"]} if done.stdout else {}
+    return Verdict(done.returncode, rules, done.stderr)
+
+
+async def execute(running: LocalStack, statement: str, *values: object) -> list[asyncpg.Record]:
+    """One statement in the order-writer's database."""
+    connection = await asyncpg.connect(running.postgres)
+    try:
+        return list(await connection.fetch(statement, *values))
+    finally:
+        await connection.close()
+
+
+def forge(running: LocalStack, partition: int, **fields: object) -> int:
+    """Append a copy of the last decisions record with some fields changed; where it stands."""
+    reader = consumer(running.kafka)
+    try:
+        _, end = watermarks(reader, DECISIONS.name, partition)
+        value = read_one(reader, DECISIONS.name, partition, end - 1).value()
+    finally:
+        reader.close()
+    assert isinstance(value, bytes)
+    writer = producer(running.kafka)
+    forged = json.loads(value) | {"load": "f" * 32, "start": end} | fields
+    writer.produce(DECISIONS.name, json.dumps(forged).encode(), partition=partition)
+    assert writer.flush(10) == 0
+    return end
+
+
+def poison(running: LocalStack, partition: int) -> None:
+    """Append bytes that are no request, beside the gateway."""
+    writer = producer(running.kafka)
+    writer.produce(REQUESTS.name, b"\xff\x00 no request", partition=partition)
+    assert writer.flush(10) == 0
+
+
+async def test_a_real_sale_holds_and_each_tampering_is_named(shop: LocalStack, tmp_path: Path) -> None:
+    """One sale with declined payments, twins, poison and a kill -9; then rows and records are changed by hand."""
+    sale = Sale(units=60, buyers=400, declined_share=0.2, duplicates_share=0.1, seed=7)
+    partition = partition_of(sale.product_id)
+    selling = asyncio.create_task(Crowd(shop.endpoints, sale).run())
+    await asyncio.to_thread(poison, shop, partition)
+    await asyncio.to_thread(shop.kill, "inventory-0")
+    told = await selling
+    written = tmp_path / "journal.jsonl"
+    journal.write(written, journal.from_crowd(told))
+
+    sound = await asyncio.to_thread(replay, shop, "verify", "--journal", str(written))
+    assert (sound.code, sound.violated) == (0, {}), sound.error
+    assert {rule["verdict"] for rule in sound.rules.values()} == {"holds"}
+    assert sound.rules["S12"]["looked_at"] == PARTITIONS
+    assert sound.rules["S5"]["looked_at"] >= sale.units
+    assert sound.rules["S8"]["looked_at"] == len(told.attempts)
+
+    await exported_sales_are_judged_alike(shop, tmp_path)
+    await tampered_rows_are_named(shop, sale.product_id)
+    await forged_records_are_named(shop, partition)
+
+
+async def exported_sales_are_judged_alike(shop: LocalStack, folder: Path) -> None:
+    """The file holds the same log; one product's partition is a file of its own; dead letters can be read."""
+    file = folder / "sale.jsonl.gz"
+    assert (await asyncio.to_thread(replay_plain, shop, "export", "--out", str(file)))[0] == 0
+    judged = await asyncio.to_thread(replay, shop, "check", str(file))
+    assert (judged.code, judged.violated) == (0, {})
+    live = await asyncio.to_thread(replay, shop, "check", "--rule", "S3", "--rule", "S4")
+    assert live.rules["S4"]["looked_at"] == judged.rules["S4"]["looked_at"] > 0
+    code, said = await asyncio.to_thread(replay_plain, shop, "dead-letters", "list")
+    assert code == 0
+    assert "not_json" in said
+
+
+def replay_plain(running: LocalStack, *arguments: str) -> tuple[int, str]:
+    """A command that has no --json."""
+    done = subprocess.run(
+        [sys.executable, "-m", "replay", *arguments, "--endpoints", str(running.layout.endpoints)],
+        capture_output=True,
+        text=True,
+        timeout=VERIFY_S_MAX,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+async def tampered_rows_are_named(shop: LocalStack, product_id: str) -> None:
+    """Each change is one rule's business, and undone afterwards."""
+    sold = await execute(
+        shop, "SELECT * FROM purchases WHERE product_id = $1 AND status = 'confirmed' LIMIT 1", product_id
+    )
+    purchase_id, price = sold[0]["purchase_id"], sold[0]["unit_price_minor"]
+    at = f"purchases/{purchase_id}"
+
+    await execute(shop, "UPDATE purchases SET unit_price_minor = 1 WHERE purchase_id = $1", purchase_id)
+    assert (await asyncio.to_thread(replay, shop, "verify")).violated == {"S7": at}
+    await execute(shop, "UPDATE purchases SET unit_price_minor = $2 WHERE purchase_id = $1", purchase_id, price)
+
+    await execute(shop, "UPDATE products SET stock = stock - 5 WHERE product_id = $1", product_id)
+    found = (await asyncio.to_thread(replay, shop, "verify")).violated
+    assert found == dict.fromkeys(("S2", "S14"), f"products/{product_id}")
+    await execute(shop, "UPDATE products SET stock = stock + 5 WHERE product_id = $1", product_id)
+
+    await execute(shop, "CREATE TABLE kept AS SELECT * FROM purchases WHERE purchase_id = $1", purchase_id)
+    await execute(shop, "CREATE TABLE paid AS SELECT * FROM payments WHERE purchase_id = $1", purchase_id)
+    await execute(shop, "DELETE FROM payments WHERE purchase_id = $1", purchase_id)
+    await execute(shop, "DELETE FROM purchases WHERE purchase_id = $1", purchase_id)
+    place = "requests/{partition}/{source_offset}/{source_index}".format(**sold[0])
+    assert (await asyncio.to_thread(replay, shop, "verify")).violated == {"S5": place}
+    await execute(shop, "INSERT INTO purchases SELECT * FROM kept")
+    await execute(shop, "INSERT INTO payments SELECT * FROM paid")
+    assert (await asyncio.to_thread(replay, shop, "verify")).violated == {}
+
+
+async def forged_records_are_named(shop: LocalStack, partition: int) -> None:
+    """A forged record that is void changes nothing; one that satisfies rule 2 is seen by everybody, and named."""
+    before = await asyncio.to_thread(replay, shop, "check", "--rule", "S14")
+    await asyncio.to_thread(forge, shop, partition, start=0)
+    void = await asyncio.to_thread(replay, shop, "verify")
+    assert (void.code, void.violated) == (0, {})
+    assert void.rules["S14"]["looked_at"] == before.rules["S14"]["looked_at"] + 1
+
+    def ends() -> tuple[int, int]:
+        reader = consumer(shop.kafka)
+        try:
+            return tuple(watermarks(reader, topic.name, partition)[1] for topic in (REQUESTS, DECISIONS))  # type: ignore[return-value]
+        finally:
+            reader.close()
+
+    requests_end, _ = await asyncio.to_thread(ends)
+    forged = await asyncio.to_thread(forge, shop, partition, source_offset=requests_end)
+    counting = await asyncio.to_thread(replay, shop, "check", "--rule", "S3", "--rule", "S14")
+    assert counting.code == 1
+    assert counting.violated == {"S3": f"decisions/{partition}/{forged}"}
