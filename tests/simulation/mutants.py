@@ -1,4 +1,4 @@
-"""Broken protocols, readers and rules, each by one small change of a shipped class, for the simulator to find."""
+"""Broken protocols and readers, each by one small change of a shipped class, for the simulator to find."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from eventlog.reader import CountingReader, Progress, Void
-from inventory.domain import decide
 from inventory.loading import Loaded, Record
 from inventory.protocol import Acknowledge, Bury, Effect, Partition, Produce, WriteParts
-from inventory.table import StockTable
-from stampede_schemas.decisions import AnyDecision, Envelope, Ignored, Rejected, Released, Reserved
-from stampede_schemas.identifiers import Load, Millis
-from stampede_schemas.requests import AnyRequest, PurchaseRequested, ReleaseRequested
+from stampede_schemas.decisions import Envelope
+from stampede_schemas.identifiers import Load
+from tests.simulation.broken_rules import (
+    forgets_purchases,
+    keeps_the_last_unit,
+    oversells_by_one,
+    releases_twice,
+    releases_wrong_positions,
+)
 from tests.simulation.reference import Json, Reference
 from tests.simulation.world import Variant
 
@@ -292,65 +296,6 @@ class BuriesOtherBytes(Partition):
             else e
             for e in super()._decide_batch()
         ]
-
-
-# ---- the rules
-
-
-def forgets_purchases(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
-    """No check for duplicates."""
-    if isinstance(request, PurchaseRequested):
-        table = replace(table, purchases={}, rejected={}, rejected_before={})
-    return decide(table, request, at)
-
-
-def keeps_the_last_unit(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
-    """Off by one at the last unit."""
-    said = decide(table, request, at)
-    if not isinstance(said, Reserved) or said.available_after > 0:
-        return said
-    return Rejected(
-        purchase_id=said.purchase_id, buyer_id=said.buyer_id, product_id=said.product_id, quantity=said.quantity,
-        payment_method=said.payment_method, fingerprint=said.fingerprint, available_after=said.quantity,
-        reason="sold_out",
-    )  # fmt: skip
-
-
-def releases_twice(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
-    """Gives back what was given back before."""
-    said = decide(table, request, at)
-    if not (isinstance(said, Ignored) and isinstance(request, ReleaseRequested)):
-        return said
-    held = table.purchases.get(request.purchase_id)
-    if held is None:
-        return said
-    return Released(
-        purchase_id=request.purchase_id, buyer_id=held.buyer_id, product_id=held.product_id, quantity=held.quantity,
-        payment_method=held.payment_method, fingerprint=held.fingerprint, reservation=request.reservation,
-        reason=request.reason, available_after=table.products[held.product_id].available + held.quantity,
-    )  # fmt: skip
-
-
-def releases_wrong_positions(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
-    """A release need not name the position of the reservation."""
-    if isinstance(request, ReleaseRequested) and (held := table.purchases.get(request.purchase_id)) is not None:
-        position = type(request.reservation)(table.partition, held.offset, held.index)
-        request = replace(request, reservation=position)
-    return decide(table, request, at)
-
-
-def oversells_by_one(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
-    """Believes that one more is left."""
-    said = decide(table, request, at)
-    if not (isinstance(said, Rejected) and said.reason == "sold_out"):
-        return said
-    product = table.products[said.product_id]
-    return Reserved(
-        purchase_id=said.purchase_id, buyer_id=said.buyer_id, product_id=said.product_id, quantity=said.quantity,
-        payment_method=said.payment_method, fingerprint=said.fingerprint, available_after=0,
-        reservation_no=product.next_reservation_no, unit_price_minor=product.unit_price_minor, currency="EUR",
-        hold_ms=product.hold_ms,
-    )  # fmt: skip
 
 
 MUTANTS: dict[str, Variant] = {
