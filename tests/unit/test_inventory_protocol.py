@@ -4,6 +4,7 @@ import pytest
 
 from inventory.protocol import (
     BATCHES_IN_FLIGHT_MAX,
+    READ_RECORDS_MAX,
     TAKEOVERS_MAX,
     Acknowledge,
     Bury,
@@ -186,6 +187,17 @@ def test_a_hole_of_the_stream_is_read_and_decided_first() -> None:
     produced = stage.partition.requests_read(1, stage.log.requests[0:2])
     assert names(produced) == ["Produce"]
     assert stage.land(produced)[-1] == Acknowledge(3)
+
+
+def test_a_large_hole_is_read_in_pieces() -> None:
+    """And everything in it is decided in order, once."""
+    count = 2 * READ_RECORDS_MAX + 7
+    stage = Stage(*requests(count))
+    done = carry_out(stage.log, stage.partition, stage.deliver(count - 1))
+    reads = [(e.start, e.end) for e in done if isinstance(e, ReadRequests)]
+    assert reads == [(0, 500), (500, 1_000), (1_000, 1_006)]
+    assert done[-1] == Acknowledge(count - 1)
+    assert len(stage.log.decisions) == count
 
 
 def test_a_skipped_last_record_is_read_after_a_quiet_second() -> None:
