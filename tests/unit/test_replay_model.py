@@ -1,7 +1,9 @@
 """The checker's own reading and model against the services' code, on whatever Hypothesis thinks of."""
 
 import json
+from typing import NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -11,69 +13,94 @@ from replay.evidence import Partition, Record
 from replay.judge import judge
 from replay.rules import RULES
 from stampede_schemas.codec import UnreadableMessage, decode_request, split_requests
+from stampede_schemas.decisions import Reserved
 from stampede_schemas.requests import AnyRequest
 from tests.support.replay import BEGAN_MS, SmallSale
 from tests.support.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
 
 QUICK = tuple(rule for rule in RULES if rule.NAME != "S13")
-products = st.sampled_from([LAMP, LAMP, MUG])
-keys = st.sampled_from([f"buy-{n}" for n in range(8)])
-instants = st.one_of(st.none(), st.integers(BEGAN_MS, BEGAN_MS + 200))
-operators = st.sampled_from([f"op-{n}" for n in range(4)])
-places = st.tuples(st.integers(0, 12), st.integers(0, 2))
-
+products = st.sampled_from([LAMP, LAMP, LAMP, MUG])
+keys = st.sampled_from([f"buy-{n}" for n in range(12)])
+instants = st.one_of(st.none(), st.integers(0, 20).map(lambda n: BEGAN_MS + 10 * n))  # when records are appended, too
+operators = st.sampled_from([f"op-{n}" for n in range(6)])
+listings = st.builds(
+    listing,
+    product=products,
+    stock=st.integers(1, 6),
+    limit=st.integers(1, 3),
+    request=operators,
+    opens_at_ms=instants,
+    closes_at_ms=st.one_of(st.none(), instants),
+)
+open_listings = st.builds(listing, stock=st.integers(2, 6), limit=st.integers(1, 3), request=operators)
+purchases = st.builds(
+    purchase,
+    purchase_id=keys,
+    buyer=st.sampled_from(["ann", "bob"]),
+    quantity=st.integers(1, 3),
+    product=st.sampled_from([LAMP, LAMP, LAMP, LAMP, MUG, ELSEWHERE]),
+)
+restocks = st.builds(restock, quantity=st.integers(-3, 4), request=operators, product=products)
+changes = st.builds(
+    change,
+    request=operators,
+    product=products,
+    action=st.sampled_from([None, "open", "open", "pause", "close"]),
+    per_buyer_limit=st.one_of(st.none(), st.integers(1, 3)),
+    opens_at_ms=instants,
+    closes_at_ms=instants,
+)
 requests: st.SearchStrategy[AnyRequest] = st.one_of(
-    st.builds(
-        listing,
-        product=products,
-        stock=st.integers(0, 5),
-        limit=st.integers(1, 3),
-        request=operators,
-        opens_at_ms=instants,
-        closes_at_ms=instants,
-    ),
-    *[
-        st.builds(
-            purchase,
-            purchase_id=keys,
-            buyer=st.sampled_from(["ann", "bob", "cat"]),
-            quantity=st.integers(1, 3),
-            product=st.sampled_from([LAMP, LAMP, LAMP, MUG, ELSEWHERE]),
-        )
-    ]
-    * 4,
-    st.builds(release, at=places, purchase_id=keys, product=products),
-    st.builds(restock, quantity=st.integers(-3, 4), request=operators, product=products),
-    st.builds(
-        change,
-        request=operators,
-        product=products,
-        action=st.sampled_from([None, "open", "pause", "close"]),
-        per_buyer_limit=st.one_of(st.none(), st.integers(1, 3)),
-        opens_at_ms=instants,
-    ),
-    st.builds(retire, request=operators, product=products),
+    purchases, purchases, purchases, purchases, restocks, changes, listings, st.builds(retire, operators, products)
 )
 poison = st.sampled_from(
     [None, b"", b"{", b'{"requests": []}', b'{"requests": [{}]}', b"\xff\x00", b'{"requests": [1, {"type": "X"}]}']
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.one_of(st.lists(requests, min_size=1, max_size=3), poison, st.just("takeover")), max_size=30))
+class GiveBack(NamedTuple):
+    """Release the n-th reservation of the sale so far, or what is no reservation."""
+
+    number: int
+
+
+steps = st.one_of(
+    st.lists(requests, min_size=1, max_size=3),
+    st.lists(purchases, min_size=1, max_size=3),
+    st.builds(GiveBack, st.integers(0, 3)),
+    poison,
+    st.just("takeover"),
+)
+
+
+def give_back(small: SmallSale, number: int) -> None:
+    """Ask for the release, at the right place, or at a wrong one when there are not so many reservations."""
+    made = [(place, decision) for place, decision in small.decided if isinstance(decision, Reserved)]
+    if number < len(made):
+        place, decision = made[number]
+        small.ask(release((place.offset, place.index), decision.purchase_id, decision.product_id))
+    else:
+        small.ask(release((number, 0), f"buy-{number}"))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.one_of(open_listings, open_listings, listings), st.lists(steps, max_size=25))
 def test_whatever_is_asked_the_checker_agrees_with_the_inventory(
-    steps: list[list[AnyRequest] | bytes | str | None],
+    first: AnyRequest, then: list[list[AnyRequest] | GiveBack | bytes | str | None]
 ) -> None:
     """A sale that the real rules decided holds: the model makes the same decisions from the requests alone."""
     small = SmallSale()
-    for step in steps:
-        if isinstance(step, list):
-            small.ask(*step)
-        elif isinstance(step, str):
-            if small.decisions:
+    small.ask(first)
+    for step in then:
+        match step:
+            case list():
+                small.ask(*step)
+            case GiveBack(number):
+                give_back(small, number)
+            case str():
                 small.void()
-        else:
-            small.log(step)
+            case _:
+                small.log(step)
     evidence = small.evidence()
     evidence.journal = None  # nobody was told anything
     found = {one.name: one.first for one in judge(evidence, QUICK) if one.verdict == "violated"}
@@ -113,24 +140,43 @@ def test_the_same_records_count(records: list[tuple[int, str, int, int]]) -> Non
     ]
 
 
-fields = st.sampled_from(
-    ["type", "v", "purchase_id", "buyer_id", "product_id", "quantity", "payment_method", "fingerprint", "traceparent"]
-)
-odd: st.SearchStrategy[object] = st.sampled_from(
-    [None, "", "x" * 97, 0, -1, 1.5, 2**31, 2**70, True, [], {}, "RestockRequested", "Nope", 2, "é"]
-)
+GOOD: dict[str, object] = {
+    "type": "PurchaseRequested", "v": 1, "purchase_id": "p", "buyer_id": "b", "product_id": "x", "quantity": 1,
+    "payment_method": "ok", "fingerprint": "f", "traceparent": None,
+}  # fmt: skip
+ODD: list[object] = [
+    None, "", "x" * 33, "x" * 65, "x" * 97, 0, -1, 1.5, 1_000, 1_001, 2**31, 2**70, True, [], {}, "RestockRequested",
+    "Nope", 2, "é",
+]  # fmt: skip
 
 
-@settings(max_examples=500, deadline=None)
-@given(st.dictionaries(fields, odd, max_size=2), st.sets(fields, max_size=1), st.binary(max_size=3))
-def test_the_same_requests_are_readable(replaced: dict[str, object], missing: set[str], junk: bytes) -> None:
+@pytest.mark.parametrize("field", GOOD)
+def test_the_same_requests_are_readable(field: str) -> None:
     """The checker's own shapes refuse what the contract refuses, with the same word for why."""
-    good = {
-        "type": "PurchaseRequested", "purchase_id": "p", "buyer_id": "b", "product_id": "x", "quantity": 1,
-        "payment_method": "ok", "fingerprint": "f",
-    }  # fmt: skip
-    wanted = {name: value for name, value in (good | replaced).items() if name not in missing}
-    record = json.dumps({"requests": [wanted, {}, {"type": 1}]}).encode() + junk
+    without = {name: value for name, value in GOOD.items() if name != field}
+    for wanted in [without, *(GOOD | {field: odd} for odd in ODD)]:
+        record = json.dumps({"requests": [wanted, {}, {"type": 1}]}).encode()
+        assert _ours(record) == _theirs(record), wanted
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b'{"requests": [' + b",".join([b"{}"] * 500) + b"]}",
+        b'{"requests": [' + b",".join([b"{}"] * 501) + b"]}",
+        b'{"requests": [' + b" " * (512 * 1024 - 16) + b"]}",
+        b'{"requests": [' + b" " * (512 * 1024 - 15) + b"]}",
+        b'{"requests": {}}',
+        b'{"requests": [1, 2',
+        b'{"requests": [{"quantity": NaN}]}',
+        b'{"requests": [{"type": "PurchaseRequested", "quantity": 1e999}]}',
+        b"[" * 100_000,
+        b'{"requests": [{"type": "\xff"}]}',
+    ],
+    ids=lambda record: str(record[:24]),
+)
+def test_the_same_records_are_readable(record: bytes) -> None:
+    """At the limits of a batch and beyond any sense."""
     assert _ours(record) == _theirs(record)
 
 

@@ -65,6 +65,16 @@ def test_operators_and_windows_are_modelled() -> None:
     assert violated(small.evidence()) == {}
 
 
+def test_a_released_unit_is_modelled() -> None:
+    """It can be bought again, by the same buyer too; released again it stays where it is."""
+    small = SmallSale()
+    small.ask(listing(stock=2, limit=1))
+    small.ask(purchase("a", "ann"))
+    small.ask(release((1, 0), "a"))
+    small.ask(release((1, 0), "a"), purchase("a", "ann"), purchase("b", "ann"), purchase("c", "cat"))
+    assert violated(small.evidence()) == {}
+
+
 Tamper = Callable[[Evidence], object]
 
 
@@ -157,6 +167,7 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "an answer to nothing": (lambda e: forge(e, source=EVE_ASKED + 1, decisions=[]), "S3", {"S3", "S14"}),
     "requests lost its tail": (lambda e: requests_end(e, EVE_ASKED), "S3", {"S3", "S8"}),
     "a hole in requests": (lambda e: swallow(e, ANN), "S3", {"S3", "S4", "S8"}),
+    "a void record cut out": (lambda e: e.partitions[0].decisions.pop(VOID), "S3", {"S3"}),
     "the wrong reason": (lambda e: rewrite(e, BATCH, 1, reason="buyer_limit"), "S4", {"S4", "S7"}),
     "another buyer": (lambda e: rewrite(e, EVE, buyer_id="mallory"), "S4", {"S4", "S7", "S12"}),
     "a repeat that took effect": (

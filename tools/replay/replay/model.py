@@ -85,9 +85,8 @@ class Model:
             case ListRequest():
                 return self._list(request, goods)
         said = _operator(request, goods)
-        if goods is not None and said.type == "ProductRetired":
+        if said.type == "ProductRetired":
             self._held = {key: held for key, held in self._held.items() if held.request.product_id != said.product_id}
-            goods.units = {}
         return said
 
     def _purchase(self, request: PurchaseRequest, goods: Goods | None, place: Place, at_ms: int) -> Answer:
