@@ -5,15 +5,15 @@ import contextlib
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import asyncpg
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
-from eventlog.__main__ import provision
-from eventlog.kafka import TopicsWrong, consumer, producer, read_range, watermarks
+from eventlog.kafka import consumer, producer, read_range, watermarks
 from order_writer import app
 from order_writer.migrate import migrate
 from order_writer.payment import Provider
@@ -268,21 +268,30 @@ async def until(
         await asyncio.sleep(0.05)
 
 
+@cache
+def _admin(kafka: str) -> AdminClient:
+    """Kept for good: one that the garbage collector finds in a thread of its own aborts the process."""
+    return AdminClient({"bootstrap.servers": kafka, "log_level": 3})
+
+
 def new_topics(kafka: str) -> None:
-    """Delete the topics, and make them anew; a broker says for a moment that a new topic is not there."""
-    admin = AdminClient({"bootstrap.servers": kafka})
-    for future in admin.delete_topics([topic.name for topic in TOPICS], operation_timeout=20).values():
-        with contextlib.suppress(KafkaException):
-            future.result()
-    eventually(lambda: _provisioned(kafka), what="the new topics")
+    """Delete the topics, make them anew, and wait until every partition has a leader."""
+    admin, names = _admin(kafka), {topic.name for topic in TOPICS}
 
+    def led() -> bool:
+        found = admin.list_topics(timeout=10).topics
+        return names <= found.keys() and all(
+            partition.leader >= 0 for name in names for partition in found[name].partitions.values()
+        )
 
-def _provisioned(kafka: str) -> bool:
-    try:
-        provision(kafka, 1)
-    except TopicsWrong:
-        return False
-    return True
+    wait(admin.delete_topics(list(names), operation_timeout=20).values())
+    eventually(lambda: not names & admin.list_topics(timeout=10).topics.keys(), what="the topics' end")
+    wait(
+        admin.create_topics(
+            [NewTopic(topic.name, topic.partitions, 1, config=topic.config) for topic in TOPICS], operation_timeout=20
+        ).values()
+    )
+    eventually(led, what="the new topics")
 
 
 @contextlib.asynccontextmanager
