@@ -9,7 +9,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from inventory.domain import decide, evolve
-from inventory.table import SLICE_ENTRIES_MAX, StockTable, decode_slice, encode_slice, join, slices
+from inventory.table import SLICE_WEIGHT_MAX, StockTable, decode_slice, encode_slice, join, slices
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.decisions import AnyDecision, Envelope, Reserved
 from stampede_schemas.identifiers import Load, Millis, Position
@@ -129,11 +129,11 @@ def test_a_table_cut_and_joined_goes_on_as_before(asked: Asked, later: Asked, ru
 def test_a_large_table_is_cut_into_small_pieces() -> None:
     """No piece holds more than 2,000 entries, however many buyers a product has."""
     asked: Asked = [(listing(stock=10_000), 0)]
-    asked += [(purchase(f"b{n}", f"u{n % 3_000}"), 0) for n in range(2 * SLICE_ENTRIES_MAX + 1)]
+    asked += [(purchase(f"b{n}", f"u{n % 3_000}"), 0) for n in range(2 * SLICE_WEIGHT_MAX + 1)]
     table = StockTable(0)
     sell(asked, decide, table)
     pieces = list(slices(table))
     assert len(pieces) == 1 + 3
-    assert all(len(piece.purchases) <= SLICE_ENTRIES_MAX for piece in pieces)
+    assert all(len(piece.purchases) <= SLICE_WEIGHT_MAX for piece in pieces)
     assert all(not product.held_by for piece in pieces for product in piece.products.values())
     assert join(0, iter(pieces)).digest() == table.digest()

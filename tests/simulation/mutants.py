@@ -145,6 +145,17 @@ class SnapshotNamesTheUnconfirmed(SnapshotsTheUnconfirmed):
         return parts
 
 
+class DecidesWhilePacking(Partition):
+    """Goes on deciding before the table was packed."""
+
+    def _advance(self) -> list[Effect]:
+        effects = super()._advance()
+        if self._packing:
+            self._packing = False
+            effects = super()._advance() + effects
+        return effects
+
+
 class SnapshotNamesItsWriter(Partition):
     """A snapshot carries its writer's load instead of the last counting record's."""
 
@@ -158,9 +169,9 @@ class SnapshotNamesItsWriter(Partition):
 class SnapshotLosesAPart(Partition):
     """The commit record does not name the last part."""
 
-    def parts_written(self, name: str, offsets: list[int]) -> list[Effect]:
+    def parts_written(self, name: str, offsets: list[int] | None) -> list[Effect]:
         """See Partition."""
-        return super().parts_written(name, offsets[:-1])
+        return super().parts_written(name, offsets and offsets[:-1])
 
 
 class OneLoadForAll(Partition):
@@ -323,6 +334,7 @@ MUTANTS: dict[str, Variant] = {
         Variant("acknowledged before the delivery report", partition=AcknowledgesTooEarly),
         Variant("acknowledged when delivered again", partition=AcknowledgesRedelivered),
         Variant("a snapshot contains unconfirmed decisions", partition=SnapshotsTheUnconfirmed),
+        Variant("decides while the table is packed", partition=DecidesWhilePacking),
         Variant("a snapshot names unconfirmed decisions", partition=SnapshotNamesTheUnconfirmed),
         Variant("a snapshot names its writer's load", partition=SnapshotNamesItsWriter),
         Variant("a snapshot loses a part", partition=SnapshotLosesAPart),

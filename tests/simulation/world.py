@@ -107,7 +107,7 @@ class World:
             protocol.Bury: lambda w, e: w.burials.append((e.epoch, e.letters)),
             protocol.Produce: lambda w, e: w.pipe.extend((flight, False) for flight in e.flights),
             protocol.Acknowledge: self._acknowledge,
-            protocol.WriteParts: lambda w, e: w.writes.append((e.id, e.values, [])),
+            protocol.WriteParts: self._pack,
             protocol.WriteCommit: lambda w, e: w.writes.append(("", [e.value], [])),
             protocol.Stop: self._stopped,
         }
@@ -261,6 +261,10 @@ class World:
             self.letters[letter.source_offset, letter.index] = letter.content
         self._perform(worker, worker.partition.buried(epoch))
         return True
+
+    def _pack(self, worker: Worker, effect: protocol.WriteParts) -> None:
+        worker.writes.append((effect.id, list(effect.pack()), []))
+        self._perform(worker, worker.partition.packed(effect.id))
 
     def _write(self, worker: Worker, amount: int) -> bool:
         """Some records of a snapshot land; after the last of its parts the worker is told."""

@@ -33,7 +33,9 @@ def carry_out(log: MemoryLog, partition: Partition, effects: list[Effect]) -> li
                 for flight in flights:
                     landed = log.append(DECISIONS.name, flight.value)
                     queue += partition.reported(flight.source_offset, landed)
-            case WriteParts(name, values):
+            case WriteParts(name, pack):
+                values = list(pack())
+                queue += partition.packed(name)
                 queue += partition.parts_written(name, [log.append(STOCK_SNAPSHOTS.name, v) for v in values])
             case WriteCommit(value):
                 log.append(STOCK_SNAPSHOTS.name, value)

@@ -275,7 +275,21 @@ def test_a_snapshot_is_begun_when_nothing_is_in_flight_and_deciding_goes_on() ->
     produced = stage.deliver(0, 1, 2, 3)
     assert names(produced) == ["Produce", "Produce"]
     follows = stage.land(produced)
-    assert names(follows) == ["Acknowledge", "Acknowledge", "WriteParts", "Produce"]
+    assert names(follows) == ["Acknowledge", "Acknowledge", "WriteParts"]
+    parts = follows[-1]
+    assert isinstance(parts, WriteParts)
+    assert names(stage.partition.packed(parts.id)) == ["Produce"]
+
+
+def test_nothing_is_decided_while_the_table_is_being_packed() -> None:
+    """A snapshot must be the table of one moment; a snapshot that failed costs nothing else."""
+    stage = Stage(*requests(3), snapshot_every=1)
+    parts = stage.land(stage.deliver(0))[-1]
+    assert isinstance(parts, WriteParts)
+    assert stage.deliver(1, 2) == []
+    assert stage.partition.packed("another") == []
+    assert names(stage.partition.packed(parts.id)) == ["Produce"]
+    assert stage.partition.parts_written(parts.id, None) == []
 
 
 def test_a_snapshot_is_committed_when_its_parts_are_durable() -> None:

@@ -6,6 +6,7 @@ A decision carries its effects, so `evolve` needs no rules: old decisions stay t
 from functools import lru_cache
 from typing import assert_never
 
+from eventlog.reader import LogBroken
 from inventory.table import OPERATOR_REQUESTS_MAX, Product, Reservation, StockTable
 from stampede_schemas.decisions import (
     AnyDecision,
@@ -39,8 +40,8 @@ _home = lru_cache(maxsize=65_536)(partition_of)
 _STATUS_AFTER: dict[str | None, ProductStatus] = {"open": "open", "close": "closed", "pause": "paused"}
 
 
-class FoldBroken(Exception):
-    """A decision does not fit the state it claims to be made on. The reader must stop: the log forked or was edited."""
+class FoldBroken(LogBroken):
+    """A decision does not fit the state it claims to be made on: the log forked or was edited."""
 
 
 def decide(table: StockTable, request: AnyRequest, appended_at_ms: Millis) -> AnyDecision:
@@ -278,6 +279,8 @@ def evolve(table: StockTable, decision: AnyDecision, position: Position) -> None
 
 def _apply_reserved(table: StockTable, decision: Reserved, position: Position) -> None:
     product = _product(table, decision.product_id, position)
+    if decision.purchase_id in table.purchases:
+        raise FoldBroken(f"{position}: purchase {decision.purchase_id!r} was reserved before")
     product.available -= decision.quantity
     product.reserved += decision.quantity
     product.next_reservation_no += 1
@@ -298,14 +301,14 @@ def _apply_reserved(table: StockTable, decision: Reserved, position: Position) -
 def _apply_released(table: StockTable, decision: Released, position: Position) -> None:
     product = _product(table, decision.product_id, position)
     held = table.purchases.get(decision.purchase_id)
-    if held is None or not held.live:
-        raise FoldBroken(f"{position}: released a reservation that is not held")
+    if held is None or not held.live or (held.product_id, held.quantity) != (decision.product_id, decision.quantity):
+        raise FoldBroken(f"{position}: released what purchase {decision.purchase_id!r} does not hold")
     held.live = False
     product.available += decision.quantity
     product.reserved -= decision.quantity
-    left = product.held_by.pop(decision.buyer_id) - decision.quantity
+    left = product.held_by.pop(held.buyer_id) - decision.quantity
     if left:
-        product.held_by[decision.buyer_id] = left
+        product.held_by[held.buyer_id] = left
     _check(product, decision.available_after, position)
 
 

@@ -10,7 +10,8 @@ acknowledged. Whoever finds another offset has been overtaken: it stops, lets it
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from msgspec import Raw, Struct
@@ -95,10 +96,14 @@ class Acknowledge(NamedTuple):
 
 
 class WriteParts(NamedTuple):
-    """Append these to `stock-snapshots`; when all are acknowledged answer with `parts_written(id, offsets)`."""
+    """Append what `pack()` gives to `stock-snapshots`.
+
+    `pack` reads the live table, so nothing is decided until it has run, or the process has forked, and `packed(id)`
+    was answered. When all it gave is acknowledged, answer with `parts_written(id, offsets)`.
+    """
 
     id: str
-    values: list[bytes]
+    pack: Callable[[], Iterator[bytes]]
 
 
 class WriteCommit(NamedTuple):
@@ -164,6 +169,7 @@ class Partition:
         self._overtaken = False
         self._decided = 0  # requests, since the last snapshot
         self._snapshot: SnapshotCommitted | None = None
+        self._packing = False  # the table must stand still
 
     @property
     def backlog(self) -> int:
@@ -179,6 +185,8 @@ class Partition:
 
     def assigned(self) -> list[Effect]:
         """The group gave us the partition (again). What was known of the stream is void."""
+        if self.phase == "stopped":
+            return []
         self._owned = True
         self._overtaken = False
         self._forget_stream()
@@ -186,6 +194,8 @@ class Partition:
 
     def revoked(self) -> list[Effect]:
         """The group took the partition away."""
+        if self.phase == "stopped":
+            return []
         self._owned = False
         self._forget_stream()
         self.phase = "idle"
@@ -204,7 +214,7 @@ class Partition:
         self._next_source = loaded.progress.source_offset + 1
         self._next_landing = loaded.start
         self._decided = loaded.refolded
-        self._snapshot = None
+        self._snapshot, self._packing = None, False
         self._quiet_since = None
         effects: list[Effect] = []
         if self.confirmed.source_offset >= 0:
@@ -294,10 +304,12 @@ class Partition:
         """Decide as long as the pipeline has room. Batches form by themselves while earlier ones are in flight."""
         effects: list[Effect] = []
         while self.phase == "deciding" and self._burying is None and self._batches < BATCHES_IN_FLIGHT_MAX:
+            if self._packing:
+                break
             if self._snapshot_due():
-                if self._flights:
-                    break
-                effects.append(self._begin_snapshot())
+                if not self._flights:
+                    effects.append(self._begin_snapshot())
+                break
             while self._waiting and self._waiting[0].offset < self._next_source:
                 self._waiting.popleft()
             wanted = self._waiting[0].offset if self._waiting else self._highest + 1
@@ -370,6 +382,8 @@ class Partition:
 
     def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
         """The delivery report of the oldest flight: the offset it landed at, or why nobody knows."""
+        if self.phase == "stopped":
+            return []
         if error is not None or landed is None:
             return self._stop(f"decisions/{self.number}: the fate of a record is unknown ({error})")
         flight = self._flights.popleft()
@@ -399,19 +413,31 @@ class Partition:
         at = self.confirmed
         name = f"{at.source_offset}-{at.load}"
         self._decided = 0
+        self._packing = True
         self._snapshot = SnapshotCommitted(
             name, at.source_offset, at.next_offset, at.load, at.anchor, [], self._topic_ids
         )
-        parts = (SnapshotPart(name, i, Raw(encode_slice(piece))) for i, piece in enumerate(slices(self.table)))
-        return WriteParts(name, [encode(part) for part in parts])
+        return WriteParts(name, partial(_pack, name, self.table))
 
-    def parts_written(self, name: str, offsets: list[int]) -> list[Effect]:
-        """All parts are durable: the commit record makes them a snapshot."""
+    def packed(self, name: str) -> list[Effect]:
+        """The table of that snapshot is read, or held by a fork: deciding goes on."""
+        if self._snapshot is None or self._snapshot.id != name:
+            return []
+        self._packing = False
+        return self._advance()
+
+    def parts_written(self, name: str, offsets: list[int] | None) -> list[Effect]:
+        """All parts are durable (None: that failed, which costs a refold): the commit record makes them a snapshot."""
         snapshot = self._snapshot
         if snapshot is None or snapshot.id != name:
             return []
         self._snapshot = None
-        return [WriteCommit(encode(replace(snapshot, parts=offsets)))]
+        return [] if offsets is None else [WriteCommit(encode(replace(snapshot, parts=offsets)))]
+
+
+def _pack(name: str, table: StockTable) -> Iterator[bytes]:
+    for index, piece in enumerate(slices(table)):
+        yield encode(SnapshotPart(name, index, Raw(encode_slice(piece))))
 
 
 def _split(record: Record) -> list[Raw] | UnreadableMessage:

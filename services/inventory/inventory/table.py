@@ -13,7 +13,7 @@ from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, P
 
 REJECTED_GENERATION_MAX = 250_000  # purchases; two generations are remembered
 OPERATOR_REQUESTS_MAX = 1_000  # request_ids remembered per product
-SLICE_ENTRIES_MAX = 2_000  # of one kind in one snapshot part: some 400 KiB
+SLICE_WEIGHT_MAX = 2_000  # entries in one snapshot part, a product counting for more: at most some 400 KiB
 
 
 class Reservation(Struct, gc=False, array_like=True):
@@ -97,13 +97,20 @@ decode_slice = msgspec.json.Decoder(Slice).decode
 
 
 def slices(table: StockTable) -> Iterator[Slice]:
-    """The table in pieces. A product with many buyers is a large piece: `held_by` is rebuilt from its purchases."""
-    for kind in KINDS:
+    """The table in pieces. A product with many buyers is a large thing: `held_by` is rebuilt from its purchases."""
+    piece: dict[ProductId, Product] = {}
+    weight = 0
+    for product_id, product in table.products.items():
+        piece[product_id] = msgspec.structs.replace(product, held_by={})
+        weight += 4 + len(product.answered)
+        if weight >= SLICE_WEIGHT_MAX:
+            yield Slice(products=piece)
+            piece, weight = {}, 0
+    yield Slice(products=piece)
+    for kind in ("purchases", "rejected", "rejected_before"):
         entries: Iterator[tuple[Any, Any]] = iter(getattr(table, kind).items())
-        while piece := dict(islice(entries, SLICE_ENTRIES_MAX)):
-            if kind == "products":
-                piece = {key: msgspec.structs.replace(product, held_by={}) for key, product in piece.items()}
-            yield Slice(**{kind: piece})
+        while some := dict(islice(entries, SLICE_WEIGHT_MAX)):
+            yield Slice(**{kind: some})
 
 
 def join(partition: int, pieces: Iterator[Slice]) -> StockTable:

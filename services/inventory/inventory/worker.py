@@ -9,7 +9,7 @@ import logging
 import time
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from secrets import token_hex
 from typing import Any, assert_never
@@ -21,6 +21,7 @@ from prometheus_client import Counter as Metric
 from eventlog.reader import LogBroken
 from inventory.answering import LogReader
 from inventory.loading import Loaded, Record, load
+from inventory.packing import PackingFailed, forked
 from inventory.protocol import (
     Acknowledge,
     Bury,
@@ -47,6 +48,7 @@ TICK_S = 1.0
 POLL_S = 0.001
 LOAD_RETRY_S = 0.5
 LOAD_GIVE_UP_S = 90.0
+PARTS_IN_FLIGHT_MAX = 8
 
 _log = logging.getLogger(__name__)
 
@@ -204,8 +206,9 @@ class Worker:
                     self._spawn(self._read(number, epoch, start, end))
                 case Bury(epoch, letters):
                     self._bury(number, epoch, letters)
-                case WriteParts(name, values):
-                    self._write_parts(number, name, values)
+                case WriteParts(name, pack):
+                    self._spawn(self._write_parts(number, name, forked(pack)))
+                    self._perform(number, self.partitions[number].packed(name))
                 case WriteCommit(value):
                     self._send(STOCK_SNAPSHOTS.name, number, value, lambda _offset: None)
                 case Stop():
@@ -336,16 +339,26 @@ class Worker:
                 DEAD_LETTERS.name, partition_of(REQUESTS.name), letter.content, landed, position.encode(), headers
             )
 
-    def _write_parts(self, number: int, name: str, values: list[bytes]) -> None:
+    async def _write_parts(self, number: int, name: str, packing: AsyncIterator[bytes]) -> None:
+        """Send a snapshot's parts as they are packed. Whatever goes wrong costs the snapshot, and nothing else."""
         offsets: list[int] = []
+        room = asyncio.Semaphore(PARTS_IN_FLIGHT_MAX)
 
         def landed(offset: int) -> None:
             offsets.append(offset)
-            if len(offsets) == len(values):
-                self._perform(number, self.partitions[number].parts_written(name, offsets))
+            room.release()
 
-        for value in values:
-            self._send(STOCK_SNAPSHOTS.name, number, value, landed)
+        try:
+            async for value in packing:
+                await room.acquire()
+                self._send(STOCK_SNAPSHOTS.name, number, value, landed)
+            for _ in range(PARTS_IN_FLIGHT_MAX):
+                await room.acquire()
+        except PackingFailed as error:
+            _log.warning("partition %d: no snapshot this time: %s", number, error)
+            self._perform(number, self.partitions[number].parts_written(name, None))
+        else:
+            self._perform(number, self.partitions[number].parts_written(name, offsets))
 
     # ---- reading, in threads
 
