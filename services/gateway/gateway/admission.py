@@ -161,17 +161,17 @@ class IdentityKey:
     def __init__(self, secret: str) -> None:
         if len(secret.encode()) < IDENTITY_SECRET_BYTES_MIN:
             raise ValueError(f"the identity key must have at least {IDENTITY_SECRET_BYTES_MIN} bytes")
-        self._keys = {
-            use: blake2b(secret.encode(), digest_size=32, person=use).digest()
+        self._states = {
+            use: blake2b(digest_size=16, key=blake2b(secret.encode(), digest_size=32, person=use).digest())
             for use in (b"purchase", b"buyer", b"request", b"fingerprint")
         }
         self.fingerprint = self._hash(b"fingerprint")
         self.kid = self.fingerprint[:4]
 
     def _hash(self, use: bytes, *parts: str) -> str:
-        encoded = [part.encode() for part in parts]
-        data = b"".join(b"%d:%b" % (len(part), part) for part in encoded)
-        return blake2b(data, digest_size=16, key=self._keys[use]).hexdigest()
+        state = self._states[use].copy()
+        state.update("".join([f"{len(part)}:{part}" for part in parts]).encode())
+        return state.hexdigest()
 
     def purchase_id(self, subject: Subject, method: str, route: str, key: str) -> PurchaseId:
         """The id of what `subject` asked for with this Idempotency-Key."""

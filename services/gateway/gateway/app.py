@@ -21,7 +21,7 @@ from gateway.lookup import Lookup, SaleDoor
 from gateway.metrics import Metrics
 from gateway.operators import OperatorsApi
 from gateway.projection import Projection
-from gateway.purchase import PurchaseEndpoint
+from gateway.purchase import BodyReader, PurchaseEndpoint
 from gateway.rest import BodyGuard
 from gateway.settings import Settings
 from gateway.store import Away, NotMigrated, Snapshot, Store
@@ -82,7 +82,7 @@ class Gateway:
         registry = build_registry("gateway", settings.instance)
         metrics = Metrics(registry)
         tracing = configure("gateway", settings.instance, settings.span_file, settings.trace_sample)
-        projection, watchers, clock = Projection(), Watchers(), BrokerClock()
+        projection, watchers, clock, bodies = Projection(), Watchers(), BrokerClock(), BodyReader()
         store = Store(settings.postgres.get_secret_value())
         redis = connect(settings.redis.get_secret_value())
         self._tail = tail = Tail(settings.kafka, projection, watchers, clock)
@@ -93,7 +93,9 @@ class Gateway:
         metrics.void.set_function(lambda: tail.voids)
         lookup = Lookup(projection, watchers, store, identity)
         buyers = BuyersApi(projection, lookup, identity, who, clock, self._live, self._ready).build()
-        door = PurchaseEndpoint(BodyGuard(buyers), identity, who, lookup, self._appender, tracing, metrics)
+        door = PurchaseEndpoint(
+            BodyGuard(buyers, bodies), bodies, identity, who, lookup, self._appender, tracing, metrics
+        )
         operators = OperatorsApi(projection, watchers, self._appender, identity, clock, settings.admin_key_sha256)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tracing.close)
@@ -104,10 +106,11 @@ class Gateway:
             stack.push_async_callback(ops.close)
             stack.push_async_callback(tail.close)
             await self._start_tail(tail, store, projection, identity.fingerprint)
+            await stack.enter_async_context(_running(bodies.sweep()))
             await stack.enter_async_context(_running(self._appender.run()))
             stack.push_async_callback(self._appender.drain)
             await stack.enter_async_context(self._serving("http", settings.http_host, settings.http_port, door))
-            guarded = BodyGuard(operators.build())
+            guarded = BodyGuard(operators.build(), bodies)
             await stack.enter_async_context(self._serving("admin", settings.admin_host, settings.admin_port, guarded))
             await self._serve_until_stopped(tail)
 

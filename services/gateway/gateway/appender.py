@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -33,6 +33,7 @@ WAIT_S_MAX = 1.0  # a request not even asked about by then is refused: its buyer
 STUCK_S_MAX = 2.0
 DRAIN_S_MAX = 6.0
 _log = logging.getLogger(__name__)
+_partition_of = lru_cache(maxsize=10_000)(partition_of)  # a sale is a few products
 
 
 class Limits(Protocol):
@@ -62,7 +63,7 @@ class Waiting:
 
     def __init__(self, request: AnyRequest, subject: Subject | None, done: "asyncio.Future[Answer]") -> None:
         self.request, self.subject, self.done = request, subject, done
-        self.partition = partition_of(request.product_id)
+        self.partition = _partition_of(request.product_id)
         self.entered = time.monotonic()
 
     def answer(self, answer: Answer) -> None:

@@ -10,7 +10,7 @@ from gateway.problems import Problem
 from gateway.projection import Projection, Purchase, refused_at_the_door
 from gateway.store import Away, NotMigrated, Store
 from gateway.tail import BrokerClock, Tail, Watchers
-from stampede_schemas.identifiers import Position
+from stampede_schemas.identifiers import Position, ProductId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
 from stampede_schemas.topics import partition_of
 
@@ -73,7 +73,11 @@ class SaleDoor:
 
     async def refusals(self, requests: list[AnyRequest]) -> list[Problem | None]:
         """One answer per request. Nobody whose purchase has an outcome is turned away: those go to the log again."""
-        refusals = [self._refusal(request) for request in requests]
+        # A tick is mostly about one product: each is looked at once.
+        by_product = {request.product_id: self._refusal(request.product_id) for request in requests}
+        refusals = [
+            by_product[request.product_id] if isinstance(request, PurchaseRequested) else None for request in requests
+        ]
         turned_away = [
             request.purchase_id
             for request, refusal in zip(requests, refusals, strict=True)
@@ -91,9 +95,8 @@ class SaleDoor:
             for request, refusal in zip(requests, refusals, strict=True)
         ]
 
-    def _refusal(self, request: AnyRequest) -> Problem | None:
-        product_id = request.product_id
-        if not isinstance(request, PurchaseRequested) or not self._tail.at_end(partition_of(product_id)):
+    def _refusal(self, product_id: ProductId) -> Problem | None:
+        if not self._tail.at_end(partition_of(product_id)):
             return None
         product = self._projection.products.get(product_id)
         if product is None:

@@ -28,17 +28,25 @@ from telemetry.tracing import Kind, Tracing, child_of, new_traceparent, trace_id
 
 RouteHeaders = list[tuple[bytes, bytes]]
 Reply = tuple[int, RouteHeaders, bytes, str]  # status, headers, body, outcome
-BODY_S_MAX = 10.0
+BODY_S_MAX = 9.0
+SWEEP_S = 1.0
 _JSON = (b"content-type", b"application/json")
-_NO_STORE = (b"cache-control", b"no-store")
 _REPLAYED = (b"idempotency-replayed", b"true")
 
 
-async def read_body(receive: Receive) -> bytes | Problem | None:
-    """The whole body, at most BODY_BYTES_MAX; None when the client has left."""
-    body = b""
-    try:
-        async with asyncio.timeout(BODY_S_MAX):
+class BodyReader:
+    """Reads small bodies. One sweep a second ends those that dawdle: a timer for each would cost more than the rest."""
+
+    def __init__(self) -> None:
+        self._reading: dict[asyncio.Task[object], float] = {}  # since when, oldest first
+
+    async def read(self, receive: Receive) -> bytes | Problem | None:
+        """The whole body, at most BODY_BYTES_MAX; None when the client has left."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._reading[task] = time.monotonic()
+        body = b""
+        try:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -49,8 +57,22 @@ async def read_body(receive: Receive) -> bytes | Problem | None:
                     return admission.too_large()
                 if not message.get("more_body", False):
                     return body
-    except TimeoutError:
-        return Problem(problems.MALFORMED, "The body did not arrive in time.", close=True)
+        except asyncio.CancelledError:
+            if task in self._reading:
+                raise  # not by our sweep: the server ends
+            task.uncancel()
+            return Problem(problems.MALFORMED, "The body did not arrive in time.", close=True)
+        finally:
+            self._reading.pop(task, None)
+
+    async def sweep(self) -> None:
+        """Run for as long as bodies are read."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            late = time.monotonic() - BODY_S_MAX
+            for task in [task for task, since in self._reading.items() if since < late]:
+                del self._reading[task]
+                task.cancel()
 
 
 async def respond(send: Send, status: int, headers: RouteHeaders, body: bytes) -> None:
@@ -79,6 +101,7 @@ class PurchaseEndpoint:
     def __init__(
         self,
         rest: ASGIApp,
+        bodies: BodyReader,
         identity: admission.IdentityKey,
         authenticator: Authenticator,
         lookup: Lookup,
@@ -86,7 +109,7 @@ class PurchaseEndpoint:
         tracing: Tracing,
         metrics: Metrics,
     ) -> None:
-        self._rest, self._identity, self._authenticator = rest, identity, authenticator
+        self._rest, self._bodies, self._identity, self._authenticator = rest, bodies, identity, authenticator
         self._lookup, self._appender, self._tracing, self._metrics = lookup, appender, tracing, metrics
         self._on_their_way: dict[str, str] = {}  # purchase_id -> fingerprint, until the log has answered
 
@@ -123,7 +146,7 @@ class PurchaseEndpoint:
     ) -> Reply | Problem | None:
         if (refused := admission.check_media(headers)) is not None:
             return refused
-        raw = await read_body(receive)
+        raw = await self._bodies.read(receive)
         if raw is None or isinstance(raw, Problem):
             return raw
         key = admission.idempotency_key(headers)
@@ -183,14 +206,14 @@ class PurchaseEndpoint:
     async def _reply(self, request: PurchaseRequested, wait_s: int | None, *, replayed: bool) -> Reply | Problem:
         purchase_id = request.purchase_id
         location = (b"location", views.location(purchase_id).encode())
-        headers = [_JSON, _NO_STORE, location]
+        headers = [_JSON, location]
         if replayed:
             headers.append(_REPLAYED)
         if wait_s:
             headers.append((b"preference-applied", b"wait=%d" % wait_s))
             decided = await self._decided(purchase_id, wait_s)
             if decided is not None and decided.status == "rejected":
-                return _rejected(decided, tuple(headers[2:]))
+                return _rejected(decided, tuple(headers[1:]))
             if decided is not None and decided.status in ("reserved", "confirmed"):
                 return 201, headers, views.purchase(decided), decided.status
         return 202, headers, views.pending(purchase_id), "replayed" if replayed else "accepted"
