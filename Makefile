@@ -18,7 +18,7 @@ setup: .venv/ready ## Make .venv from requirements.lock (hashes checked)
 	@# uv is in the lock too: pip installs it alone, hash-checked, and uv installs the rest ten times faster.
 	@awk '/^uv==/{p=1} p{print} p&&!/\\$$/{exit}' requirements.lock > .venv/uv.lock
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock; then \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; \
+	  $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; fi \
 	  || { echo "Could not install the packages of requirements.lock: is a package index reachable (pip config, proxy)?"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index $(LOCAL:%=-e ./%)
