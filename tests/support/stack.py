@@ -113,10 +113,12 @@ def stack(
     gateway: int = 1,
     order_writer: int = 1,
     environment: Mapping[str, str] | None = None,
+    modules: Mapping[str, str] | None = None,
 ) -> Iterator[LocalStack]:
-    """Everything. `env` overrides settings of all services (`STAMPEDE_...`)."""
+    """Everything. `env` overrides settings of all services (`STAMPEDE_...`); `modules` are test builds, by service."""
     options = [f"--inventory={inventory}", f"--gateway={gateway}", f"--order-writer={order_writer}"]
     options += [f"--env={key}={value}" for key, value in (env or {}).items()]
+    options += [f"--module={role}={module}" for role, module in (modules or {}).items()]
     with _running(*options, environment=environment) as running:
         yield running
 

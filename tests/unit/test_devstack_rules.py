@@ -180,3 +180,16 @@ def test_the_options_of_up_become_a_plan() -> None:
     assert plan.env == {"STAMPEDE_X": "a=b"}
     with pytest.raises(StackError, match="`X` is not of the form KEY=VALUE"):
         plan_of(parser().parse_args(["up", "--env", "X"]))
+
+
+def test_a_test_build_runs_in_the_place_of_a_service(tmp_path: Path) -> None:
+    """`--module` names what is run for a service, and nothing else of it changes; an unknown service is refused."""
+    plan = plan_of(parser().parse_args(["up", "--module", "inventory=tests.chaos.builds.inventory"]))
+    assert plan.modules == {"inventory": "tests.chaos.builds.inventory"}
+    layout = Layout.at(tmp_path)
+    shipped = processes.service("inventory", 0, layout, ports(set()), ADDRESSES, {})
+    built = processes.service("inventory", 0, layout, ports(set()), ADDRESSES, {}, plan.modules["inventory"])
+    assert (shipped.command[-1], built.command[-1]) == ("inventory", "tests.chaos.builds.inventory")
+    assert shipped.env == built.env
+    with pytest.raises(StackError, match="There is no service inventori"):
+        plan_of(parser().parse_args(["up", "--module", "inventori=x"]))

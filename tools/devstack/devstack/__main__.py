@@ -39,6 +39,9 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--components-only", action="store_true", help="Kafka, Postgres and Redis, no services")
     up.add_argument("--with-parent", action="store_true", help="stop when the process that started it has ended")
     up.add_argument("--env", action="append", default=[], metavar="KEY=VALUE", help="for every service; repeatable")
+    up.add_argument(
+        "--module", action="append", default=[], metavar="SERVICE=MODULE", help="run a test build of a service"
+    )
     for role in processes.SERVICES:
         up.add_argument(f"--{role}", type=int, default=1, metavar="N", help=f"instances of {role} (1)")
     for flag in PORT_FLAGS:
@@ -122,8 +125,12 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     """The options of `up` as a plan; raises StackError if one cannot be understood."""
     counts = {role: getattr(arguments, role.replace("-", "_")) for role in processes.SERVICES}
     ports = {name: getattr(arguments, f"{flag}_port") for flag, name in PORT_FLAGS.items()}
+    modules = dict(_pair(text, "SERVICE=MODULE") for text in arguments.module)
+    if unknown := modules.keys() - set(processes.SERVICES):
+        raise StackError(f"There is no service {sorted(unknown)[0]}; there are {', '.join(processes.SERVICES)}.")
     return Plan(
         counts=counts,
+        modules=modules,
         ports={name: port for name, port in ports.items() if port is not None},
         env=dict(_pair(text, "KEY=VALUE") for text in arguments.env),
         components_only=arguments.components_only,

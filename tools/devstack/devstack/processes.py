@@ -51,9 +51,18 @@ def one_shot_environment(addresses: Addresses, overrides: Mapping[str, str]) -> 
 
 
 def service(
-    role: str, index: int, layout: Layout, ports: Ports, addresses: Addresses, overrides: Mapping[str, str]
+    role: str,
+    index: int,
+    layout: Layout,
+    ports: Ports,
+    addresses: Addresses,
+    overrides: Mapping[str, str],
+    module: str | None = None,
 ) -> ProcessSpec:
-    """Instance `index` (from 0) of a service; `overrides` are environment variables that win over these."""
+    """Instance `index` (from 0) of a service; `overrides` are environment variables that win over these.
+
+    `module` is what `python -m` runs instead of the service's own: a test build of it.
+    """
     name = f"{role}-{index}"
     ops = ports.take(f"{name}.ops")
     own: dict[str, str] = {}
@@ -89,7 +98,7 @@ def service(
     return ProcessSpec(
         name=name,
         role=role,
-        command=(*PYTHON, role.replace("-", "_")),
+        command=(*PYTHON, module or role.replace("-", "_")),
         env=environment,
         probe=probes.ready(ops),
         address=address,

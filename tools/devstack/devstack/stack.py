@@ -28,11 +28,15 @@ SCALE_WAIT_S = 90.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one `up` was asked for; `env` overrides the services' environment, also of those started later."""
+    """What one `up` was asked for; `env` overrides the services' environment, also of those started later.
+
+    `modules` names, by role, what runs in a service's place; also for restarts and for those started later.
+    """
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(processes.SERVICES, 1))
     ports: dict[str, int] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
     components_only: bool = False
     with_parent: bool = False
 
@@ -102,7 +106,7 @@ class Stack:
         redis = components.redis(layout, programs.redis, ports.take("redis"), env)
         self._addresses = processes.Addresses(kafka.address, postgres.address, redis.address)
         specs = [
-            processes.service(role, index, layout, ports, self._addresses, self._plan.env)
+            self._service(role, index)
             for role in processes.SERVICES
             for index in range(0 if self._plan.components_only else self._plan.counts[role])
         ]
@@ -122,6 +126,12 @@ class Stack:
             await self._supervisor.start(specs)
         self.ready.set()
         self._write_endpoints()
+
+    def _service(self, role: str, index: int) -> ProcessSpec:
+        plan = self._plan
+        return processes.service(
+            role, index, self._layout, self._ports, self._addresses, plan.env, plan.modules.get(role)
+        )
 
     async def _bring(self, component: ProcessSpec, name: str, one_shot: tuple[str, ...]) -> None:
         """Start a component and, as soon as it is healthy, run what has to be made in it."""
@@ -201,7 +211,7 @@ class Stack:
                 names = {f"{role}-{index}" for index in range(count)}
                 removed += [n for n, one in self._supervisor.kept.items() if one.spec.role == role and n not in names]
                 added += [
-                    processes.service(role, index, self._layout, self._ports, self._addresses, self._plan.env)
+                    self._service(role, index)
                     for index in range(count)
                     if f"{role}-{index}" not in self._supervisor.kept
                 ]
