@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,17 +23,23 @@ ANSWER_S_MAX = 20.0
 WAIT_S = 5  # how long one request may wait for its outcome
 WINDOW_S = 0.05  # between two looks at the shop window
 RETRY_S = 0.2
+UNANSWERED = (0, b"")
 ENDED = frozenset({"confirmed", "released", "rejected"})
 
 
 @dataclass(frozen=True, slots=True)
 class Sale:
-    """What is sold, to whom. Shares are 0..1; everything random comes from `seed`."""
+    """What is sold, to whom. Shares are 0..1; everything random comes from `seed`.
+
+    With `arrivals_per_s` buyers come one after the other at that mean rate, however slow the answers are (an open
+    loop); who comes after the last unit is sold asks once all the same. At 0 all of them come at once.
+    """
 
     units: int
     buyers: int
     declined_share: float = 0.0
     duplicates_share: float = 0.0
+    arrivals_per_s: float = 0.0
     patience_s: float = 60.0
     seed: int = 1
     product_id: str = field(default_factory=lambda: f"tea-{uuid4().hex[:10]}")
@@ -41,12 +47,17 @@ class Sale:
 
 @dataclass(slots=True)
 class Attempt:
-    """One idempotency key of one buyer, and what came of it. `answers` are (status, body) of each POST, in order."""
+    """One idempotency key of one buyer, and what came of it.
+
+    `answers` are (status, body) of each POST, in order; status 0: no answer came, and nobody knows its fate. `polled`
+    are the (version, status) that were seen later.
+    """
 
     buyer: str
     key: str
     method: str
     answers: list[tuple[int, bytes]] = field(default_factory=list)
+    polled: list[tuple[int, str]] = field(default_factory=list)
     purchase_id: str = ""
     outcome: str = "unanswered"  # confirmed, released, rejected; sold_out (at the door: nothing was logged)
     reason: str = ""
@@ -97,7 +108,7 @@ class Crowd:
             await self._list(http)
             self.journal.began_at = time.time()
             window = asyncio.create_task(self._watch_window(http))
-            buyers = [asyncio.create_task(self._buyer(http, number)) for number in range(self._sale.buyers)]
+            buyers = [asyncio.create_task(self._buyer(http, *drawn)) for drawn in enumerate(self._arrivals())]
             try:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._sale.patience_s):
@@ -150,11 +161,21 @@ class Crowd:
             self._tell(self.journal)
             await asyncio.sleep(WINDOW_S)
 
-    async def _buyer(self, http: aiohttp.ClientSession, number: int) -> None:
-        method = "declined" if self._chance.random() < self._sale.declined_share else "ok"
-        twin = self._chance.random() < self._sale.duplicates_share
-        buyer = f"buyer-{number}"
-        while not self._over.is_set():
+    def _arrivals(self) -> Iterator[tuple[float, str, bool]]:
+        """Each buyer's delay in seconds, way to pay, and whether everything is sent twice."""
+        at, sale = 0.0, self._sale
+        for _ in range(sale.buyers):
+            at += self._chance.expovariate(sale.arrivals_per_s) if sale.arrivals_per_s else 0.0
+            method = "declined" if self._chance.random() < sale.declined_share else "ok"
+            yield at, method, self._chance.random() < sale.duplicates_share
+
+    async def _buyer(self, http: aiohttp.ClientSession, number: int, arrival: tuple[float, str, bool]) -> None:
+        delay_s, method, twin = arrival
+        buyer, asked = f"buyer-{number}", False
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        while not self._over.is_set() or (delay_s and not asked):
+            asked = True
             attempt = Attempt(buyer, uuid4().hex, method, twin=twin)
             self.journal.attempts.append(attempt)
             posts = [self._post(http, attempt) for _ in range(2 if twin else 1)]
@@ -195,7 +216,11 @@ class Crowd:
                     status, raw = answer.status, await answer.read()
                     found: dict[str, Any] = await answer.json(content_type=None)
                     wait_s = float(answer.headers.get("Retry-After", RETRY_S))
+            except asyncio.CancelledError:
+                attempt.answers.append(UNANSWERED)
+                raise
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
+                attempt.answers.append(UNANSWERED)
                 await asyncio.sleep(RETRY_S)
                 continue
             self.journal.answered_ms.append((time.perf_counter() - began) * 1_000)
@@ -228,6 +253,7 @@ class Crowd:
                     found = await answer.json(content_type=None)
                     if answer.status == 200:
                         version = found["version"]
+                        attempt.polled.append((version, found["status"]))
                         if found["status"] in ENDED:
                             attempt.outcome, attempt.reason = found["status"], found.get("reason") or ""
                             return
