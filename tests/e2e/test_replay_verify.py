@@ -87,12 +87,14 @@ def poison(running: LocalStack, partition: int) -> None:
 
 
 async def test_a_real_sale_holds_and_each_tampering_is_named(shop: LocalStack, tmp_path: Path) -> None:
-    """One sale with declined payments, twins, poison and a kill -9; then rows and records are changed by hand."""
+    """A sale with declined payments, twins, poison and a kill -9 is verified amid and after; then tampered with."""
     sale = Sale(units=60, buyers=400, declined_share=0.2, duplicates_share=0.1, seed=7)
     partition = partition_of(sale.product_id)
     selling = asyncio.create_task(Crowd(shop.endpoints, sale).run())
     await asyncio.to_thread(poison, shop, partition)
     await asyncio.to_thread(shop.kill, "inventory-0")
+    amid = await asyncio.to_thread(replay, shop, "verify")
+    assert (amid.code, amid.violated) == (0, {}), amid.error
     told = await selling
     written = tmp_path / "journal.jsonl"
     journal.write(written, journal.from_crowd(told))

@@ -72,6 +72,7 @@ def test_a_released_unit_is_modelled() -> None:
     small.ask(purchase("a", "ann"))
     small.ask(release((1, 0), "a"))
     small.ask(release((1, 0), "a"), purchase("a", "ann"), purchase("b", "ann"), purchase("c", "cat"))
+    small.ask(restock(2, "more"), restock(-2, "all-of-it"), restock(-1, "and-one"))
     assert violated(small.evidence()) == {}
 
 

@@ -10,11 +10,13 @@ from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, json
 
 REQUESTS_MAX = 500
 RECORD_BYTES_MAX = 512 * 1024
+PURCHASE_BYTES_MAX = 768  # of a purchase or a release on the wire
 STOCK_MAX = 1_000_000_000
 _LAST_INSTANT = 253_402_300_799_999
 
 Place = tuple[int, int, int]  # partition, offset and index of a request: it names a reservation
 Id = Annotated[str, Meta(min_length=1, max_length=96)]
+Plain = Annotated[str, Meta(min_length=1, max_length=96, pattern=r"^[!#-\[\]-~]+(?![\s\S])")]  # a byte a character
 Price = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
 Hold = Annotated[int, Meta(ge=1, le=604_800_000)]
@@ -32,10 +34,11 @@ class Request(Struct, tag_field="type", kw_only=True, gc=False):
 class ListRequest(Request, tag="ProductListRequested", kw_only=True, gc=False):
     """Put on sale."""
 
-    request_id: Id
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    product_id: Plain
+    request_id: Plain
+    name: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+(?![\s\S])")]
     unit_price_minor: Price
-    currency: Annotated[str, Meta(min_length=3, max_length=3)]
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}(?![\s\S])")]
     stock: Annotated[int, Meta(ge=0, le=STOCK_MAX)]
     per_buyer_limit: Limit
     hold_ms: Hold
@@ -46,7 +49,7 @@ class ListRequest(Request, tag="ProductListRequested", kw_only=True, gc=False):
 class ChangeRequest(Request, tag="ProductChangeRequested", kw_only=True, gc=False):
     """Change what is named."""
 
-    request_id: Id
+    request_id: Plain
     unit_price_minor: Price | None = None
     per_buyer_limit: Limit | None = None
     opens_at_ms: Instant | None = None
@@ -58,13 +61,13 @@ class ChangeRequest(Request, tag="ProductChangeRequested", kw_only=True, gc=Fals
 class RetireRequest(Request, tag="ProductRetireRequested", kw_only=True, gc=False):
     """Take off sale for good."""
 
-    request_id: Id
+    request_id: Plain
 
 
 class RestockRequest(Request, tag="RestockRequested", kw_only=True, gc=False):
     """More units, or fewer."""
 
-    request_id: Id
+    request_id: Plain
     quantity: Annotated[int, Meta(ge=-STOCK_MAX, le=STOCK_MAX)]
 
 
@@ -182,9 +185,15 @@ def split(value: bytes | None) -> list[Raw] | str:
 def read_request(raw: Raw | bytes) -> AnyRequest | str:
     """One request, or the word for why it can never be read."""
     try:
-        return _request.decode(raw)
+        request = _request.decode(raw)
     except _UNREADABLE:
-        pass
+        return _why_not(raw)
+    if isinstance(request, PurchaseRequest | ReleaseRequest) and memoryview(raw).nbytes > PURCHASE_BYTES_MAX:
+        return "too_large"
+    return request
+
+
+def _why_not(raw: Raw | bytes) -> str:
     try:
         head = _head(raw)
     except ValidationError:

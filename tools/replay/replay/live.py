@@ -154,7 +154,7 @@ def database(dsn: str) -> Database:
     """
     try:
         return asyncio.run(_database(dsn))
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         said = str(error) or type(error).__name__
         raise CannotCheck(f"Postgres does not answer ({said}): is it running, and migrated?") from None
 
@@ -188,6 +188,8 @@ def states(workers: list[str], partitions: Iterable[int] = range(PARTITIONS)) ->
     Raises:
         CannotCheck: for one of them nobody answers within 30 s.
     """
+    if not workers:
+        raise CannotCheck("no inventory worker runs that could say what it knows.")
     found: list[State] = []
     for number in partitions:
         deadline = time.monotonic() + STATE_WAIT_S_MAX

@@ -14,10 +14,10 @@ from replay.judge import Finding
 EXIT_HOLDS, EXIT_VIOLATED, EXIT_COULD_NOT_CHECK = 0, 1, 2
 SHOWN_MAX = 3  # violations of one rule in the table; --json has more
 _NEEDED = {
-    "database": "Postgres: replay verify",
-    "states": "the workers' tables: replay verify",
-    "journal": "a driver's journal: --journal FILE",
-    "letters": "the dead letters",
+    "database": "Postgres (replay verify)",
+    "states": "the workers' tables (replay verify)",
+    "journal": "what buyers were told (--journal FILE)",
+    "letters": "the dead letters (export them too)",
 }
 
 
@@ -35,13 +35,16 @@ def show(console: Console, evidence: Evidence, findings: Sequence[Finding]) -> N
     table = Table(box=SIMPLE, title_justify="left", title=f"{evidence.origin}: " + _sentence(size))
     table.add_column("rule", style="bold")
     table.add_column("claim", ratio=1)
-    table.add_column("looked at", justify="right")
-    table.add_column("verdict")
+    table.add_column("looked at", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for found in findings:
         table.add_row(found.name, escape(found.claim), _looked(found), _verdict(found))
         for violation in found.first[:SHOWN_MAX]:
             table.add_row("", f"[red]{escape(violation.at)}[/]: {escape(violation.what)}", "", "")
     console.print(table)
+    for need, sentence in _NEEDED.items():
+        if unlooked := [found.name for found in findings if need in found.missing]:
+            console.print(f"Not looked at: {', '.join(unlooked)}, which need {sentence}.", style="dim", soft_wrap=True)
     violated = [found.name for found in findings if found.verdict == "violated"]
     if violated:
         console.print(f"VERDICT: VIOLATED ({', '.join(violated)})", style="bold red")
@@ -95,4 +98,4 @@ def _verdict(found: Finding) -> str:
         case "violated":
             return f"[bold red]VIOLATED[/] {found.violations:,} times"
         case "not looked at":
-            return f"[dim]needs {_NEEDED[found.missing[0]]}[/]"
+            return "[dim]-[/]"

@@ -1,4 +1,4 @@
-"""What a decision says is left is listed + restocked - reserved + released at its point of the log, never below 0."""
+"""Listed + restocked - reserved + released is what is left, never below 0."""
 
 from replay.evidence import Evidence, Findings, Violation, asked_at
 from replay.ledger import CARRIES_STOCK, Shelves

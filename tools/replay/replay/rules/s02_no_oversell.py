@@ -1,4 +1,4 @@
-"""Units sold and units still held are together never more than were listed and restocked (Postgres alone)."""
+"""Sold and held units are never more than listed and restocked."""
 
 from collections import defaultdict
 

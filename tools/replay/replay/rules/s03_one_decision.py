@@ -1,4 +1,4 @@
-"""Every request has exactly one decision that counts, and no decision counts without a request."""
+"""Every request has exactly one decision, every decision a request."""
 
 from replay.contract import split
 from replay.evidence import SETTLE_MS, Evidence, Findings, Partition, Violation, asked_at, decided_at

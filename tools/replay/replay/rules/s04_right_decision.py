@@ -1,4 +1,4 @@
-"""Every decision is the one that a reference model makes from the requests alone."""
+"""Every decision is the one a reference model makes from the requests."""
 
 from replay.contract import Answer, read_request, split
 from replay.evidence import Counted, Evidence, Findings, Partition, Violation, asked_at

@@ -1,4 +1,4 @@
-"""Every reservation ends as a confirmed order or comes back exactly once, and none stays open long after its hold."""
+"""Every reservation ends confirmed or comes back once, and in time."""
 
 from replay.contract import Place
 from replay.evidence import SETTLE_MS, Database, Evidence, Findings, Row, Violation, asked_at

@@ -1,4 +1,4 @@
-"""A reservation is released at most once, after it was made, with the same product, buyer and quantity."""
+"""A reservation comes back at most once, after it was made, and as it was."""
 
 from replay.contract import Answer, Place
 from replay.evidence import Evidence, Findings, Violation, asked_at

@@ -1,4 +1,4 @@
-"""Every row has its decision in the log, with the same product, buyer, quantity, price and number."""
+"""Every row has its decision in the log, with the same content."""
 
 from replay.contract import Answer, Place
 from replay.evidence import Evidence, Findings, Row, Violation

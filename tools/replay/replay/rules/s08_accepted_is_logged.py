@@ -1,4 +1,4 @@
-"""Whoever was told that a purchase is accepted finds it in the log, and what was refused at the door is not there."""
+"""What was accepted is in the log, what was refused is not."""
 
 from replay.contract import Place, PurchaseRequest, read_request, split
 from replay.evidence import Evidence, Findings, Violation, asked_at

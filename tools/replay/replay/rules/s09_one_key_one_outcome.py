@@ -1,4 +1,4 @@
-"""However often a key is sent, it is one purchase with one outcome, and every 202 has the same bytes."""
+"""One key is one purchase with one outcome, told in the same bytes."""
 
 from collections import defaultdict
 

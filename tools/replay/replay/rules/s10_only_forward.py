@@ -1,4 +1,4 @@
-"""The status of a purchase only moves forward, in every answer, in the public events and in the row."""
+"""The status of a purchase only moves forward, wherever it is shown."""
 
 from itertools import pairwise
 

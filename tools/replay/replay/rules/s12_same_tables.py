@@ -1,4 +1,4 @@
-"""The table of every inventory worker is the fold of the log, at the same request (SHA-256).
+"""Every worker's table is the fold of the log (SHA-256).
 
 Equality of tables is the claim, so this is the one rule that folds with the inventory's own code; S1 and S4 judge
 that code by their own.

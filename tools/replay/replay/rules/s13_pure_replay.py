@@ -1,4 +1,4 @@
-"""Folding the log again gives the same tables whatever the hash seed and the time zone, and writes nothing."""
+"""Replay is pure: the same tables whatever the hash seed and time zone."""
 
 import os
 import subprocess

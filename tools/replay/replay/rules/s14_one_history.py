@@ -1,4 +1,4 @@
-"""The counting records of a partition form one line of loads, and every reader's tables follow that line alone."""
+"""One history: loads take over in one line, and every table follows it."""
 
 from replay.evidence import Applied, Database, Evidence, Findings, Partition, Violation, asked_at, decided_at
 from replay.ledger import Shelves

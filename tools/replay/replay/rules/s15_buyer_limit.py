@@ -1,4 +1,4 @@
-"""No buyer ever holds more units of a product than its limit at that point of the log allows."""
+"""No buyer ever holds more than the limit of that moment."""
 
 from collections import defaultdict
 

@@ -1,4 +1,4 @@
-"""Every decision answers the very bytes at its offset; what could not be read is a dead letter with those bytes."""
+"""Nothing is skipped: the very bytes are answered, or are a dead letter."""
 
 from zlib import crc32
 

@@ -1,4 +1,4 @@
-"""Within a product the earliest fitting requests win: nobody is turned away for stock while enough of it is left."""
+"""Fair: nobody is turned away for stock while enough of it is left."""
 
 from replay.evidence import Evidence, Findings, Violation, asked_at
 from replay.ledger import Shelves
