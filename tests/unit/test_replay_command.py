@@ -1,5 +1,6 @@
 """`replay` as a program: verdicts by exit code, a table, JSON, and one sentence when there is no verdict."""
 
+import ast
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from tests.support.replay import SmallSale, rewrite
 from tests.support.requests import listing, purchase
 
 ROOT = Path(__file__).resolve().parents[2]
+SHARED = {"stampede_schemas", "eventlog", "inventory", "order_writer", "gateway", "ratelimit", "devstack"}
 
 
 @pytest.fixture
@@ -109,3 +111,17 @@ def test_the_invariants_are_listed() -> None:
     for rule in RULES:
         assert rule.check.__module__.startswith("replay.rules.s")
         assert f"| {rule.NAME} | {claim(rule)} | `{rule.check.__module__.rpartition('.')[2]}.py`" in listed
+
+
+def test_the_checker_shares_no_decision_code() -> None:
+    """Of the services and the shared message code it knows names of topics and the Kafka client; S12 alone folds."""
+    allowed = {"stampede_schemas.topics", "eventlog.kafka", "eventlog.reader"}  # of the reader, the exception alone
+    package = ROOT / "tools/replay/replay"
+    for file in package.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        found |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        foreign = {name for name in found if name.split(".")[0] in SHARED} - allowed
+        assert not foreign or file.name == "s12_same_tables.py", (file.name, foreign)
+        readers = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "eventlog.reader"]
+        assert {alias.name for node in readers for alias in node.names} <= {"LogBroken"}, file.name

@@ -26,6 +26,7 @@ from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, PARTITIONS,
 STATE_WAIT_S_MAX = 30.0
 STATE_POLL_S = 0.2
 CONNECT_S_MAX = 10.0
+STATE_ANSWER_S_MAX = 4.0  # a worker answers, or says that it is busy, within 2 s; a frozen one never does
 PREFIX = "stampede."
 
 Tell = Callable[[str, int, int], None]  # what is being read, how much of it is done, of how much
@@ -203,7 +204,7 @@ def states(workers: list[str], partitions: Iterable[int] = range(PARTITIONS)) ->
 
 def _state(worker: str, number: int) -> State | None:
     try:
-        with urllib.request.urlopen(f"{worker}/state?partition={number}", timeout=CONNECT_S_MAX) as answer:  # noqa: S310 - an address of endpoints.json
+        with urllib.request.urlopen(f"{worker}/state?partition={number}", timeout=STATE_ANSWER_S_MAX) as answer:  # noqa: S310 - an address of endpoints.json
             said = json.loads(answer.read())
     except (OSError, ValueError):
         return None  # not the owner, or busy

@@ -30,18 +30,23 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def show(console: Console, evidence: Evidence, findings: Sequence[Finding]) -> None:
-    """The table: rule, claim, how much it looked at, verdict; below a violated rule the first places that show it."""
+    """The table: rule, claim, how much it looked at, verdict; below it the first places that show a violation."""
     size = _size(evidence)
-    table = Table(box=SIMPLE, title_justify="left", title=f"{evidence.origin}: " + _sentence(size))
+    console.print(f"{evidence.origin}: {_sentence(size)}", highlight=False, soft_wrap=True)
+    table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("rule", style="bold")
     table.add_column("claim", ratio=1)
     table.add_column("looked at", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for found in findings:
         table.add_row(found.name, escape(found.claim), _looked(found), _verdict(found))
-        for violation in found.first[:SHOWN_MAX]:
-            table.add_row("", f"[red]{escape(violation.at)}[/]: {escape(violation.what)}", "", "")
     console.print(table)
+    for found in findings:
+        for violation in found.first[:SHOWN_MAX]:
+            said = f"[red]{found.name} {escape(violation.at)}[/]: {escape(violation.what)}"
+            console.print(said, highlight=False, soft_wrap=True)
+        if found.violations > SHOWN_MAX:
+            console.print(f"[red]{found.name}[/] … and {found.violations - SHOWN_MAX:,} more", highlight=False)
     for need, sentence in _NEEDED.items():
         if unlooked := [found.name for found in findings if need in found.missing]:
             console.print(f"Not looked at: {', '.join(unlooked)}, which need {sentence}.", style="dim", soft_wrap=True)
@@ -96,6 +101,6 @@ def _verdict(found: Finding) -> str:
         case "holds":
             return "[green]holds[/]"
         case "violated":
-            return f"[bold red]VIOLATED[/] {found.violations:,} times"
+            return "[bold red]VIOLATED[/]"
         case "not looked at":
             return "[dim]-[/]"
