@@ -3,10 +3,10 @@
 import argparse
 import os
 import sys
+import time
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -14,15 +14,17 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from eventlog.kafka import TopicsWrong, topic_ids
+from eventlog.kafka import TopicsWrong, admin_client, topic_ids
 from stampede_schemas.topics import TOPICS
 
 TIMEOUT_S = 30.0
+SETTLE_S_MAX = 10.0
+SETTLE_POLL_S = 0.1
 
 
 def provision(kafka: str, replication: int) -> dict[str, str]:
     """Make what is missing, set every topic's configuration, check the result. Returns Kafka's topic ids by name."""
-    admin = AdminClient({"bootstrap.servers": kafka, "log_level": 2})
+    admin = admin_client(kafka)
     durability = {"min.insync.replicas": "2" if replication > 2 else "1", "unclean.leader.election.enable": "false"}
     wanted = [
         NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication, config=t.config | durability)
@@ -46,7 +48,19 @@ def provision(kafka: str, replication: int) -> dict[str, str]:
     ]
     for future in admin.incremental_alter_configs(changes, request_timeout=TIMEOUT_S).values():
         future.result()
-    return topic_ids(kafka)
+    return _settled(kafka)
+
+
+def _settled(kafka: str) -> dict[str, str]:
+    """The ids, once the broker shows every new topic with its leaders: services may start right after this."""
+    deadline = time.monotonic() + SETTLE_S_MAX
+    while True:
+        try:
+            return topic_ids(kafka)
+        except TopicsWrong:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(SETTLE_POLL_S)
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ Blocking calls of confluent-kafka; callers on an event loop run them in a thread
 
 import time
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
@@ -141,6 +142,12 @@ def resume(client: Consumer, topic: str, partition: int, progress: Progress) -> 
     return CountingReader(progress)
 
 
+@cache
+def admin_client(kafka: str) -> AdminClient:
+    """The one admin client of this process: one that is collected in librdkafka's own thread aborts the process."""
+    return AdminClient(_CLIENT | {"bootstrap.servers": kafka})
+
+
 def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS) -> dict[str, str]:
     """Kafka's own id of each topic, and a check of existence, partitions and configuration.
 
@@ -149,7 +156,7 @@ def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS) -> dict[str, str]:
     Raises:
         TopicsWrong: a topic is missing or differs from the registry.
     """
-    admin = AdminClient(_CLIENT | {"bootstrap.servers": kafka})
+    admin = admin_client(kafka)
     names = [topic.name for topic in topics]
     described = admin.describe_topics(TopicCollection(names), request_timeout=METADATA_TIMEOUT_S)
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
@@ -161,6 +168,8 @@ def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS) -> dict[str, str]:
             config = configs[topic.name].result()
         except KafkaException as error:
             raise _wrong(kafka, topic, error) from None
+        if any(partition.leader is None for partition in found.partitions):
+            raise TopicsUnknown(f"Kafka at {kafka} is still electing leaders for {topic.name}: try again in a moment.")
         if len(found.partitions) != topic.partitions:
             raise TopicsWrong(
                 f"topic {topic.name} has {len(found.partitions)} partitions and must have {topic.partitions}: "

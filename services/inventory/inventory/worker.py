@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from secrets import token_hex
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from confluent_kafka import KafkaException, Message, Producer
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -20,7 +20,7 @@ from prometheus_client import Counter as Metric
 
 from eventlog.reader import LogBroken
 from inventory.answering import LogReader
-from inventory.loading import Loaded, Record, load
+from inventory.loading import Record, load
 from inventory.packing import PackingFailed, forked
 from inventory.protocol import (
     Acknowledge,
@@ -46,11 +46,12 @@ from telemetry.tracing import Attribute, Kind, Tracing
 BACKLOG_MAX = 2_000  # records of one partition taken from the stream and not decided; then the stream waits
 TICK_S = 1.0
 POLL_S = 0.001
-LOAD_RETRY_S = 0.5
-LOAD_GIVE_UP_S = 90.0
+READ_RETRY_S = 0.5
+READ_GIVE_UP_S = 90.0
 PARTS_IN_FLIGHT_MAX = 8
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class Meters:
@@ -363,21 +364,25 @@ class Worker:
     # ---- reading, in threads
 
     async def _load(self, number: int, epoch: int) -> None:
-        """Load a partition, with Kafka's passing troubles retried for 90 s."""
         began = time.monotonic()
-        while True:
-            try:
-                loaded: Loaded = await asyncio.to_thread(self._reader.finish, number, load(number, self._topic_ids))
-                break
-            except KafkaException as error:
-                if time.monotonic() - began > LOAD_GIVE_UP_S:
-                    raise LogBroken(f"partition {number} could not be loaded: {error.args[0].str()}") from error
-                await asyncio.sleep(LOAD_RETRY_S)
+        loaded = await _patiently(lambda: self._reader.finish(number, load(number, self._topic_ids)))
         gc.freeze()  # a full collection over a large table stops the worker for 0.1 to 0.3 s, and finds nothing
         self._meters.load_s.observe(time.monotonic() - began)
         self._perform(number, self.partitions[number].loaded(epoch, loaded, time.monotonic()))
 
     async def _read(self, number: int, epoch: int, start: int, end: int) -> None:
         _log.info("partition %d: reading requests [%d, %d) that the stream did not deliver", number, start, end)
-        records = await asyncio.to_thread(self._reader.read, REQUESTS.name, number, start, end)
+        records = await _patiently(lambda: self._reader.read(REQUESTS.name, number, start, end))
         self._perform(number, self.partitions[number].requests_read(epoch, records))
+
+
+async def _patiently(read: Callable[[], _T]) -> _T:
+    """Read in a thread, with Kafka's passing troubles retried for 90 s."""
+    deadline = time.monotonic() + READ_GIVE_UP_S
+    while True:
+        try:
+            return await asyncio.to_thread(read)
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                raise LogBroken(f"Kafka could not be read for {READ_GIVE_UP_S:.0f} s: {error.args[0].str()}") from error
+            await asyncio.sleep(READ_RETRY_S)
