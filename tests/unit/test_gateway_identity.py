@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from gateway import problems
 from gateway.admission import Subject
@@ -11,6 +12,23 @@ from gateway.identity import AuthenticationRefused, authenticator
 from gateway.problems import Problem
 from gateway.settings import Settings
 from gateway.tail import BrokerClock
+
+
+class Given(Settings):
+    """The gateway's settings from arguments alone: whatever stands in the environment of the test run is not read."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only the arguments."""
+        return (init_settings,)
+
 
 REQUIRED = {
     "kafka": "k:1",
@@ -55,20 +73,20 @@ def test_the_identity_key_comes_from_one_place(tmp_path: Path) -> None:
     """A setting or a file, not both, not none; and it must be long enough."""
     file = tmp_path / "key"
     file.write_text("k" * 40 + "\n")
-    from_file = Settings.model_validate(REQUIRED | {"identity_key_file": str(file)})
-    from_text = Settings.model_validate(REQUIRED | {"identity_key": "k" * 40})
+    from_file = Given.model_validate(REQUIRED | {"identity_key_file": str(file)})
+    from_text = Given.model_validate(REQUIRED | {"identity_key": "k" * 40})
     assert from_file.identity().fingerprint == from_text.identity().fingerprint
     for wrong in ({}, {"identity_key": "k" * 40, "identity_key_file": str(file)}):
         with pytest.raises(ValidationError, match="IDENTITY_KEY"):
-            Settings.model_validate(REQUIRED | wrong)
+            Given.model_validate(REQUIRED | wrong)
     with pytest.raises(ValueError, match="32 bytes"):
-        Settings.model_validate(REQUIRED | {"identity_key": "short"}).identity()
+        Given.model_validate(REQUIRED | {"identity_key": "short"}).identity()
 
 
 def test_limits_are_read_at_the_start() -> None:
     """A misspelt limit is found before the first buyer."""
     with pytest.raises(ValidationError, match="bucket_of_tokens"):
-        Settings.model_validate(REQUIRED | {"identity_key": "k" * 40, "limits": "user:bucket_of_tokens:5/s"})
+        Given.model_validate(REQUIRED | {"identity_key": "k" * 40, "limits": "user:bucket_of_tokens:5/s"})
 
 
 def test_the_brokers_clock_is_never_guessed_ahead() -> None:
