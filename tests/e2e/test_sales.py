@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+import urllib.request
 from dataclasses import dataclass
 
 import pytest
 
 from devstack.crowd import Crowd, Journal, Sale
 from devstack.proof import Proof, prove
-from tests.support.stack import LocalStack
+from stampede_schemas.topics import PARTITIONS
+from tests.support.stack import LocalStack, eventually
 
 
 async def sell(running: LocalStack, sale: Sale) -> tuple[Journal, Proof]:
@@ -83,3 +85,16 @@ async def test_two_inventory_workers_share_the_partitions(whole: LocalStack) -> 
         assert await killer == ["inventory-1"]
     finally:
         await asyncio.to_thread(whole.scale, inventory=1)
+        await asyncio.to_thread(eventually, lambda: owns_all(whole), 30, "the partitions of the worker that left")
+
+
+def owns_all(running: LocalStack) -> bool:
+    """Whether the first worker answers for every partition: those of a static member that left take its session."""
+    (worker,) = running.endpoints.processes["inventory"]
+    try:
+        for partition in range(PARTITIONS):
+            with urllib.request.urlopen(f"{worker['ops']}/state?partition={partition}", timeout=5):  # noqa: S310
+                pass
+    except OSError:
+        return False
+    return True
