@@ -4,7 +4,7 @@ A decision carries its effects, so `evolve` needs no rules: old decisions stay t
 """
 
 from functools import lru_cache
-from typing import assert_never
+from typing import Any, assert_never
 
 from eventlog.reader import LogBroken
 from inventory.table import OPERATOR_REQUESTS_MAX, Product, Reservation, StockTable
@@ -37,6 +37,7 @@ from stampede_schemas.requests import (
 from stampede_schemas.topics import partition_of
 
 _home = lru_cache(maxsize=65_536)(partition_of)
+_CHANGEABLE = ("unit_price_minor", "per_buyer_limit", "hold_ms", "opens_at_ms", "closes_at_ms")
 _STATUS_AFTER: dict[str | None, ProductStatus] = {"open": "open", "close": "closed", "pause": "paused"}
 
 
@@ -197,24 +198,21 @@ def _change(product: Product | None, request: ProductChangeRequested) -> Product
         return _ignored(request, "same")
     if product.status == "retired":
         return _ignored(request, "retired")
-    return ProductChanged(
-        request_id=request.request_id,
-        product_id=request.product_id,
-        name=product.listed.name,
-        currency=product.listed.currency,
-        stock=product.stock,
-        available_after=product.available,
-        unit_price_minor=_or(request.unit_price_minor, product.unit_price_minor),
-        per_buyer_limit=_or(request.per_buyer_limit, product.per_buyer_limit),
-        hold_ms=_or(request.hold_ms, product.hold_ms),
-        opens_at_ms=request.opens_at_ms if request.opens_at_ms is not None else product.opens_at_ms,
-        closes_at_ms=request.closes_at_ms if request.closes_at_ms is not None else product.closes_at_ms,
-        status=_STATUS_AFTER.get(request.action, product.status),
-    )
+    changes = {name: value for name in _CHANGEABLE if (value := getattr(request, name)) is not None}
+    status = _STATUS_AFTER.get(request.action, product.status)
+    return ProductChanged(**{**_as_it_is(product), **changes, "request_id": request.request_id, "status": status})
 
 
-def _or(asked: int | None, present: int) -> int:
-    return present if asked is None else asked
+def _as_it_is(product: Product) -> dict[str, Any]:
+    """Every field of a decision that carries the whole product, but for whose request it answers."""
+    terms = {name: getattr(product, name) for name in (*_CHANGEABLE, "status", "stock")}
+    listed = product.listed
+    return terms | {
+        "product_id": listed.product_id,
+        "name": listed.name,
+        "currency": listed.currency,
+        "available_after": product.available,
+    }
 
 
 def _retire(product: Product | None, request: ProductRetireRequested) -> ProductRetired | Ignored:
@@ -222,20 +220,7 @@ def _retire(product: Product | None, request: ProductRetireRequested) -> Product
         return _ignored(request, "unknown_product")
     if product.status == "retired":
         return _ignored(request, "same")
-    return ProductRetired(
-        request_id=request.request_id,
-        product_id=request.product_id,
-        name=product.listed.name,
-        currency=product.listed.currency,
-        stock=product.stock,
-        available_after=product.available,
-        unit_price_minor=product.unit_price_minor,
-        per_buyer_limit=product.per_buyer_limit,
-        hold_ms=product.hold_ms,
-        opens_at_ms=product.opens_at_ms,
-        closes_at_ms=product.closes_at_ms,
-        status="retired",
-    )
+    return ProductRetired(**{**_as_it_is(product), "request_id": request.request_id, "status": "retired"})
 
 
 _OperatorRequest = ProductListRequested | RestockRequested | ProductChangeRequested | ProductRetireRequested
@@ -329,12 +314,8 @@ def _listed(decision: ProductListed) -> Product:
 
 def _apply_changed(table: StockTable, decision: ProductChanged | ProductRetired, position: Position) -> None:
     product = _product(table, decision.product_id, position)
-    product.unit_price_minor = decision.unit_price_minor
-    product.per_buyer_limit = decision.per_buyer_limit
-    product.hold_ms = decision.hold_ms
-    product.status = decision.status
-    product.opens_at_ms = decision.opens_at_ms
-    product.closes_at_ms = decision.closes_at_ms
+    for name in (*_CHANGEABLE, "status"):
+        setattr(product, name, getattr(decision, name))
     _remember(product, decision.request_id)
     if decision.status == "retired":
         table.forget_purchases_of(decision.product_id)
