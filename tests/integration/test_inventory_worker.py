@@ -9,14 +9,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import NewPartitions
 
 from eventlog.__main__ import provision
-from eventlog.kafka import consumer
+from eventlog.kafka import admin_client, consumer
 from stampede_schemas.codec import decode_snapshot, encode_requests
 from stampede_schemas.orders import SnapshotCommitted
-from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, PARTITIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
 from tests.support.inventory import InventoryProcess, Log, digest_of, kinds, listing, purchase, worker
 from tests.support.stack import components, eventually
 
@@ -189,17 +189,85 @@ def test_the_group_offset_follows_also_over_records_the_stream_never_delivered(k
         eventually(lambda: committed(kafka, partition_of(tea)) == len(answers), what="the committed offset at the end")
 
 
-def test_a_topic_made_anew_stops_the_worker_with_one_sentence(tmp_path: Path) -> None:
-    """Positions of a deleted topic mean nothing in its successor: the worker ends, and says why."""
+def ended(running: InventoryProcess, folder: Path) -> str:
+    """Wait for the worker's end, within half a minute; what it said."""
+    eventually(lambda: running.process.poll() is not None, 30, "the worker's end")
+    assert running.process.returncode == 1
+    return (folder / "inventory-0.log").read_text()
+
+
+def test_a_ruined_log_stops_the_worker_with_one_sentence(tmp_path: Path) -> None:
+    """A topic made anew under it, or while nobody runs; its head cut off; partitions added: it ends and says why."""
     with components() as alone:
         provision(alone.kafka, 1)
+        admin, log = admin_client(alone.kafka), Log(alone.kafka)
         with worker(alone.kafka, tmp_path) as running:
             running.await_ready()
-            admin = AdminClient({"bootstrap.servers": alone.kafka})
+            for number in range(PARTITIONS):
+                log.append(number, b"{}")
+            log.flush()
+            log.await_answers(0)
             admin.delete_topics([DECISIONS.name])[DECISIONS.name].result()
-            eventually(lambda: running.process.poll() is not None, 30, "the worker's end")
-            assert running.process.returncode == 1
-        assert "inventory-0 stops: topic stampede.decisions is missing" in (tmp_path / "inventory-0.log").read_text()
+            assert "topic stampede.decisions is missing" in ended(running, tmp_path)
+        provision(alone.kafka, 1)
+        with worker(alone.kafka, tmp_path) as running:
+            assert "topic stampede.decisions was deleted and made anew" in ended(running, tmp_path)
+
+
+def test_a_log_without_its_head_or_with_other_partitions_is_not_decided_on(tmp_path: Path) -> None:
+    """Records that are gone cannot be answered, and a product would move to another partition."""
+    with components() as alone:
+        provision(alone.kafka, 1)
+        admin, log = admin_client(alone.kafka), Log(alone.kafka)
+        for _ in range(3):
+            log.append(0, b"{}")
+        log.flush()
+        admin.delete_records([TopicPartition(REQUESTS.name, 0, 2)])[TopicPartition(REQUESTS.name, 0)].result()
+        with worker(alone.kafka, tmp_path) as running:
+            assert "requests begins at 2 but 0 is not answered yet: it lost its head" in ended(running, tmp_path)
+        assert log.records(DECISIONS.name, 0) == []
+        admin.create_partitions([NewPartitions(REQUESTS.name, PARTITIONS + 1)])[REQUESTS.name].result()
+        with worker(alone.kafka, tmp_path) as running:
+            assert "has 13 partitions and must have 12" in ended(running, tmp_path)
+
+
+def test_group_offsets_set_back_or_forth_are_a_hint_and_nothing_more(kafka: str, tmp_path: Path) -> None:
+    """Whatever the group's offset says, each request keeps its one answer, and those it skips get theirs."""
+    log, tea = Log(kafka), product()
+    partition = partition_of(tea)
+    log.ask([listing(tea, 5)])
+    for shift in (-3, +3):
+        for _ in range(5):
+            log.ask([purchase(tea)])
+        log.flush()
+        with worker(kafka, tmp_path, STAMPEDE_SESSION_TIMEOUT_S="6") as running:
+            running.await_ready()
+            _, answers, _ = log.await_answers(partition)
+        for _ in range(5):
+            log.ask([purchase(tea)])
+        log.flush()
+        set_group_offset(kafka, partition, len(answers) + shift)
+        with worker(kafka, tmp_path, STAMPEDE_SESSION_TIMEOUT_S="6") as running:
+            running.await_ready()
+            table, _, _ = log.await_answers(partition)
+            assert running.get(f"/state?partition={partition}")["sha256"] == digest_of(table)
+
+
+def set_group_offset(kafka: str, partition: int, offset: int) -> None:
+    """Move the inventory group's offset, once the group has noticed that its member is dead."""
+    group = consumer(kafka, **{"group.id": "inventory"})
+
+    def moved() -> bool:
+        try:
+            group.commit(offsets=[TopicPartition(REQUESTS.name, partition, offset)], asynchronous=False)
+        except KafkaException:
+            return False
+        return True
+
+    try:
+        eventually(moved, 30, "the group to be empty")
+    finally:
+        group.close()
 
 
 def owns(running: InventoryProcess, partition: int) -> bool:

@@ -349,7 +349,7 @@ class World:
         worker.stays_out = stop.stay_out
 
     def _begin_load(self, worker: Worker, effect: protocol.LoadTable) -> None:
-        loading = load(0, TOPIC_IDS, self.variant.reader)
+        loading = load(0, TOPIC_IDS, self.variant.reader, effect.known)
         worker.loadings.append((effect.epoch, loading, next(loading)))
 
     def _acknowledge(self, worker: Worker, effect: protocol.Acknowledge) -> None:

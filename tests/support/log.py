@@ -46,9 +46,10 @@ def run_load(
     partition: int = 0,
     topic_ids: dict[str, str] = TOPIC_IDS,
     reader_from: Callable[[Progress], CountingReader] = CountingReader,
+    known: Progress | None = None,
 ) -> Loaded:
     """Load a partition in one go."""
-    loading = load(partition, topic_ids, reader_from)
+    loading = load(partition, topic_ids, reader_from, known)
     ask = next(loading)
     try:
         while True:

@@ -23,8 +23,8 @@ def carry_out(log: MemoryLog, partition: Partition, effects: list[Effect]) -> li
         effect = queue.pop(0)
         done.append(effect)
         match effect:
-            case LoadTable(epoch):
-                queue += partition.loaded(epoch, run_load(log, partition.number), 0.0)
+            case LoadTable(epoch, known):
+                queue += partition.loaded(epoch, run_load(log, partition.number, known=known), 0.0)
             case ReadRequests(epoch, start, end):
                 queue += partition.requests_read(epoch, log.requests[start:end])
             case Bury(epoch):

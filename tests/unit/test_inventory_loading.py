@@ -62,10 +62,21 @@ def test_records_that_land_during_the_load_are_read_too() -> None:
     assert end.value.value.start == len(grown.decisions) == 4
 
 
-def test_a_snapshot_of_other_topics_is_not_used() -> None:
-    """Its offsets mean nothing here."""
-    log = sold(*THREE, snapshot_after=1)
-    assert run_load(log, topic_ids={"stampede.decisions": "another"}).snapshot_at == -1
+def test_a_topic_made_anew_stops_the_load() -> None:
+    """Also before the first snapshot of anything: an empty one is written at birth."""
+    log = sold(*THREE)
+    with pytest.raises(LogBroken, match=r"stampede\.decisions was deleted and made anew"):
+        run_load(log, topic_ids=TOPIC_IDS | {"stampede.decisions": "another"})
+
+
+def test_what_this_process_saw_confirmed_must_still_be_there() -> None:
+    """A log that lost its tail while we ran is not decided on."""
+    log = sold(*THREE)
+    known = run_load(log).progress
+    assert run_load(log, known=known).start == len(log.decisions)
+    del log.decisions[-1]
+    with pytest.raises(LogBroken, match="lost its tail"):
+        run_load(log, known=known)
 
 
 def _commit_without_parts(log: MemoryLog) -> None:

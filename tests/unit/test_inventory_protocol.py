@@ -14,12 +14,14 @@ from inventory.protocol import (
     Produce,
     ReadRequests,
     Stop,
+    WriteCommit,
     WriteParts,
     snapshot_due,
 )
-from stampede_schemas.codec import encode_requests
+from stampede_schemas.codec import decode_snapshot, encode_requests
 from stampede_schemas.identifiers import Load
-from stampede_schemas.topics import DECISIONS, REQUESTS
+from stampede_schemas.orders import SnapshotCommitted
+from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.support.log import TOPIC_IDS, MemoryLog, run_load
 from tests.support.partition import carry_out, settle
 from tests.support.requests import listing, purchase
@@ -39,10 +41,14 @@ class Stage:
         self.load(self.partition.assigned())
 
     def load(self, effects: list[Effect], now_s: float = 0.0) -> list[Effect]:
-        """Answer the one load asked for."""
+        """Answer the one load asked for, and write down the birth of the partition if that is asked for."""
         (ask,) = effects
         assert isinstance(ask, LoadTable)
-        return self.partition.loaded(ask.epoch, run_load(self.log), now_s)
+        follows = self.partition.loaded(ask.epoch, run_load(self.log, known=ask.known), now_s)
+        for effect in follows:
+            if isinstance(effect, WriteCommit):
+                self.log.append(STOCK_SNAPSHOTS.name, effect.value)
+        return [effect for effect in follows if not isinstance(effect, WriteCommit)]
 
     def deliver(self, *offsets: int) -> list[Effect]:
         """The stream delivers these."""
@@ -73,6 +79,15 @@ def requests(count: int) -> list[bytes]:
 def names(effects: list[Effect]) -> list[str]:
     """What was asked for, without the details."""
     return [type(effect).__name__ for effect in effects]
+
+
+def test_an_empty_snapshot_at_birth_names_the_topics() -> None:
+    """Once: should a topic be made anew before the first real snapshot, its successor is found out."""
+    stage = Stage()
+    (birth,) = [decode_snapshot(record.value or b"") for record in stage.log.snapshots]
+    assert isinstance(birth, SnapshotCommitted)
+    assert birth.topic_ids == TOPIC_IDS
+    assert stage.load(stage.partition.assigned()) == []
 
 
 def test_only_a_report_makes_an_answer_a_fact() -> None:

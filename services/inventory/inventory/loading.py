@@ -57,20 +57,25 @@ class Loaded:
     start: int
     snapshot_at: int  # source offset of the snapshot it began with, -1 without one
     refolded: int = 0  # decisions folded on top of it
+    known_topics: bool = True  # some snapshot names the topics; else the first one must be written now
 
 
 Loading = Generator[Ask, Answer, Loaded]
 
 
 def load(
-    partition: int, topic_ids: dict[str, str], reader_from: Callable[[Progress], CountingReader] = CountingReader
+    partition: int,
+    topic_ids: dict[str, str],
+    reader_from: Callable[[Progress], CountingReader] = CountingReader,
+    known: Progress | None = None,
 ) -> Loading:
     """Load one partition.
 
     Args:
         partition: its number.
-        topic_ids: Kafka's ids of the topics as they are now; a snapshot of other topics is not used.
+        topic_ids: Kafka's ids of the topics as they are now; a snapshot that names others stops the load.
         reader_from: makes the reader of counting records; tests give a broken one to see it caught.
+        known: what this process saw confirmed before; the log must still hold it.
 
     Raises:
         LogBroken: the log lost a part, or a decision does not fit. Nobody may decide on half a history.
@@ -82,7 +87,10 @@ def load(
         table = snapshot[1]
         at = snapshot[0]
         progress = Progress(at.next_offset, at.source_offset, at.load, at.anchor)
-    yield from _check_logs(progress)
+    for seen in (progress, known or Progress()):
+        yield from _check_decisions(seen)
+    if snapshot is None and (yield from _ends(DECISIONS.name))[0] > 0:
+        raise LogBroken("decisions lost its head and there is no snapshot: its history cannot be rebuilt")
     reader, refolded = reader_from(progress), 0
     while True:
         _, end = yield from _ends(DECISIONS.name)
@@ -95,7 +103,8 @@ def load(
         if reader.progress.next_offset == begin:
             raise LogBroken(f"decisions ends at {end} but gives nothing from {begin} on: a part of the log is gone")
     yield from _check_requests(reader.progress)
-    return Loaded(table, reader.progress, reader.progress.next_offset, progress.source_offset, refolded)
+    start = reader.progress.next_offset
+    return Loaded(table, reader.progress, start, progress.source_offset, refolded, snapshot is not None)
 
 
 class Folded(NamedTuple):
@@ -138,13 +147,11 @@ def _range(topic: str, start: int, end: int) -> Generator[Ask, Answer, Iterable[
     return answer
 
 
-def _check_logs(progress: Progress) -> Generator[Ask, Answer, None]:
-    """What was read before is still there: the anchor record, and no missing head."""
-    first, end = yield from _ends(DECISIONS.name)
-    if progress.anchor < 0 and first > 0:
-        raise LogBroken(f"decisions begins at offset {first} and there is no snapshot: its history cannot be rebuilt")
+def _check_decisions(progress: Progress) -> Generator[Ask, Answer, None]:
+    """What was read before is still there."""
+    _, end = yield from _ends(DECISIONS.name)
     if progress.next_offset > end:
-        raise LogBroken(f"decisions ends at {end} but a snapshot was taken at {progress.next_offset}: it lost its tail")
+        raise LogBroken(f"decisions ends at {end} but was read up to {progress.next_offset} before: it lost its tail")
     if progress.anchor >= 0:
         records = list((yield from _range(DECISIONS.name, progress.anchor, progress.anchor + 1)))
         check_anchor(progress, records[0].value if records else None)
@@ -178,12 +185,22 @@ def _newest_snapshot(
         records = list((yield from _range(STOCK_SNAPSHOTS.name, above, below)))
         for record in reversed(records):
             committed = _snapshot_record(record)
-            if isinstance(committed, SnapshotCommitted) and committed.topic_ids == topic_ids:
+            if isinstance(committed, SnapshotCommitted):
+                _check_topics(committed, topic_ids)
                 pieces = yield from _parts(committed, first)
                 if pieces is not None:
                     return committed, join(partition, iter(pieces))
         below = above
     return None
+
+
+def _check_topics(committed: SnapshotCommitted, topic_ids: dict[str, str]) -> None:
+    for name, topic_id in committed.topic_ids.items():
+        if topic_ids.get(name) != topic_id:
+            raise LogBroken(
+                f"topic {name} was deleted and made anew: the history it held is gone. Restore it from a backup, "
+                "or remove all topics to begin anew"
+            )
 
 
 def _snapshot_record(record: Record) -> SnapshotCommitted | SnapshotPart | None:

@@ -63,9 +63,10 @@ class Flight(NamedTuple):
 
 
 class LoadTable(NamedTuple):
-    """Load the partition and answer with `loaded(epoch, …)`."""
+    """Load the partition, in which `known` was confirmed before, and answer with `loaded(epoch, …)`."""
 
     epoch: int
+    known: Progress
 
 
 class ReadRequests(NamedTuple):
@@ -219,6 +220,10 @@ class Partition:
         effects: list[Effect] = []
         if self.confirmed.source_offset >= 0:
             effects.append(Acknowledge(self.confirmed.source_offset))
+        elif not loaded.known_topics:
+            # An empty snapshot at birth: should a topic be made anew while nobody runs, its successor is found out.
+            empty = SnapshotCommitted("birth", -1, loaded.start, NO_LOAD, -1, [], self._topic_ids)
+            effects.append(WriteCommit(encode(empty)))
         return effects + self._advance()
 
     def _forget_stream(self) -> None:
@@ -234,7 +239,7 @@ class Partition:
             self.phase = "settling"
             return []
         self.phase = "loading"
-        return [LoadTable(self._epoch)]
+        return [LoadTable(self._epoch, self.confirmed)]
 
     def _too_many_takeovers(self, now_s: float) -> bool:
         self._takeovers.append(now_s)

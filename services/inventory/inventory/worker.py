@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException, Message, Producer
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Metric
 
-from eventlog.reader import LogBroken
+from eventlog.reader import LogBroken, Progress
 from inventory.answering import LogReader
 from inventory.loading import Record, load
 from inventory.packing import PackingFailed, forked
@@ -201,8 +201,8 @@ class Worker:
                     self._produce(number, flights)
                 case Acknowledge(source_offset):
                     self._acknowledge(number, source_offset)
-                case LoadTable(epoch):
-                    self._spawn(self._load(number, epoch))
+                case LoadTable(epoch, known):
+                    self._spawn(self._load(number, epoch, known))
                 case ReadRequests(epoch, start, end):
                     self._spawn(self._read(number, epoch, start, end))
                 case Bury(epoch, letters):
@@ -363,9 +363,9 @@ class Worker:
 
     # ---- reading, in threads
 
-    async def _load(self, number: int, epoch: int) -> None:
+    async def _load(self, number: int, epoch: int, known: Progress) -> None:
         began = time.monotonic()
-        loaded = await _patiently(lambda: self._reader.finish(number, load(number, self._topic_ids)))
+        loaded = await _patiently(lambda: self._reader.finish(number, load(number, self._topic_ids, known=known)))
         gc.freeze()  # a full collection over a large table stops the worker for 0.1 to 0.3 s, and finds nothing
         self._meters.load_s.observe(time.monotonic() - began)
         self._perform(number, self.partitions[number].loaded(epoch, loaded, time.monotonic()))
