@@ -1,0 +1,1 @@
+"""Chaos on the real stack: things die, freeze and fight while units are sold; then everything is checked."""

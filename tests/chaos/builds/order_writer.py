@@ -1,0 +1,63 @@
+"""The order-writer with crash points around its COMMIT and its relay: `python -m tests.chaos.builds.order_writer`."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from confluent_kafka import Consumer
+
+from order_writer import __main__ as program
+from order_writer import app
+from order_writer.outbox import Relay
+from order_writer.unit import Unit, Units
+from order_writer.writer import Writer
+from tests.chaos.builds.points import Points, exchange
+
+POINTS = Points()
+
+
+class DyingUnits(Units):
+    """Dies when everything of a transaction is written but its COMMIT."""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Unit]:
+        """See Units."""
+        async with super().open() as unit:
+            close = unit.close
+
+            async def dying() -> None:
+                await close()
+                POINTS.passed("before COMMIT")
+
+            unit.close = dying  # type: ignore[method-assign]
+            yield unit
+
+
+class DyingWriter(Writer):
+    """Dies when a batch is committed and its group offset is not."""
+
+    def _commit(self, client: Consumer, *, last: bool = False) -> None:
+        if self._reached:
+            POINTS.passed("after COMMIT, before the offset")
+        super()._commit(client, last=last)
+
+
+class DyingRelay(Relay):
+    """Dies with rows of the outbox in hand."""
+
+    def _send(self, rows: list[asyncpg.Record]) -> list[int]:
+        POINTS.passed("before the outbox is sent")
+        acknowledged = super()._send(rows)
+        POINTS.passed("after the outbox is sent")
+        return acknowledged
+
+
+def main() -> int:
+    """The shipped program, with mortal parts."""
+    exchange(app, Units=DyingUnits, Writer=DyingWriter, Relay=DyingRelay)
+    return program.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Plays one round: the sale, the strikes at their instants, the healing, the check."""
+
+import asyncio
+import time
+from random import Random
+from typing import NamedTuple
+
+from devstack.crowd import Crowd, Journal, Sale
+from devstack.failure import StackError
+from replay.evidence import Evidence
+from tests.chaos.arena import Arena
+from tests.chaos.faults import FAULTS
+from tests.chaos.plan import Round, Stall, Strike
+from tests.chaos.recovery import Recovery, recoveries
+from tests.chaos.verdict import Verdict, check
+
+PATIENCE_S = 30.0  # after the last arrival; then a buyer who waits for stock gives up
+ROUND_S_MAX = 300.0
+TICK_S = 5.0
+DECLINED_SHARE, DUPLICATES_SHARE = 0.15, 0.1
+
+
+class Played(NamedTuple):
+    """What came of a round. `hits` tells, strike by strike, whether it found what it wanted to hit."""
+
+    round: Round
+    hits: list[bool]
+    wrong: list[str]
+    accepted: int
+    confirmed: int
+    void: int
+    drained_s: float
+    recovered: list[Recovery]
+    evidence: Evidence | None
+
+
+async def play(arena: Arena, planned: Round) -> Played:
+    """One round, at most five minutes long; whatever is wrong is in the result."""
+    began, kills_before = time.monotonic(), len(arena.kills)
+    hits: list[bool] = []
+    journals: list[Journal] = []
+    try:
+        async with asyncio.timeout(ROUND_S_MAX):
+            journals, hits = await _sell(arena, planned)
+            verdict = await check(arena.stack, journals)
+    except (StackError, AssertionError, TimeoutError, OSError) as error:
+        arena.tell(f"the round broke off after {time.monotonic() - began:.0f} s")
+        wrong = [f"the round broke off: {str(error) or type(error).__name__}"]
+        return Played(planned, hits, wrong, *_counts(journals), 0, 0.0, [], None)
+    return _played(planned, hits, journals, verdict, arena, kills_before)
+
+
+def _played(
+    planned: Round,
+    hits: list[bool],
+    journals: list[Journal],
+    verdict: Verdict,
+    arena: Arena,
+    kills_before: int,
+) -> Played:
+    measured = all(FAULTS[strike.fault].alone for strike in planned.strikes)
+    kills = arena.kills[kills_before:] if measured else []
+    recovered = list(recoveries(verdict.evidence, kills))
+    void, arena.void = verdict.void - arena.void, verdict.void
+    counts = _counts(journals)
+    return Played(planned, hits, verdict.wrong, *counts, void, verdict.drained_s, recovered, verdict.evidence)
+
+
+def _counts(journals: list[Journal]) -> tuple[int, int]:
+    return sum(len(j.logged) for j in journals), sum(j.count("confirmed") for j in journals)
+
+
+async def _sell(arena: Arena, planned: Round) -> tuple[list[Journal], list[bool]]:
+    crowds = [Crowd(arena.stack.endpoints, _sale(stall, planned.lasts_s)) for stall in planned.stalls]
+    locks = {fault.target: asyncio.Lock() for fault in FAULTS.values()}
+    watching = asyncio.create_task(_watch(arena, crowds))
+    try:
+        async with asyncio.TaskGroup() as group:
+            selling = [group.create_task(crowd.run()) for crowd in crowds]
+            striking = [group.create_task(_strike(arena, strike, locks)) for strike in planned.strikes]
+            hits = [await struck for struck in striking]
+            await asyncio.to_thread(arena.heal)
+    except BaseExceptionGroup as group_of:
+        raise group_of.exceptions[0] from None
+    finally:
+        watching.cancel()
+    return [sold.result() for sold in selling], hits
+
+
+def _sale(stall: Stall, lasts_s: float) -> Sale:
+    return Sale(
+        units=stall.units,
+        buyers=stall.buyers,
+        declined_share=DECLINED_SHARE,
+        duplicates_share=DUPLICATES_SHARE,
+        arrivals_per_s=stall.arrivals_per_s,
+        patience_s=lasts_s + PATIENCE_S,
+        seed=stall.seed,
+        product_id=stall.product_id,
+    )
+
+
+async def _strike(arena: Arena, strike: Strike, locks: dict[str, asyncio.Lock]) -> bool:
+    fault = FAULTS[strike.fault]
+    await asyncio.sleep(strike.at_s)
+    async with locks[fault.target]:
+        return await asyncio.to_thread(fault.strike, arena, Random(strike.seed), strike.lasts_s)
+
+
+async def _watch(arena: Arena, crowds: list[Crowd]) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        journals = [crowd.journal for crowd in crowds]
+        asked = sum(len(journal.attempts) for journal in journals)
+        confirmed = sum(journal.count("confirmed") for journal in journals)
+        arena.tell(f"{asked} asked, {confirmed} of {sum(j.sale.units for j in journals)} sold")

@@ -1,0 +1,45 @@
+"""Three minutes of chaos on the real stack, one round for each kind of fault, with fixed seeds."""
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from tests.chaos.__main__ import arena
+from tests.chaos.arena import Arena
+from tests.chaos.faults import FAULTS, KINDS
+from tests.chaos.plan import draw
+from tests.chaos.play import play
+
+ARRIVALS_PER_S = 60.0
+SHORTER = {"rebalance storm": (12.0, 12.0), "two owners, two groups": (6.0, 6.0), "redis frozen": (3.0, 3.0)}
+QUICK = {name: kind._replace(lasts_s=SHORTER.get(name, kind.lasts_s)) for name, kind in KINDS.items()}
+
+
+@pytest.fixture(scope="module")
+def fought() -> Iterator[Arena]:
+    """One stack of test builds for all rounds: its log grows, and is judged as a whole each time."""
+    with arena(print) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("seed", "faults"),
+    [
+        (1, ["order-writer before COMMIT", "inventory produced", "redis flushed"]),
+        (2, ["inventory frozen with decisions", "redis frozen", "gateway killed"]),
+        (3, ["rebalance storm", "order-writer killed"]),
+        (4, ["two owners, two groups", "postgres killed"]),
+        (5, ["two rule versions"]),
+    ],
+    ids=lambda value: "-".join(value).replace(" ", "_") if isinstance(value, list) else str(value),
+)
+async def test_the_sale_holds_whatever_dies(fought: Arena, seed: int, faults: list[str]) -> None:
+    """0 violations of any rule, everything at rest within a minute; zombies wrote, and what they wrote was void."""
+    planned = draw(Random(seed), seed, faults, QUICK, ARRIVALS_PER_S, overlap=True)
+    played = await play(fought, planned)
+    assert played.wrong == []
+    assert played.confirmed > 0
+    assert all(played.hits), "a fault found nothing to hit"
+    if any(FAULTS[name].zombie for name in faults):
+        assert played.void > 0, "the zombie wrote nothing: nothing was tested"
