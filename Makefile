@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status trace test check format sim clean
+.PHONY: help setup lock demo up down status trace test check format sim chaos clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ format: setup ## Let ruff format and mend what it can
 
 sim: setup ## Try to break the inventory protocol: HISTORIES=100000 SEED=1
 	@$(BIN)/python -m tests.simulation --histories $(or $(HISTORIES),1000000) --seed $(or $(SEED),1) --processes 2
+
+chaos: setup ## Break the real stack while it sells, and check everything: MINUTES=10 SEED=1
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 clean: ## Stop the stack and remove its data
 	@if test -x $(BIN)/devstack; then $(BIN)/devstack clean; else rm -rf .stack; fi
