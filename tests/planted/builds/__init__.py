@@ -1,0 +1,1 @@
+"""Test builds: the shipped services with one part exchanged for a broken one. Nothing of it is ever shipped."""

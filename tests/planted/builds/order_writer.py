@@ -1,0 +1,99 @@
+"""The order-writer with a bug: `python -m tests.planted.builds.order_writer`."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from eventlog.reader import CountingReader
+from order_writer import __main__ as program
+from order_writer import domain, saga, store, unit, writer
+from order_writer.domain import Batch, Row
+from order_writer.outgoing import Outgoing
+from order_writer.store import Move
+from order_writer.unit import Unit
+from stampede_schemas.decisions import Rejected, Reserved
+from stampede_schemas.identifiers import Position, ProductId
+from tests.planted.builds.planting import exchange, for_the_first_time, plant
+from tests.simulation.mutants import FirstCopyCounts
+
+DIES_AT_BATCH = 3
+_row, _advance, _react, _releases, _resume = domain._row, store._advance, saga.react, unit.releases, writer.resume
+
+
+def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
+    row = _row(decision, position)
+    return row if row.unit_price_minor is None else row._replace(unit_price_minor=row.unit_price_minor + 1)
+
+
+class ForgetsRejections(Batch):
+    """A no is not written down."""
+
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
+        if isinstance(decision, Reserved):
+            super()._outcome(decision, position)
+
+
+class ShowsOneMore(Batch):
+    """The catalogue shows a unit that is not there."""
+
+    def _left(self, partition: int, source_offset: int, product_id: ProductId, left: int, added: int = 0) -> None:
+        super()._left(partition, source_offset, product_id, left + 1, added)
+
+
+_batches = 0
+
+
+async def _progress_first(opened: Unit, moves: Mapping[int, Move]) -> None:
+    """Commits how far it has read before what it has read, and once the process ends in between."""
+    global _batches
+    await _advance(opened, moves)
+    await opened.connection.execute("COMMIT")
+    _batches += 1
+    if _batches >= DIES_AT_BATCH and for_the_first_time("death"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _deaf_to_returns(purchase: saga.Purchase, message: saga.Message) -> tuple[saga.Effect, ...]:
+    return () if isinstance(message, saga.StockReleased) else _react(purchase, message)
+
+
+def _elsewhere(effects: list[saga.GiveBack]) -> list[Outgoing]:
+    def moved(give: saga.GiveBack) -> saga.GiveBack:
+        partition, offset, index = give.reservation.partition, give.reservation.offset, give.reservation.index
+        return replace(give, reservation=Position(partition, offset + 1, index))
+
+    return _releases([moved(give) for give in effects])
+
+
+def _first_copy(*where: Any) -> CountingReader:
+    return FirstCopyCounts(_resume(*where).progress)
+
+
+def _no_releases(_effects: list[saga.GiveBack]) -> list[Outgoing]:
+    return []
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    "another price in the row": lambda: exchange(domain, _row=_another_price),
+    "progress is committed before its rows": lambda: exchange(store, _advance=_progress_first),
+    "a rejection leaves no row": lambda: exchange(writer, Batch=ForgetsRejections),
+    "a void decision is applied": lambda: exchange(writer, resume=_first_copy),
+    "the catalogue shows one unit too many": lambda: exchange(writer, Batch=ShowsOneMore),
+    "the return of units is not heard": lambda: exchange(saga, react=_deaf_to_returns),
+    "a declined payment releases nothing": lambda: exchange(unit, releases=_no_releases),
+    "a release names another position": lambda: exchange(unit, releases=_elsewhere),
+}
+
+
+def main() -> int:
+    """The shipped program with a broken part."""
+    plant("order-writer", BUGS)
+    return program.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

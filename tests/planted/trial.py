@@ -1,0 +1,211 @@
+"""One planted bug after the other on one real stack: a small sale over HTTP, then the checker, until it names the bug.
+
+Between two bugs the services are stopped and topics and rows made anew, so that each verdict is about one bug.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+from confluent_kafka import KafkaException
+
+from devstack.crowd import Crowd, Sale
+from devstack.crowd import Journal as Told
+from eventlog.__main__ import provision
+from eventlog.kafka import TopicsWrong, admin_client, producer
+from replay import judge, live
+from replay.failure import CannotCheck
+from replay.journal import from_crowd
+from stampede_schemas.codec import encode_decisions, encode_requests
+from stampede_schemas.decisions import Rejected
+from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId
+from stampede_schemas.requests import AnyRequest
+from stampede_schemas.topics import DECISIONS, REQUESTS, TOPICS, partition_of
+from tests.planted.bugs import CONTROL, Planted
+from tests.planted.builds.planting import FILE
+from tests.support.inventory import Log, purchase
+from tests.support.stack import ROOT, LocalStack, eventually, stack
+
+BUILDS = {
+    "inventory": "tests.planted.builds.inventory",
+    "order-writer": "tests.planted.builds.order_writer",
+    "gateway": "tests.planted.builds.gateway",
+}
+UNITS, BUYERS, ARRIVALS_PER_S, PATIENCE_S = 40, 120, 60.0, 7.0
+LOOK_EVERY_S = 0.5
+POISON = b"\xff no request \xff"
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+
+
+class Caught(NamedTuple):
+    """What came of a bug: the rules that were violated, the first place, and the seconds since the sale began."""
+
+    bug: Planted
+    violated: dict[str, str]
+    seconds: float
+
+    @property
+    def named(self) -> bool:
+        """Whether the right rule named it; the shipped services must break none."""
+        return self.bug.rule in self.violated if self.bug.rule else not self.violated
+
+
+class Stage:
+    """The stack that all bugs share."""
+
+    def __init__(self, running: LocalStack, order: Path) -> None:
+        self._running, self._order = running, order
+        self._fresh = True
+
+    def play(self, bug: Planted) -> Caught:
+        """Plant it, sell, check."""
+        self._set(bug)
+        sale = Sale(
+            units=UNITS,
+            buyers=BUYERS,
+            declined_share=0.2,
+            duplicates_share=0.5,
+            arrivals_per_s=ARRIVALS_PER_S,
+            patience_s=PATIENCE_S,
+        )
+        began = time.monotonic()
+        stirring = threading.Thread(target=self._stir, args=(bug, sale.product_id))
+        stirring.start()
+        told = asyncio.run(Crowd(self._running.endpoints, sale).run())
+        stirring.join()
+        if bug.zombie:
+            self._zombie(sale.product_id)
+        violated = self._look(bug, told)
+        return Caught(bug, violated, time.monotonic() - began)
+
+    def _set(self, bug: Planted) -> None:
+        self._order.write_text(bug.order)
+        for left in self._order.parent.glob(f"{self._order.name}.*"):
+            left.unlink()
+        if not self._fresh:
+            self._running.scale(gateway=0, inventory=0, order_writer=0)
+            _new_topics(self._running.kafka)
+            asyncio.run(_no_rows(self._running.postgres))
+        if not self._fresh or bug is not CONTROL:
+            self._running.scale(gateway=0, inventory=0, order_writer=0)
+            self._running.scale(gateway=1, inventory=1, order_writer=1)
+        self._fresh = False
+
+    def _stir(self, bug: Planted, product_id: str) -> None:
+        """What happens beside the gateway: a repeated record, poison, a wish for what nobody sells, a kill -9."""
+        log, partition = Log(self._running.kafka), partition_of(product_id)
+
+        def bought() -> list[bytes]:
+            values = [record.value or b"" for record in log.records(REQUESTS.name, partition)]
+            return [value for value in values if b'"PurchaseRequested"' in value]
+
+        eventually(lambda: len(bought()) > 2, PATIENCE_S, "a purchase in the log")
+        log.append(partition, bought()[0])
+        log.append(partition, POISON)
+        log.append(partition, encode_requests([purchase(_unlisted(partition))]))
+        log.flush()
+        if bug.kills:
+            self._running.kill(bug.kills)
+
+    def _zombie(self, product_id: str) -> None:
+        """A worker that was overtaken writes late: a first answer to the next request, and void for everyone."""
+        log, partition = Log(self._running.kafka), partition_of(product_id)
+        requests: list[AnyRequest] = [purchase(_unlisted(partition), "p-late")]
+        late = Rejected(
+            purchase_id=PurchaseId("p-zombie"),
+            buyer_id=BuyerId("b-zombie"),
+            product_id=ProductId(_unlisted(partition)),
+            quantity=1,
+            payment_method="ok",
+            fingerprint="f",
+            available_after=0,
+            reason="unknown_product",
+        )
+        eventually(lambda: _at_rest(log, partition), what="every request answered")
+        end = log.ends(REQUESTS.name)[partition]
+        forged = encode_decisions(end, 0, Load("f" * 32), 0, Millis(time.time_ns() // 1_000_000), [late])
+        writer = producer(self._running.kafka)
+        writer.produce(DECISIONS.name, forged, partition=partition)
+        assert writer.flush(10) == 0
+        log.append(partition, encode_requests(requests))
+        log.flush()
+        eventually(lambda: _answered(log, partition) > end, what="the request after the zombie answered")
+
+    def _look(self, bug: Planted, told: Told) -> dict[str, str]:
+        """Judge again and again: until the bug is named, or for as long as it may take."""
+        deadline = time.monotonic() + bug.wait_s
+        violated: dict[str, str] = {}
+        while time.monotonic() < deadline:
+            with contextlib.suppress(CannotCheck, OSError):
+                violated = self._verdict(told)
+                if violated if bug is CONTROL else bug.rule in violated:
+                    break
+                if bug is CONTROL and _quiet(told):
+                    break
+            time.sleep(LOOK_EVERY_S)
+        return violated
+
+    def _verdict(self, told: Told) -> dict[str, str]:
+        """What `replay verify --journal` finds."""
+        addresses = live.addresses(self._running.layout.endpoints)
+        states = live.states(addresses.inventory)
+        database = live.database(addresses.postgres)
+        evidence = live.log(addresses.kafka)
+        evidence.states, evidence.database, evidence.journal = states, database, from_crowd(told)
+        return {found.name: found.first[0].at for found in judge.judge(evidence) if found.violations}
+
+
+def _quiet(told: Told) -> bool:
+    return told.count("confirmed") >= told.sale.units
+
+
+def _unlisted(partition: int) -> str:
+    return next(name for name in (f"unlisted-{n}" for n in range(1_000)) if partition_of(name) == partition)
+
+
+def _at_rest(log: Log, partition: int) -> bool:
+    return _answered(log, partition) == len(log.records(REQUESTS.name, partition))
+
+
+def _answered(log: Log, partition: int) -> int:
+    return len(log.answered(partition)[1])
+
+
+def _new_topics(kafka: str) -> None:
+    """Delete the topics and make them again; deleting takes the broker a moment."""
+    for future in admin_client(kafka).delete_topics([topic.name for topic in TOPICS]).values():
+        future.result()
+
+    def made() -> bool:
+        try:
+            provision(kafka, 1)
+        except (KafkaException, TopicsWrong):
+            return False
+        return True
+
+    eventually(made, what="new topics")
+
+
+async def _no_rows(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        names = ", ".join(row["tablename"] for row in await connection.fetch(_TABLES))
+        await connection.execute(f"TRUNCATE {names}")
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def stage() -> Iterator[Stage]:
+    """A stack of test builds, for as many bugs as wanted."""
+    with tempfile.TemporaryDirectory() as folder:
+        order = Path(folder) / "planted"
+        order.write_text(CONTROL.order)
+        with stack({FILE: str(order), "PYTHONPATH": str(ROOT)}, modules=BUILDS) as running:
+            yield Stage(running, order)
