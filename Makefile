@@ -59,6 +59,9 @@ sim: setup ## Try to break the inventory protocol: HISTORIES=100000 SEED=1
 chaos: setup ## Break the real stack while it sells, and check everything: MINUTES=10 SEED=1
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
+bench-loading: setup ## How fast 1,000,000 reservations load, and what a snapshot costs (RESERVATIONS=n)
+	@$(BIN)/python -m bench.loading --reservations $(or $(RESERVATIONS),1000000)
+
 clean: ## Stop the stack and remove its data
 	@if test -x $(BIN)/devstack; then $(BIN)/devstack clean; else rm -rf .stack; fi
 

@@ -11,9 +11,9 @@ from functools import cache, cached_property, partial
 
 import asyncpg
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
-from eventlog.kafka import consumer, producer, read_range, watermarks
+from eventlog.kafka import admin_client, consumer, producer, read_range, watermarks
 from order_writer import app
 from order_writer.migrate import migrate
 from order_writer.payment import Provider
@@ -268,15 +268,9 @@ async def until(
         await asyncio.sleep(0.05)
 
 
-@cache
-def _admin(kafka: str) -> AdminClient:
-    """Kept for good: one that the garbage collector finds in a thread of its own aborts the process."""
-    return AdminClient({"bootstrap.servers": kafka, "log_level": 3})
-
-
 def new_topics(kafka: str) -> None:
     """Delete the topics, make them anew, and wait until every partition has a leader."""
-    admin, names = _admin(kafka), {topic.name for topic in TOPICS}
+    admin, names = admin_client(kafka), {topic.name for topic in TOPICS}
 
     def led() -> bool:
         found = admin.list_topics(timeout=10).topics
