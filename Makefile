@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status trace test check format sim chaos clean
+.PHONY: help setup lock demo up down status trace test check format sim chaos bench-loading clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
