@@ -8,7 +8,7 @@ LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gatewa
 .PHONY: help setup lock demo up down status trace test check format sim chaos bench-loading clean
 
 help: ## This list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## Make .venv from requirements.lock (hashes checked)
 
