@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future as ThreadFuture
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import OffsetSpec
 from msgspec import DecodeError
 
-from eventlog.kafka import consumer, resume, watermarks
+from eventlog.kafka import admin_client, consumer, resume, watermarks
 from eventlog.reader import CountingReader, LogBroken, Progress, Void
 from gateway.projection import Projection
 from stampede_schemas.codec import decode_decisions, decode_order_event
@@ -216,7 +216,7 @@ class Tail:
 
     async def _probe(self) -> None:
         """Ask again and again where `decisions` ends: silence alone would not tell an idle log from a lost broker."""
-        admin = AdminClient({"bootstrap.servers": self._kafka, "log_level": 3})
+        admin = admin_client(self._kafka)
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         wanted = {TopicPartition(DECISIONS.name, p): latest for p in range(DECISIONS.partitions)}
         while True:
