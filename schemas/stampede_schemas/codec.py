@@ -1,5 +1,6 @@
 """Bytes to messages and back: msgspec JSON, encoders and decoders built once. Knows the limits of a batch."""
 
+import re
 from typing import TypeVar
 from zlib import crc32
 
@@ -16,6 +17,11 @@ RECORD_BYTES_MAX = 512 * 1024
 # Of one purchase or release; a plain one has at most some 620. A release is answered with texts of its purchase, so
 # without this limit 500 short releases of purchases full of emoji or escapes would get an answer that Kafka refuses.
 REQUEST_BYTES_MAX = 768
+
+# How deep msgspec follows brackets (some 900) depends on how deep its caller stands: two readers could differ. What we
+# write is four deep.
+NESTING_MAX = 600
+_TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{}]', re.DOTALL)
 
 _encode = msgspec.json.Encoder().encode
 _batch = msgspec.json.Decoder(RequestBatch)
@@ -72,6 +78,8 @@ def split_requests(value: bytes | None) -> list[msgspec.Raw]:
         raise UnreadableMessage("empty")
     if len(value) > RECORD_BYTES_MAX:
         raise UnreadableMessage("too_large")
+    if _too_deep(value):
+        raise UnreadableMessage("not_json")
     try:
         requests = _batch.decode(value).requests
     except msgspec.ValidationError:
@@ -83,6 +91,22 @@ def split_requests(value: bytes | None) -> list[msgspec.Raw]:
     if len(requests) > REQUESTS_PER_RECORD_MAX:
         raise UnreadableMessage("too_many")
     return requests
+
+
+def _too_deep(value: bytes) -> bool:
+    """Whether brackets are nested beyond the limit. An ordinary record has too few of them, and one `]`, at its end."""
+    arrays = 1 if value.find(b"]") == len(value) - 2 else value.count(b"]")
+    if value.count(b"}") + arrays <= NESTING_MAX:
+        return False  # what is opened and never closed is no JSON at any depth
+    depth = 0
+    for found in _TEXT_OR_BRACKET.finditer(value):
+        if (bracket := found[0]) in b"[{":
+            depth += 1
+            if depth > NESTING_MAX:
+                return True
+        elif bracket in b"]}":
+            depth -= 1
+    return False
 
 
 def decode_request(raw: msgspec.Raw | bytes) -> AnyRequest:

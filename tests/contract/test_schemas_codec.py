@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from inventory.domain import decide
 from inventory.table import StockTable
 from stampede_schemas.codec import (
+    NESTING_MAX,
     RECORD_BYTES_MAX,
     REQUESTS_PER_RECORD_MAX,
     UnreadableMessage,
@@ -118,6 +119,39 @@ def test_one_bad_request_leaves_its_neighbours_readable() -> None:
     with pytest.raises(UnreadableMessage):
         decode_request(bad)
     assert decode_request(before) == decode_request(after) == decode_request(purchase())
+
+
+def standing(deep: int, read: Callable[[], object]) -> object:
+    """What a reader says whose caller stands `deep` calls deep: the messages, or why not."""
+    if deep:
+        return standing(deep - 1, read)
+    try:
+        return read()
+    except UnreadableMessage as error:
+        return error.reason
+
+
+@pytest.mark.parametrize("nested", [NESTING_MAX - 3, NESTING_MAX - 2, 850, 950, 990])
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_how_deep_a_request_may_nest_does_not_depend_on_who_reads_it(nested: int, opening: bytes) -> None:
+    """A decoder follows brackets as far as the stack of its caller allows; two workers must not differ by that."""
+    closing = b"]" if opening == b"[" else b"}"
+    retire = b'{"type":"ProductRetireRequested","request_id":"r","product_id":"p","x":'
+    value = b'{"requests":[' + retire + opening * nested + b"1" + closing * nested + b"}]}"
+
+    def read() -> object:
+        return [decode_request(raw) for raw in split_requests(value)]
+
+    said = [standing(deep, read) for deep in (0, 60, 250)]
+    assert said[0] == said[1] == said[2]
+    assert (said[0] == "not_json") == (nested + 3 > NESTING_MAX)
+
+
+def test_brackets_in_texts_and_in_full_batches_are_no_nesting() -> None:
+    """500 releases have a thousand brackets, and a text may hold any."""
+    release = json.loads(golden("ReleaseRequested"))
+    assert len(split_requests(batch(*[release] * REQUESTS_PER_RECORD_MAX))) == REQUESTS_PER_RECORD_MAX
+    assert len(split_requests(batch(*[PURCHASE | {"payment_method": '[{"\\'}] * 400))) == 400
 
 
 def test_the_limits_themselves_are_legal() -> None:

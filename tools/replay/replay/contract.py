@@ -4,12 +4,15 @@ Written from the design and not from the services' code, so that a mistake there
 shapes only; what is right is said in `model.py` and in the rules.
 """
 
+import re
+from itertools import accumulate
 from typing import Annotated, Literal
 
 from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, json
 
 REQUESTS_MAX = 500
 RECORD_BYTES_MAX = 512 * 1024
+NESTING_MAX = 600  # brackets within brackets
 PURCHASE_BYTES_MAX = 768  # of a purchase or a release on the wire
 STOCK_MAX = 1_000_000_000
 _LAST_INSTANT = 253_402_300_799_999
@@ -162,6 +165,7 @@ _request: json.Decoder[AnyRequest] = json.Decoder(AnyRequest)
 _envelope, _answers = json.Decoder(Envelope).decode, json.Decoder(list[Answer]).decode
 read_order_event = json.Decoder(OrderEvent).decode
 _TYPES = frozenset(kind.__struct_config__.tag for kind in AnyRequest.__args__)
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -171,6 +175,8 @@ def split(value: bytes | None) -> list[Raw] | str:
         return "empty"
     if len(value) > RECORD_BYTES_MAX:
         return "too_large"
+    if value.count(b"}") + value.count(b"]") > NESTING_MAX and _depth(value) > NESTING_MAX:
+        return "not_json"
     try:
         requests = _batch(value).requests
     except ValidationError:
@@ -180,6 +186,13 @@ def split(value: bytes | None) -> list[Raw] | str:
     if len(requests) > REQUESTS_MAX:
         return "too_many"
     return requests or "empty"
+
+
+def _depth(value: bytes) -> int:
+    """How deep brackets outside of texts are nested."""
+    bare = _TEXT.sub(b"", value)
+    steps = (1 if byte in b"[{" else -1 for byte in bare if byte in b"[]{}")
+    return max(accumulate(steps), default=0)
 
 
 def read_request(raw: Raw | bytes) -> AnyRequest | str:
