@@ -114,7 +114,8 @@ class Arena:
         partitions = self.owned(name) if name.startswith("inventory") else frozenset()
         self._signal(name, signal.SIGTERM if clean else signal.SIGKILL)
         at_ms = time.time_ns() // 1_000_000
-        self.tell(f"{'restart' if clean else 'kill -9'} of {name}")
+        owning = f", which owned {len(partitions)} partitions" if name.startswith("inventory") else ""
+        self.tell(f"{'restart' if clean else 'kill -9'} of {name}{owning}")
         if name.startswith("inventory"):
             self.kills.append(Kill(at_ms, name, clean, partitions))
 

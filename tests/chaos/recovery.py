@@ -7,7 +7,7 @@ from typing import NamedTuple
 from replay.evidence import Evidence, Partition
 from tests.chaos.arena import Kill
 
-WAITED_MS_MAX = 1_000  # a partition tells something only if a request came within so long after the kill
+WAITED_MS_MAX = 1_000  # a partition tells something only if what it decides next was asked so soon after the kill
 
 
 class Recovery(NamedTuple):
@@ -27,13 +27,13 @@ def recoveries(evidence: Evidence, kills: Iterable[Kill]) -> Iterator[Recovery]:
 
 
 def _next_decision_ms(partition: Partition, at_ms: int) -> int | None:
-    """When the first record of another load was appended; None without a request to decide, or without an answer."""
+    """When the first record of another load was appended; None if its request came so late that nobody waited."""
     before = [record.load for record in partition.counting if record.at_ms <= at_ms]
-    asked = any(at_ms < record.at_ms < at_ms + WAITED_MS_MAX for record in partition.requests)
-    if not before or not asked:
+    after = (record for record in partition.counting if record.at_ms > at_ms and before and record.load != before[-1])
+    first = next(after, None)
+    if first is None or partition.asked[first.source_offset].at_ms > at_ms + WAITED_MS_MAX:
         return None
-    after = (r.at_ms for r in partition.counting if r.at_ms > at_ms and r.load != before[-1])
-    return next(after, None)
+    return first.at_ms
 
 
 def summary(found: Iterable[Recovery], *, clean: bool) -> str:
