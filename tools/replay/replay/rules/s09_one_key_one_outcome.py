@@ -33,7 +33,8 @@ def check(evidence: Evidence) -> Findings:
 
 
 def _wrong(attempt: Attempt) -> str:
-    named = {told.content.get("purchase_id") for told in attempt.answers if told.status in {201, 202}}
+    # Also a refusal that is final names its purchase: the second of two ids is often the one that was turned down.
+    named = {told.content["purchase_id"] for told in attempt.answers if told.content.get("purchase_id")}
     if len(named) > 1:
         return f"key {attempt.key} was given {len(named)} purchases"
     bodies = {told.body for told in attempt.answers if told.status == 202}
