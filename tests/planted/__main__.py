@@ -49,7 +49,7 @@ def simulated() -> list[Line]:
 
 def real(name: str) -> list[Line]:
     """The bugs of the real stack, and the control that has none."""
-    wanted = [bug for bug in (CONTROL, *BUGS) if name in {"", bug.name}]
+    wanted = [bug for bug in (CONTROL, *BUGS) if bug.name.startswith(name)]
     with stage() as prepared:
         return [shown(line_of(prepared.play(bug))) for bug in wanted]
 
@@ -82,7 +82,7 @@ def markdown(lines: list[Line]) -> str:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.planted", description=__doc__)
-    parser.add_argument("--real", metavar="NAME", help="only this bug of the real stack (`all`: all of them)")
+    parser.add_argument("--real", metavar="NAME", help="only bugs of the real stack that begin so (`all`: all of them)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as well")
     asked = parser.parse_args()
     lines = [] if asked.real else simulated()

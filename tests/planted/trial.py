@@ -22,14 +22,13 @@ from eventlog.kafka import TopicsWrong, admin_client, producer
 from replay import judge, live
 from replay.failure import CannotCheck
 from replay.journal import from_crowd
-from stampede_schemas.codec import encode_decisions, encode_requests
+from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
 from stampede_schemas.decisions import Rejected
 from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId
-from stampede_schemas.requests import AnyRequest
 from stampede_schemas.topics import DECISIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
 from tests.planted.builds.planting import FILE
-from tests.support.inventory import Log, purchase
+from tests.support.inventory import Log, listing, purchase
 from tests.support.stack import ROOT, LocalStack, eventually, stack
 
 BUILDS = {
@@ -98,7 +97,7 @@ class Stage:
         self._fresh = False
 
     def _stir(self, bug: Planted, product_id: str) -> None:
-        """What happens beside the gateway: a repeated record, poison, a wish for what nobody sells, a kill -9."""
+        """What happens beside the gateway: a repeated record, poison, one unit that three want, a kill -9."""
         log, partition = Log(self._running.kafka), partition_of(product_id)
 
         def bought() -> list[bytes]:
@@ -108,7 +107,8 @@ class Stage:
         eventually(lambda: len(bought()) > 2, PATIENCE_S, "a purchase in the log")
         log.append(partition, bought()[0])
         log.append(partition, POISON)
-        log.append(partition, encode_requests([purchase(_unlisted(partition))]))
+        only = _another(partition)
+        log.ask([listing(only, 1), *(purchase(only) for _ in range(3))])
         log.flush()
         if bug.kills:
             self._running.kill(bug.kills)
@@ -116,11 +116,11 @@ class Stage:
     def _zombie(self, product_id: str) -> None:
         """A worker that was overtaken writes late: a first answer to the next request, and void for everyone."""
         log, partition = Log(self._running.kafka), partition_of(product_id)
-        requests: list[AnyRequest] = [purchase(_unlisted(partition), "p-late")]
+        asked = encode_requests([purchase(_another(partition), "p-late")])
         late = Rejected(
             purchase_id=PurchaseId("p-zombie"),
             buyer_id=BuyerId("b-zombie"),
-            product_id=ProductId(_unlisted(partition)),
+            product_id=ProductId(_another(partition)),
             quantity=1,
             payment_method="ok",
             fingerprint="f",
@@ -129,11 +129,13 @@ class Stage:
         )
         eventually(lambda: _at_rest(log, partition), what="every request answered")
         end = log.ends(REQUESTS.name)[partition]
-        forged = encode_decisions(end, 0, Load("f" * 32), 0, Millis(time.time_ns() // 1_000_000), [late])
+        forged = encode_decisions(
+            end, source_crc(asked), Load("f" * 32), 0, Millis(time.time_ns() // 1_000_000), [late]
+        )
         writer = producer(self._running.kafka)
         writer.produce(DECISIONS.name, forged, partition=partition)
         assert writer.flush(10) == 0
-        log.append(partition, encode_requests(requests))
+        log.append(partition, asked)
         log.flush()
         eventually(lambda: _answered(log, partition) > end, what="the request after the zombie answered")
 
@@ -165,8 +167,8 @@ def _quiet(told: Told) -> bool:
     return told.count("confirmed") >= told.sale.units
 
 
-def _unlisted(partition: int) -> str:
-    return next(name for name in (f"unlisted-{n}" for n in range(1_000)) if partition_of(name) == partition)
+def _another(partition: int) -> str:
+    return next(name for name in (f"another-{n}" for n in range(1_000)) if partition_of(name) == partition)
 
 
 def _at_rest(log: Log, partition: int) -> bool:

@@ -14,7 +14,7 @@ from inventory import domain, protocol, worker
 from inventory.loading import Record, load
 from inventory.protocol import Letter, Partition
 from inventory.table import Product, StockTable
-from stampede_schemas.codec import UnreadableMessage
+from stampede_schemas.codec import UnreadableMessage, encode_decisions
 from stampede_schemas.decisions import AnyDecision, Released, Reserved
 from stampede_schemas.identifiers import Load, Millis, Position, RequestId
 from stampede_schemas.requests import PurchaseRequested, ReleaseRequested
@@ -79,10 +79,7 @@ class SkipsPoison(Partition):
 
 
 def _stamps_later(offset: int, crc: int, load: Load, start: int, at: Millis, decisions: list[AnyDecision]) -> bytes:
-    return _encode(offset, crc, load, start, Millis(at + 1), decisions)
-
-
-_encode = protocol.encode_decisions
+    return encode_decisions(offset, crc, load, start, Millis(at + 1), decisions)
 
 
 def _unchecked(*_: Any) -> None:

@@ -1,5 +1,6 @@
 """The order-writer with a bug: `python -m tests.planted.builds.order_writer`."""
 
+import itertools
 import os
 import signal
 import sys
@@ -8,11 +9,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from eventlog.kafka import resume
 from eventlog.reader import CountingReader
 from order_writer import __main__ as program
 from order_writer import domain, saga, store, unit, writer
 from order_writer.domain import Batch, Row
-from order_writer.outgoing import Outgoing
+from order_writer.outgoing import Outgoing, releases
 from order_writer.store import Move
 from order_writer.unit import Unit
 from stampede_schemas.decisions import Rejected, Reserved
@@ -21,7 +23,7 @@ from tests.planted.builds.planting import exchange, for_the_first_time, plant
 from tests.simulation.mutants import FirstCopyCounts
 
 DIES_AT_BATCH = 3
-_row, _advance, _react, _releases, _resume = domain._row, store._advance, saga.react, unit.releases, writer.resume
+_row, _advance, _react = domain._row, store._advance, saga.react
 
 
 def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
@@ -44,16 +46,14 @@ class ShowsOneMore(Batch):
         super()._left(partition, source_offset, product_id, left + 1, added)
 
 
-_batches = 0
+_batches = itertools.count(1)
 
 
 async def _progress_first(opened: Unit, moves: Mapping[int, Move]) -> None:
     """Commits how far it has read before what it has read, and once the process ends in between."""
-    global _batches
     await _advance(opened, moves)
     await opened.connection.execute("COMMIT")
-    _batches += 1
-    if _batches >= DIES_AT_BATCH and for_the_first_time("death"):
+    if next(_batches) >= DIES_AT_BATCH and for_the_first_time("death"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -66,11 +66,11 @@ def _elsewhere(effects: list[saga.GiveBack]) -> list[Outgoing]:
         partition, offset, index = give.reservation.partition, give.reservation.offset, give.reservation.index
         return replace(give, reservation=Position(partition, offset + 1, index))
 
-    return _releases([moved(give) for give in effects])
+    return releases([moved(give) for give in effects])
 
 
 def _first_copy(*where: Any) -> CountingReader:
-    return FirstCopyCounts(_resume(*where).progress)
+    return FirstCopyCounts(resume(*where).progress)
 
 
 def _no_releases(_effects: list[saga.GiveBack]) -> list[Outgoing]:
