@@ -45,6 +45,7 @@ async def play(arena: Arena, planned: Round) -> Played:
             verdict = await check(arena.stack, journals)
     except (StackError, AssertionError, TimeoutError, OSError) as error:
         arena.tell(f"the round broke off after {time.monotonic() - began:.0f} s")
+        arena.leave()
         wrong = [f"the round broke off: {str(error) or type(error).__name__}"]
         return Played(planned, hits, wrong, *_counts(journals), 0, 0.0, [], None)
     return _played(planned, hits, journals, verdict, arena, kills_before)

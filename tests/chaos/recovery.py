@@ -20,7 +20,7 @@ class Recovery(NamedTuple):
 def recoveries(evidence: Evidence, kills: Iterable[Kill]) -> Iterator[Recovery]:
     """One for each partition that had work when its owner died, and whose next owner lived until it decided."""
     in_order = sorted(kills)
-    for kill, following in zip(in_order, [*in_order[1:], None], strict=True):
+    for kill, following in zip(in_order, [*in_order[1:], None], strict=False):
         for number in sorted(kill.partitions):
             found = _next_decision_ms(evidence.partitions[number], kill.at_ms)
             if found is not None and (following is None or found < following.at_ms):

@@ -5,6 +5,7 @@ It only talks to the gateway, on loopback, and ends by itself: after `patience_s
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -214,7 +215,7 @@ class Crowd:
             try:
                 async with http.post(f"{self._gateway()}/v1/purchases", json=body, headers=headers) as answer:
                     status, raw = answer.status, await answer.read()
-                    found: dict[str, Any] = await answer.json(content_type=None)
+                    found = _object(status, raw)
                     wait_s = float(answer.headers.get("Retry-After", RETRY_S))
             except asyncio.CancelledError:
                 attempt.answers.append(UNANSWERED)
@@ -262,3 +263,12 @@ class Crowd:
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
                 pass
             await asyncio.sleep(WINDOW_S)
+
+
+def _object(status: int, raw: bytes) -> dict[str, Any]:
+    """Every answer is a JSON object, whatever its status; raises StackError where one is not."""
+    try:
+        found: dict[str, Any] = json.loads(raw)
+    except ValueError:
+        raise StackError(f"A purchase was answered {status}: {raw[:200].decode(errors='replace')}") from None
+    return found
