@@ -29,7 +29,7 @@ def fought() -> Iterator[Arena]:
         (1, ["order-writer before COMMIT", "inventory produced", "redis flushed"]),
         (2, ["inventory frozen with decisions", "redis frozen", "gateway killed"]),
         (3, ["rebalance storm", "order-writer killed"]),
-        (4, ["two owners, two groups", "postgres killed"]),
+        (4, ["two owners, two groups", "ratelimit killed", "redis killed"]),
         (5, ["two rule versions"]),
     ],
     ids=lambda value: "-".join(value).replace(" ", "_") if isinstance(value, list) else str(value),
