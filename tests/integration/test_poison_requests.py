@@ -12,10 +12,11 @@ import pytest
 from eventlog.__main__ import provision
 from eventlog.kafka import consumer, read_range, watermarks
 from stampede_schemas.codec import NESTING_MAX, RECORD_BYTES_MAX, encode_requests
-from stampede_schemas.decisions import AnyDecision, Reserved, Unreadable
+from stampede_schemas.decisions import AnyDecision, Ignored, Reserved, Unreadable
+from stampede_schemas.identifiers import Position
 from stampede_schemas.topics import DEAD_LETTERS, MESSAGE_BYTES_MAX, PARTITIONS, REQUESTS, partition_of
 from tests.support.inventory import InventoryProcess, Log, digest_of, listing, purchase, worker
-from tests.support.stack import components
+from tests.support.stack import components, eventually
 
 NEXT_DECIDED_S_MAX = 1.0
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -24,11 +25,11 @@ NEAR_THE_TOPICS_LIMIT = MESSAGE_BYTES_MAX - 1_024  # a record and its headers sh
 
 @dataclass(frozen=True)
 class Scene:
-    """A broker and one worker, for all tests here: each uses a product of its own."""
+    """A broker and two workers, for all tests here: each uses a product of its own."""
 
     kafka: str
     log: Log
-    worker: InventoryProcess
+    workers: tuple[InventoryProcess, InventoryProcess]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,24 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Started once."""
     with components() as running:
         provision(running.kafka, 1)
-        with worker(running.kafka, tmp_path_factory.mktemp("worker")) as process:
-            process.await_ready()
-            yield Scene(running.kafka, Log(running.kafka), process)
+        folder = tmp_path_factory.mktemp("workers")
+        with worker(running.kafka, folder) as one, worker(running.kafka, folder, "inventory-1") as other:
+            workers = (one, other)
+            eventually(lambda: sorted(map(len, map(owned, workers))) == [6, 6], 60, "six partitions each")
+            yield Scene(running.kafka, Log(running.kafka), workers)
+
+
+def owned(process: InventoryProcess) -> set[int]:
+    """The partitions whose tables this worker shows."""
+    return {partition for partition in range(PARTITIONS) if shows(process, partition)}
+
+
+def shows(process: InventoryProcess, partition: int) -> object:
+    """The digest of the table of this partition, None where another worker has it."""
+    try:
+        return process.get(f"/state?partition={partition}")["sha256"]
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -222,25 +238,48 @@ def test_poison_inside_a_batch_dead_letters_alone(scene: Scene) -> None:
     assert len(everywhere) == len(cases)
 
 
-def test_the_same_poison_is_decided_alike_wherever_it_stands(scene: Scene) -> None:
-    """Another partition, records one by one or many at once: the same words, and tables that are the fold of them."""
+def test_the_same_poison_is_decided_alike_by_another_worker(scene: Scene) -> None:
+    """Other partition, other process, records one by one or many at once: the same words, tables that are the fold."""
     said: list[list[list[AnyDecision]]] = []
-    for n in range(2):
-        tea = next(name for name in (f"same-{n}-{k}" for k in range(100)) if partition_of(name) == 3 + n)
-        # What the bytes are must not depend on the product, but for the row that is about partitions.
-        values = [value for value, _ in poisonous_records("any-tea").values()]
-        values.append(
-            record(*[raw for name, (raw, _) in poisonous_requests("any-tea").items() if "partition" not in name])
-        )
+    # What the bytes are must not depend on the product, but for the row that is about partitions.
+    values = [value for value, _ in poisonous_records("any-tea").values()]
+    values.append(record(*[raw for name, (raw, _) in poisonous_requests("any-tea").items() if "partition" not in name]))
+    for one_by_one, process in enumerate(scene.workers):
+        partition = min(owned(process))
+        tea = next(name for name in (f"same-{n}" for n in range(1_000)) if partition_of(name) == partition)
         scene.log.ask([listing(tea, 10)])
-        first = append(scene, partition_of(tea), values[0])
+        first = append(scene, partition, values[0])
         for value in values[1:]:
-            scene.log.append(partition_of(tea), value)
-            if n:
+            scene.log.append(partition, value)
+            if one_by_one:
                 scene.log.flush()
         scene.log.flush()
-        answers = asked_and_answered(scene, partition_of(tea))
-        said.append([answers[first + k] for k in range(len(values))])
+        answers = asked_and_answered(scene, partition)
+        said.append([answers[first + n] for n in range(len(values))])
+        assert shows(process, partition) == digest_of(scene.log.answered(partition)[0])
     assert said[0] == said[1]
-    states = [scene.worker.get(f"/state?partition={partition}")["sha256"] for partition in (3, 4)]
-    assert states == [digest_of(scene.log.answered(partition)[0]) for partition in (3, 4)]
+
+
+def test_an_old_record_again_is_answered_and_no_letter(scene: Scene) -> None:
+    """The copy names the first answers; nothing is taken twice."""
+    tea = new_tea(scene)
+    partition, wishes = partition_of(tea), encode_requests([purchase(tea), purchase(tea)])
+    first = append(scene, partition, wishes)
+    again = append(scene, partition, wishes)
+    answers = asked_and_answered(scene, partition)
+    assert [type(answer) for answer in answers[first]] == [Reserved, Reserved]
+    assert [(type(a), getattr(a, "of", None)) for a in answers[again]] == [
+        (Ignored, Position(partition, first, 0)),
+        (Ignored, Position(partition, first, 1)),
+    ]
+    assert not [place for place in letters(scene.kafka) if place.startswith(f"{partition}/{again}/")]
+
+
+def test_of_two_equal_keys_the_last_counts(scene: Scene) -> None:
+    """JSON leaves it open; here every reader takes the last one (each has to be valid), so it is no letter."""
+    tea = new_tea(scene)
+    twice = json.dumps(wish(tea)).encode().replace(b'"quantity": 1', b'"quantity": 2, "quantity": 1')
+    at = append(scene, partition_of(tea), record(twice))
+    answer = asked_and_answered(scene, partition_of(tea))[at][0]
+    assert isinstance(answer, Reserved)
+    assert answer.quantity == 1
