@@ -19,7 +19,7 @@ PRODUCTS = 3
 SHORT_PER_ROUND = 3
 MIXED_PER_ROUND = 3
 ODD_PARTITION = PARTITIONS - 1  # products that two rule versions decide differently live here, and nothing else
-STOCK_SHARE = 0.6  # of the buyers who come can be served
+STOCK_SHARE = 0.85  # of the buyers who come can be served: sold out only near the end
 
 
 class Kind(NamedTuple):
