@@ -23,6 +23,9 @@ _CLIENT: dict[str, str | int | float | bool] = {
     "reconnect.backoff.ms": 100,
     "reconnect.backoff.max.ms": 1_000,
     "socket.keepalive.enable": True,
+    # A restarted broker has another leader epoch; what is remembered of the old one is an error for so long.
+    "topic.metadata.refresh.interval.ms": 5_000,
+    "metadata.max.age.ms": 5_000,
     "log_level": 2,  # an absent broker is said once by whoever needs it, not 20 times a second by librdkafka
 }
 
@@ -79,6 +82,20 @@ def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
     return int(found[0]), int(found[1])
 
 
+def check_passing(error: KafkaError, where: str) -> None:
+    """Return if a consumed error may pass by itself.
+
+    Raises:
+        LogBroken: `where` no longer holds what comes next.
+        KafkaException: this client will never read again (another process has its name, say).
+    """
+    if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
+        raise LogBroken(f"{where} no longer holds what comes next: part of the log is gone ({error.str()})")
+    # An error that is delivered as `_FATAL` says of itself that it is not fatal.
+    if error.fatal() or error.code() == KafkaError._FATAL:
+        raise KafkaException(error)
+
+
 def read_range(client: Consumer, topic: str, partition: int, start: int, end: int) -> Iterator[Message]:
     """Every record of `[start, end)`. The client must be free to be assigned elsewhere.
 
@@ -95,10 +112,7 @@ def read_range(client: Consumer, topic: str, partition: int, start: int, end: in
             for message in messages:
                 error = message.error()
                 if error is not None:
-                    if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
-                        raise LogBroken(f"{topic}/{partition} no longer holds offset {start}: part of the log is gone")
-                    if not error.retriable() and error.fatal():
-                        raise KafkaException(error)
+                    check_passing(error, f"{topic}/{partition}")
                     continue
                 heard = time.monotonic()
                 offset = message.offset()

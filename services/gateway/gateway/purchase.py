@@ -6,6 +6,7 @@ purchases only, problems only when the answer is no.
 """
 
 import asyncio
+import logging
 import random
 import time
 
@@ -30,6 +31,7 @@ RouteHeaders = list[tuple[bytes, bytes]]
 Reply = tuple[int, RouteHeaders, bytes, str]  # status, headers, body, outcome
 BODY_S_MAX = 9.0
 SWEEP_S = 1.0
+_log = logging.getLogger(__name__)
 _JSON = (b"content-type", b"application/json")
 _REPLAYED = (b"idempotency-replayed", b"true")
 
@@ -121,7 +123,11 @@ class PurchaseEndpoint:
         started = time.perf_counter()
         headers = admission.pick(scope["headers"])
         trace = _Trace(headers.get(b"traceparent")) if random.random() < self._tracing.sample else None  # noqa: S311
-        result = await self._purchase(scope, headers, receive, trace)
+        try:
+            result = await self._purchase(scope, headers, receive, trace)
+        except Exception:  # what happened to the purchase is not known, and its buyer must hear so in our words
+            _log.exception("a purchase failed")
+            result = Problem(problems.INTERNAL, "The gateway failed; send the same key again.")
         if result is None:
             return
         if isinstance(result, Problem):

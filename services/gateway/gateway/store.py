@@ -19,7 +19,14 @@ CONNECT_S_MAX = 2.0
 READ_S_MAX = 1.0
 SNAPSHOT_S_MAX = 30.0
 RECENT_PURCHASES_MAX = 20_000
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError)
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # it is shutting down, starting up or has crashed
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the connection broke in the middle of a protocol step
+)
 _COLUMNS = (
     "purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency, "
     "fingerprint, partition, source_offset, source_index, hold_until, refund, trace_id, version"

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future as ThreadFuture
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 from msgspec import DecodeError
 
-from eventlog.kafka import admin_client, consumer, resume, watermarks
-from eventlog.reader import CountingReader, LogBroken, Progress, Void
+from eventlog.kafka import admin_client, check_passing, consumer, resume, watermarks
+from eventlog.reader import CountingReader, Progress, Void
 from gateway.projection import Projection
 from stampede_schemas.codec import decode_decisions, decode_order_event
 from stampede_schemas.topics import DECISIONS, ORDERS
@@ -170,7 +170,8 @@ class Tail:
         try:
             for message in messages:
                 if (error := message.error()) is not None:
-                    self._complain(error)
+                    check_passing(error, f"{message.topic()}/{message.partition()}")
+                    _log.warning("kafka: %s", error.str())
                 elif message.topic() == ORDERS.name:
                     self._order(message.value())
                 else:
@@ -178,13 +179,6 @@ class Tail:
             done.set_result(None)
         except Exception as error:
             done.set_exception(error)
-
-    def _complain(self, error: KafkaError) -> None:
-        if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
-            raise LogBroken(f"a log no longer holds what comes next: {error.str()}")
-        if error.fatal():
-            raise KafkaException(error)
-        _log.warning("kafka: %s", error.str())
 
     def _order(self, value: bytes | None) -> None:
         try:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 from confluent_kafka import Consumer, KafkaException, Message
 
-from eventlog.kafka import consumer
+from eventlog.kafka import check_passing, consumer
 from order_writer import saga
 from order_writer.database import columns, pause, retry_outages
 from order_writer.metrics import Metrics
@@ -79,6 +79,9 @@ class Commands:
                 while not stopping.is_set():
                     messages = await loop.run_in_executor(thread, _read, client)
                     self._beat()
+                    for message in messages:
+                        if (error := message.error()) is not None:
+                            check_passing(error, ORDER_COMMANDS.name)
                     if arrived := [_arrived(message) for message in messages if message.error() is None]:
                         await retry_outages(partial(self.handle, arrived), self._beat, stopping, "commands")
                     if arrived and not stopping.is_set():

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from eventlog.kafka import consumer, resume
+from eventlog.kafka import check_passing, consumer, resume
 from eventlog.reader import CountingReader, LogBroken, Progress, Void
 from order_writer import store
 from order_writer.database import is_outage, retry_outages, said
@@ -140,7 +140,9 @@ class Writer:
     def _take_in(self, message: Message, batch: Batch, moves: dict[int, Move]) -> bool:
         """Add one record to the batch; False when it is not the next one and the partition has to be read anew."""
         if (error := message.error()) is not None:
-            return _survives(error)
+            check_passing(error, DECISIONS.name)
+            _log.info("Kafka: %s", error.str())
+            return True
         partition, offset = message.partition(), message.offset()
         assert partition is not None
         assert offset is not None
@@ -268,12 +270,3 @@ def patiently(work: Callable[[], T]) -> T:
 def _read(client: Consumer) -> list[Message]:
     first = client.consume(1, IDLE_WAIT_S)
     return first + client.consume(RECORDS_PER_READ_MAX - 1, GATHER_WAIT_S) if first else []
-
-
-def _survives(error: KafkaError) -> bool:
-    if error.code() in {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}:
-        raise LogBroken(f"{DECISIONS.name} no longer holds what comes next: part of the log is gone ({error.str()})")
-    if error.fatal():
-        raise KafkaException(error)
-    _log.info("Kafka: %s", error.str())
-    return True
