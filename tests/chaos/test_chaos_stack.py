@@ -31,6 +31,7 @@ def fought() -> Iterator[Arena]:
         (3, ["rebalance storm", "order-writer killed"]),
         (4, ["two owners, two groups", "ratelimit killed", "redis killed"]),
         (5, ["two rule versions"]),
+        (6, ["kafka killed", "postgres killed"]),
     ],
     ids=lambda value: "-".join(value).replace(" ", "_") if isinstance(value, list) else str(value),
 )
