@@ -14,8 +14,9 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from inventory.domain import decide
+from inventory.effects import Acknowledge, Effect, Flight, LoadTable, Produce, ReadRequests, Stop
 from inventory.loading import Loaded, Record
-from inventory.protocol import Acknowledge, Effect, Flight, LoadTable, Partition, Produce, ReadRequests, Stop
+from inventory.protocol import Partition
 from inventory.table import StockTable
 from stampede_schemas.codec import encode_requests
 from stampede_schemas.identifiers import Load, Millis

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from eventlog.reader import CountingReader, Progress, Void
+from inventory.effects import Acknowledge, Bury, Effect, Produce, WriteParts
 from inventory.loading import Loaded, Record
-from inventory.protocol import Acknowledge, Bury, Effect, Partition, Produce, WriteParts
+from inventory.protocol import Partition
 from stampede_schemas.decisions import Envelope
 from stampede_schemas.identifiers import Load
 from tests.simulation.broken_rules import (

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventlog.reader import CountingReader, LogBroken, Progress
-from inventory import protocol
+from inventory import effects
 from inventory.domain import FoldBroken, decide
+from inventory.effects import Effect, Flight, Letter
 from inventory.loading import Answer, Ask, Loaded, load
-from inventory.protocol import Effect, Flight, Letter, Partition, Rules
+from inventory.protocol import Partition, Rules
 from inventory.table import StockTable
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Load, Millis
@@ -102,14 +103,14 @@ class World:
         self.zombies: list[Worker] = []
         self._verbs: dict[str, Callable[[Worker, int], bool]] = {name: getattr(self, f"_{name}") for name in NEEDS}
         self._effects: dict[type, Callable[[Worker, Any], None]] = {
-            protocol.LoadTable: self._begin_load,
-            protocol.ReadRequests: lambda w, e: w.reads.append((e.epoch, e.start, e.end)),
-            protocol.Bury: lambda w, e: w.burials.append((e.epoch, e.letters)),
-            protocol.Produce: lambda w, e: w.pipe.extend((flight, False) for flight in e.flights),
-            protocol.Acknowledge: self._acknowledge,
-            protocol.WriteParts: self._pack,
-            protocol.WriteCommit: lambda w, e: w.writes.append(("", [e.value], [])),
-            protocol.Stop: self._stopped,
+            effects.LoadTable: self._begin_load,
+            effects.ReadRequests: lambda w, e: w.reads.append((e.epoch, e.start, e.end)),
+            effects.Bury: lambda w, e: w.burials.append((e.epoch, e.letters)),
+            effects.Produce: lambda w, e: w.pipe.extend((flight, False) for flight in e.flights),
+            effects.Acknowledge: self._acknowledge,
+            effects.WriteParts: self._pack,
+            effects.WriteCommit: lambda w, e: w.writes.append(("", [e.value], [])),
+            effects.Stop: self._stopped,
         }
         self.step_no = 0
 
@@ -262,7 +263,7 @@ class World:
         self._perform(worker, worker.partition.buried(epoch))
         return True
 
-    def _pack(self, worker: Worker, effect: protocol.WriteParts) -> None:
+    def _pack(self, worker: Worker, effect: effects.WriteParts) -> None:
         worker.writes.append((effect.id, list(effect.pack()), []))
         self._perform(worker, worker.partition.packed(effect.id))
 
@@ -341,18 +342,18 @@ class World:
         worker.cut = amount
         return True
 
-    def _stopped(self, worker: Worker, stop: protocol.Stop) -> None:
+    def _stopped(self, worker: Worker, stop: effects.Stop) -> None:
         excused = self.faults > 0 if "fate" in stop.reason else stop.stay_out
         if not excused:
             raise Violation("false alarm", stop.reason)
         self._crash(worker, 0)
         worker.stays_out = stop.stay_out
 
-    def _begin_load(self, worker: Worker, effect: protocol.LoadTable) -> None:
+    def _begin_load(self, worker: Worker, effect: effects.LoadTable) -> None:
         loading = load(0, TOPIC_IDS, self.variant.reader, effect.known)
         worker.loadings.append((effect.epoch, loading, next(loading)))
 
-    def _acknowledge(self, worker: Worker, effect: protocol.Acknowledge) -> None:
+    def _acknowledge(self, worker: Worker, effect: effects.Acknowledge) -> None:
         if effect.source_offset > self.reference.answered:
             raise Violation(
                 "S3", f"request {effect.source_offset} is acknowledged; the last answer is to {self.reference.answered}"

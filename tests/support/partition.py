@@ -1,16 +1,7 @@
 """Carries out what a `Partition` asks for, at once and without faults, on an in-memory log."""
 
-from inventory.protocol import (
-    Acknowledge,
-    Bury,
-    Effect,
-    LoadTable,
-    Partition,
-    Produce,
-    ReadRequests,
-    WriteCommit,
-    WriteParts,
-)
+from inventory.effects import Acknowledge, Bury, Effect, LoadTable, Produce, ReadRequests, WriteCommit, WriteParts
+from inventory.protocol import Partition
 from stampede_schemas.topics import DECISIONS, STOCK_SNAPSHOTS
 from tests.support.log import MemoryLog, run_load
 

@@ -6,8 +6,9 @@ import pytest
 
 from eventlog.reader import LogBroken
 from inventory.domain import FoldBroken
+from inventory.effects import WriteCommit, WriteParts
 from inventory.loading import Ends, Range, Record, load
-from inventory.protocol import Partition, WriteCommit, WriteParts
+from inventory.protocol import Partition
 from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.requests import AnyRequest

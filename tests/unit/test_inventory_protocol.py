@@ -2,22 +2,8 @@
 
 import pytest
 
-from inventory.protocol import (
-    BATCHES_IN_FLIGHT_MAX,
-    READ_RECORDS_MAX,
-    TAKEOVERS_MAX,
-    Acknowledge,
-    Bury,
-    Effect,
-    LoadTable,
-    Partition,
-    Produce,
-    ReadRequests,
-    Stop,
-    WriteCommit,
-    WriteParts,
-    snapshot_due,
-)
+from inventory.effects import Acknowledge, Bury, Effect, LoadTable, Produce, ReadRequests, Stop, WriteCommit, WriteParts
+from inventory.protocol import BATCHES_IN_FLIGHT_MAX, READ_RECORDS_MAX, TAKEOVERS_MAX, Partition, snapshot_due
 from stampede_schemas.codec import decode_snapshot, encode_requests
 from stampede_schemas.identifiers import Load
 from stampede_schemas.orders import SnapshotCommitted

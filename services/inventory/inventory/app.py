@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from eventlog.kafka import TopicsUnknown, TopicsWrong, producer, topic_ids
 from inventory.answering import LogReader
-from inventory.protocol import Stop
+from inventory.effects import Stop
 from inventory.settings import Settings
 from inventory.worker import Worker
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS

@@ -12,13 +12,26 @@ acknowledged. Whoever finds another offset has been overtaken: it stops, lets it
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 from msgspec.structs import replace
 
 from eventlog.reader import NO_LOAD, Progress
 from inventory.domain import decide, evolve
+from inventory.effects import (
+    Acknowledge,
+    Bury,
+    Effect,
+    Flight,
+    Letter,
+    LoadTable,
+    Produce,
+    ReadRequests,
+    Stop,
+    WriteCommit,
+    WriteParts,
+)
 from inventory.loading import Loaded, Record
 from inventory.table import StockTable, encode_slice, slices
 from stampede_schemas.codec import (
@@ -42,85 +55,6 @@ TAKEOVERS_MAX = 5  # within TAKEOVERS_WINDOW_S; beyond it two owners fight, and 
 TAKEOVERS_WINDOW_S = 30.0
 
 
-class Letter(Struct, frozen=True):
-    """A dead letter: the bytes of a request that can never be read."""
-
-    source_offset: int
-    index: int
-    reason: str
-    content: bytes
-
-
-class Flight(NamedTuple):
-    """A decisions record on its way. `expected` is the only offset at which its landing is good news."""
-
-    source_offset: int
-    expected: int
-    value: bytes
-    decisions: list[AnyDecision]
-    appended_at_ms: int
-    ends_batch: bool
-
-
-class LoadTable(NamedTuple):
-    """Load the partition, in which `known` was confirmed before, and answer with `loaded(epoch, …)`."""
-
-    epoch: int
-    known: Progress
-
-
-class ReadRequests(NamedTuple):
-    """Read `[start, end)` of `requests` and answer with `requests_read(epoch, …)`."""
-
-    epoch: int
-    start: int
-    end: int
-
-
-class Bury(NamedTuple):
-    """Send these dead letters; when all are acknowledged answer with `buried(epoch)`."""
-
-    epoch: int
-    letters: list[Letter]
-
-
-class Produce(NamedTuple):
-    """Append these records to `decisions`, in order; answer each with `reported(…)`."""
-
-    flights: list[Flight]
-
-
-class Acknowledge(NamedTuple):
-    """Every request up to and including this offset is answered for good."""
-
-    source_offset: int
-
-
-class WriteParts(NamedTuple):
-    """Append what `pack()` gives to `stock-snapshots`.
-
-    `pack` reads the live table, so nothing is decided until it has run, or the process has forked, and `packed(id)`
-    was answered. When all it gave is acknowledged, answer with `parts_written(id, offsets)`.
-    """
-
-    id: str
-    pack: Callable[[], Iterator[bytes]]
-
-
-class WriteCommit(NamedTuple):
-    """Append this to `stock-snapshots`. Nothing waits for it."""
-
-    value: bytes
-
-
-class Stop(NamedTuple):
-    """End the process with this sentence. `stay_out`: for longer than the session timeout."""
-
-    reason: str
-    stay_out: bool = False
-
-
-Effect = LoadTable | ReadRequests | Bury | Produce | Acknowledge | WriteParts | WriteCommit | Stop
 Phase = Literal["idle", "loading", "deciding", "settling", "stopped"]
 
 

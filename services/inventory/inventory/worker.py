@@ -20,23 +20,22 @@ from prometheus_client import Counter as Metric
 
 from eventlog.reader import LogBroken, Progress
 from inventory.answering import LogReader
-from inventory.loading import Record, load
-from inventory.packing import PackingFailed, forked
-from inventory.protocol import (
+from inventory.effects import (
     Acknowledge,
     Bury,
     Effect,
     Flight,
     Letter,
     LoadTable,
-    Partition,
     Produce,
     ReadRequests,
-    SnapshotDue,
     Stop,
     WriteCommit,
     WriteParts,
 )
+from inventory.loading import Record, load
+from inventory.packing import PackingFailed, forked
+from inventory.protocol import Partition, SnapshotDue
 from stampede_schemas.decisions import Rejected, Released, Reserved
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of

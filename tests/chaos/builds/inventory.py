@@ -11,8 +11,9 @@ from typing import Any
 from inventory import __main__ as program
 from inventory import app
 from inventory.answering import LogReader
+from inventory.effects import Flight
 from inventory.loading import Answer, Ask, Loaded, Loading
-from inventory.protocol import Flight, Partition
+from inventory.protocol import Partition
 from inventory.worker import Worker
 from stampede_schemas.identifiers import Load
 from stampede_schemas.topics import STOCK_SNAPSHOTS

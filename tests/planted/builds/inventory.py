@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from inventory import __main__ as program
 from inventory import domain, protocol, worker
+from inventory.effects import Letter
 from inventory.loading import Record, load
-from inventory.protocol import Letter, Partition
+from inventory.protocol import Partition
 from inventory.table import Product, StockTable
 from stampede_schemas.codec import UnreadableMessage, encode_decisions
 from stampede_schemas.decisions import AnyDecision, Released, Reserved
