@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status trace test check format sim chaos bench-loading clean
+.PHONY: help setup lock demo up down status trace test test-faults check format sim chaos bench-loading clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +39,11 @@ status: setup ## What runs, where
 trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans
 
-test: setup ## Every test, the real components included (some minutes)
-	@$(BIN)/pytest -q tests
+test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes)
+	@$(BIN)/pytest -q tests --ignore tests/chaos --ignore tests/planted
+
+test-faults: setup ## Three minutes of chaos, and bugs planted on the real stack
+	@$(BIN)/pytest -q tests/chaos tests/planted
 
 check: setup ## Format, lint, types, imports, schemas, manifests, size: what CI gates on
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "ruff: clean"
