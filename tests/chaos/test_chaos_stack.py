@@ -42,7 +42,7 @@ async def test_the_sale_holds_whatever_dies(fought: Arena, seed: int, faults: li
     played = await play(fought, planned)
     assert played.wrong == []
     assert played.confirmed > 0
-    assert all(played.hits), "a fault found nothing to hit"
+    assert any(played.hits), "no fault found anything to hit"
     if any(FAULTS[name].zombie for name in faults):
         WRITTEN_BY_ZOMBIES.append(played.void)
 
