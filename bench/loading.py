@@ -115,7 +115,7 @@ class Bench:
             part = encode(SnapshotPart(name, index, Raw(encode_slice(piece))))
             landed = lambda _, message: offsets.append(message.offset())  # noqa: E731 - a callback of one line
             client.produce(STOCK_SNAPSHOTS.name, part, partition=PARTITION, on_delivery=landed)
-            client.poll(0)
+            client.flush()
         client.flush()
         commit = SnapshotCommitted(name, at.source_offset, at.next_offset, at.load, at.anchor, offsets, self.ids)
         client.produce(STOCK_SNAPSHOTS.name, encode(commit), partition=PARTITION)
