@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from eventlog.kafka import TopicsUnknown, TopicsWrong, producer, topic_ids
 from inventory.answering import LogReader
 from inventory.effects import Stop
+from inventory.protocol import snapshot_due
 from inventory.settings import Settings
 from inventory.worker import Worker
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
@@ -53,7 +55,7 @@ class Inventory:
             producer=self._producer,
             tracing=self._tracing,
             registry=self._registry,
-            snapshot_due=lambda decided, size: decided >= max(settings.snapshot_decisions_min, size),
+            snapshot_due=partial(snapshot_due, decided_min=settings.snapshot_decisions_min),
             answered=self._answered,
             stop=self._stop_now,
         )

@@ -62,9 +62,9 @@ Rules = Callable[[StockTable, AnyRequest, Millis], AnyDecision]
 SnapshotDue = Callable[[int, int], bool]
 
 
-def snapshot_due(decided: int, remembered: int) -> bool:
+def snapshot_due(decided: int, remembered: int, decided_min: int = SNAPSHOT_DECISIONS_MIN) -> bool:
     """Whether so many decisions since the last snapshot make one of so many things worth its writing."""
-    return decided > SNAPSHOT_DECISIONS_MIN and decided >= remembered
+    return decided > decided_min and decided >= remembered
 
 
 class Partition:
