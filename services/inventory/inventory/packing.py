@@ -7,9 +7,13 @@ import asyncio
 import os
 import signal
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
-NICE = 10
+NICE = 19
+# Beside each second of work the child rests two: a snapshot is never urgent, and deciding shares cores, memory
+# bandwidth and the broker with it. 1.5 million things then take 7 s instead of 2, and the p99 of decisions stays.
+REST_PER_WORK = 2.0
 PIECE_S_MAX = 30.0
 _LENGTH = struct.Struct("!I")
 _END = _LENGTH.pack(0)
@@ -42,9 +46,13 @@ def _child(pack: Callable[[], Iterator[bytes]], reading: int, writing: int) -> N
         os.close(reading)
         os.nice(NICE)
         with open(writing, "wb", buffering=1 << 20) as pipe:
+            began = time.process_time()
             for value in pack():
                 pipe.write(_LENGTH.pack(len(value)))
                 pipe.write(value)
+                pipe.flush()
+                time.sleep((time.process_time() - began) * REST_PER_WORK)
+                began = time.process_time()
             pipe.write(_END)
         status = 0
     finally:
