@@ -60,13 +60,13 @@ def test_a_mode_that_does_not_exist_is_refused_with_a_sentence(mode: str) -> Non
 
 
 @pytest.mark.parametrize("value", [None, b"", b"a b", b"\xc3\xa9", b"x" * 129, b"a\x00"], ids=ascii)
-def test_only_one_plain_name_is_believed(value: bytes | None) -> None:
+async def test_only_one_plain_name_is_believed(value: bytes | None) -> None:
     """Missing, odd or doubled names are nobody."""
     who = authenticator("header", production=False, host="::1")
-    answer = who.subject({b"x-user-id": value})
+    answer = await who.subject({b"x-user-id": value})
     assert isinstance(answer, Problem)
     assert answer.kind is problems.UNAUTHENTICATED
-    assert who.subject({b"x-user-id": b"ann@example.org"}) == Subject("header", "ann@example.org")
+    assert await who.subject({b"x-user-id": b"ann@example.org"}) == Subject("header", "ann@example.org")
 
 
 def test_the_identity_key_comes_from_one_place(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ class Subject(NamedTuple):
 
     issuer: str
     name: str
+    roles: frozenset[str] = frozenset()
 
 
 _body = msgspec.json.Decoder(PurchaseBody)

@@ -182,7 +182,7 @@ class BuyersApi:
         version: Annotated[int | None, Query(ge=0, le=2**31)] = None,
     ) -> Response:
         """A purchase of the caller. With `wait`, ends at the first change after `version` (default: now)."""
-        subject = self._authenticator.subject(admission.pick(request.headers.raw))
+        subject = await self._authenticator.subject(admission.pick(request.headers.raw))
         if isinstance(subject, Problem):
             raise Refused(subject)
         known = await self._lookup.find(purchase_id)

@@ -12,6 +12,7 @@ from gateway import problems
 from gateway.admission import Headers, Subject
 from gateway.problems import Problem
 
+ADMIN_ROLE = "admin"  # in a Subject's roles: may use the operators' listener
 _USER = re.compile(rb"[\x21-\x7e]{1,128}")
 _log = logging.getLogger(__name__)
 
@@ -23,15 +24,15 @@ class AuthenticationRefused(Exception):
 class Authenticator(Protocol):
     """One way of knowing who asks."""
 
-    def subject(self, headers: Headers) -> Subject | Problem:
-        """Who sent these headers; problem 401 when nobody vouches for them."""
+    async def subject(self, headers: Headers) -> Subject | Problem:
+        """Who sent these headers, with roles; problem 401 when nobody vouches for them."""
         ...
 
 
 class HeaderAuthenticator:
     """Believes whatever X-User-Id says."""
 
-    def subject(self, headers: Headers) -> Subject | Problem:
+    async def subject(self, headers: Headers) -> Subject | Problem:
         """The name in X-User-Id: 1 to 128 visible ASCII characters, sent once."""
         value = headers.get(b"x-user-id", b"")
         if value is None or not _USER.fullmatch(value):

@@ -161,7 +161,7 @@ class PurchaseEndpoint:
         body = admission.purchase_body(raw)
         if isinstance(body, Problem):
             return body
-        subject = self._authenticator.subject(headers)
+        subject = await self._authenticator.subject(headers)
         if isinstance(subject, Problem):
             return subject
         request = PurchaseRequested(
