@@ -13,14 +13,18 @@ from stampede_schemas.identifiers import (
     Position,
     PriceMinor,
     ProductId,
+    ProductIdField,
     PurchaseId,
     PurchaseIdField,
     RequestIdField,
 )
 
 
+ProviderRef = Annotated[str, Meta(max_length=128)]
+
+
 class Command(Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """A message to the order-writer about one purchase. `v` is the version of its shape; absent means 1."""
+    """A message to the order-writer about orders. `v` is the version of its shape; absent means 1."""
 
     v: Literal[1] = 1
 
@@ -33,7 +37,17 @@ class PaymentReported(Command, frozen=True, tag=True, kw_only=True):
     outcome: Literal["approved", "declined"]
     amount_minor: PriceMinor
     currency: Currency
-    provider_ref: Annotated[str, Meta(max_length=128)]
+    provider_ref: ProviderRef
+
+
+class RefundReported(Command, frozen=True, tag=True, kw_only=True):
+    """The payment provider gave back what it had taken for a purchase, and will take nothing more for it."""
+
+    report_id: RequestIdField
+    purchase_id: PurchaseIdField
+    amount_minor: PriceMinor
+    currency: Currency
+    provider_ref: ProviderRef
 
 
 class CancelRequested(Command, frozen=True, tag=True, kw_only=True):
@@ -44,7 +58,18 @@ class CancelRequested(Command, frozen=True, tag=True, kw_only=True):
     actor: Annotated[str, Meta(min_length=1, max_length=96)]
 
 
-AnyCommand = PaymentReported | CancelRequested
+class CancelProductRequested(Command, frozen=True, tag=True, kw_only=True):
+    """Every order of a product is to be undone that was reserved before this is heard; the record's key is its id.
+
+    Only operators ask for it. While the product is on sale, whoever buys meanwhile may be undone as well: close it first.
+    """
+
+    request_id: RequestIdField
+    product_id: ProductIdField
+    actor: Literal["operator"]
+
+
+AnyCommand = PaymentReported | RefundReported | CancelRequested | CancelProductRequested
 
 
 class _Order(Struct, frozen=True, tag_field="type", omit_defaults=True, kw_only=True):

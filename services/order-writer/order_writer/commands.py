@@ -24,7 +24,7 @@ from order_writer.unit import Unit, Units
 from order_writer.writer import member_settings
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import PurchaseId
-from stampede_schemas.orders import AnyCommand, CancelRequested, PaymentReported
+from stampede_schemas.orders import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.topics import ORDER_COMMANDS
 
 COMMANDS_PER_TRANSACTION_MAX = 500
@@ -39,6 +39,7 @@ DELETE FROM pending_commands WHERE command_id IN (
   SELECT command_id FROM pending_commands JOIN purchases USING (purchase_id) LIMIT $1
   FOR UPDATE OF pending_commands SKIP LOCKED)
 RETURNING payload, appended_at"""
+OfPurchase = PaymentReported | RefundReported | CancelRequested
 _log = logging.getLogger(__name__)
 
 
@@ -108,11 +109,14 @@ class Commands:
 
     async def _tell(self, unit: Unit, arrived: list[Arrived]) -> None:
         heard: list[tuple[PurchaseId, saga.Message]] = []
-        commands: list[tuple[AnyCommand, Arrived]] = []
+        commands: list[tuple[OfPurchase, Arrived]] = []
         for it in arrived:
             try:
                 command = decode_command(it.value)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                self._give_up(unit, it, "not_a_command")
+                continue
+            if isinstance(command, CancelProductRequested):
                 self._give_up(unit, it, "not_a_command")
                 continue
             commands.append((command, it))
@@ -132,20 +136,22 @@ class Commands:
         unit.sending.append(dead_letter(ORDER_COMMANDS.name, max(it.partition, 0), it.offset, reason, it.value))
 
 
-def message_of(command: AnyCommand) -> saga.Message:
+def message_of(command: OfPurchase) -> saga.Message:
     """What the saga hears."""
     match command:
         case PaymentReported(outcome="approved"):
             return saga.PaymentApproved(command.amount_minor, command.currency)
         case PaymentReported():
             return saga.PaymentDeclined()
+        case RefundReported():
+            return saga.PaymentVoided()
         case CancelRequested():
             return saga.CancelAsked(command.actor)
 
 
-def _names(command: AnyCommand) -> tuple[str, str]:
+def _names(command: OfPurchase) -> tuple[str, str]:
     """An id of the command that no other kind shares, and the purchase's."""
-    own = command.report_id if isinstance(command, PaymentReported) else command.request_id
+    own = command.request_id if isinstance(command, CancelRequested) else command.report_id
     return f"{type(command).__name__}:{own}", command.purchase_id
 
 
