@@ -19,7 +19,6 @@ from stampede_schemas.identifiers import (
     RequestIdField,
 )
 
-
 ProviderRef = Annotated[str, Meta(max_length=128)]
 
 
@@ -61,7 +60,7 @@ class CancelRequested(Command, frozen=True, tag=True, kw_only=True):
 class CancelProductRequested(Command, frozen=True, tag=True, kw_only=True):
     """Every order of a product is to be undone that was reserved before this is heard; the record's key is its id.
 
-    Only operators ask for it. While the product is on sale, whoever buys meanwhile may be undone as well: close it first.
+    Only operators ask for it. Close the product first: of what is bought meanwhile some may be undone as well.
     """
 
     request_id: RequestIdField
