@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,16 @@ def stack(
     order_writer: int = 1,
     environment: Mapping[str, str] | None = None,
     modules: Mapping[str, str] | None = None,
+    also: Sequence[str] = (),
 ) -> Iterator[LocalStack]:
-    """Everything. `env` overrides settings of all services (`STAMPEDE_...`); `modules` are test builds, by service."""
+    """Everything. `env` overrides settings of all services (`STAMPEDE_...`); `modules` are test builds, by service.
+
+    `also` are more options of `devstack up`.
+    """
     options = [f"--inventory={inventory}", f"--gateway={gateway}", f"--order-writer={order_writer}"]
     options += [f"--env={key}={value}" for key, value in (env or {}).items()]
     options += [f"--module={role}={module}" for role, module in (modules or {}).items()]
-    with _running(*options, environment=environment) as running:
+    with _running(*options, *also, environment=environment) as running:
         yield running
 
 

@@ -193,3 +193,16 @@ def test_a_test_build_runs_in_the_place_of_a_service(tmp_path: Path) -> None:
     assert shipped.env == built.env
     with pytest.raises(StackError, match="There is no service inventori"):
         plan_of(parser().parse_args(["up", "--module", "inventori=x"]))
+
+
+def test_a_service_may_meet_somebody_on_its_way_to_a_component(tmp_path: Path) -> None:
+    """Only this service, only this component; the broker must know both ports; nonsense is one sentence."""
+    given = ["--detour", "gateway:redis=77", "--detour", "gateway:kafka=88,99"]
+    plan = plan_of(parser().parse_args(["up", *given]))
+    assert plan.detours == (processes.Detour("gateway", "redis", 77), processes.Detour("gateway", "kafka", 88, 99))
+    real = processes.Addresses("127.0.0.1:1", "postgresql://u:p:w@127.0.0.1:2/d?x=1", "redis://:p@127.0.0.1:3/0")
+    met = real.by(plan.detours)
+    assert met == processes.Addresses("127.0.0.1:88", real.postgres, "redis://:p@127.0.0.1:77/0")
+    for wrong in ("gateway:kafka=88", "gateway:redis=7,8", "gateways:redis=7", "gateway:mongo=7", "gateway:redis=x"):
+        with pytest.raises(StackError, match="is not of the form SERVICE:COMPONENT=PORT"):
+            plan_of(parser().parse_args(["up", "--detour", wrong]))

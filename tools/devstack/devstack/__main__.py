@@ -42,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--module", action="append", default=[], metavar="SERVICE=MODULE", help="run a test build of a service"
     )
+    up.add_argument(
+        "--detour",
+        action="append",
+        default=[],
+        metavar="SERVICE:COMPONENT=PORT[,BEHIND]",
+        help="a service reaches kafka, postgres or redis by this port; the broker listens for it at BEHIND",
+    )
     for role in processes.SERVICES:
         up.add_argument(f"--{role}", type=int, default=1, metavar="N", help=f"instances of {role} (1)")
     for flag in PORT_FLAGS:
@@ -131,11 +138,24 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     return Plan(
         counts=counts,
         modules=modules,
+        detours=tuple(_detour(text) for text in arguments.detour),
         ports={name: port for name, port in ports.items() if port is not None},
         env=dict(_pair(text, "KEY=VALUE") for text in arguments.env),
         components_only=arguments.components_only,
         with_parent=arguments.with_parent,
     )
+
+
+def _detour(text: str) -> processes.Detour:
+    form = "SERVICE:COMPONENT=PORT, and for kafka SERVICE:COMPONENT=PORT,BEHIND"
+    way, ports = _pair(text, form)
+    role, _, component = way.partition(":")
+    numbers = ports.split(",")
+    if role not in processes.SERVICES or component not in {"kafka", "postgres", "redis"}:
+        raise StackError(f"`{text}` is not of the form {form}.")
+    if len(numbers) != (2 if component == "kafka" else 1) or not all(number.isdecimal() for number in numbers):
+        raise StackError(f"`{text}` is not of the form {form}.")
+    return processes.Detour(role, component, *map(int, numbers))
 
 
 def _up(layout: Layout, plan: Plan, console: Console) -> int:

@@ -29,9 +29,9 @@ KAFKA_SETTINGS = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 log.dirs={data}
 auto.create.topics.enable=false
@@ -54,15 +54,31 @@ log.cleaner.dedupe.buffer.size=16777216
 """
 
 
-def kafka(layout: Layout, java: Program, port: int, controller_port: int, env: Mapping[str, str]) -> ProcessSpec:
-    """The broker and its controller in one JVM."""
+def kafka(
+    layout: Layout,
+    java: Program,
+    port: int,
+    controller_port: int,
+    env: Mapping[str, str],
+    aside: Mapping[int, int] | None = None,
+) -> ProcessSpec:
+    """The broker and its controller in one JVM. `aside`: ports where it listens too, each with the one it tells."""
     home = layout.root / "kafka"
     home.mkdir(mode=0o700, exist_ok=True)
     settings, cluster_file, formatted = home / "server.properties", home / "cluster-id", home / "formatted"
     if not cluster_file.exists():
         write_atomically(cluster_file, base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="))
     cluster_id = cluster_file.read_text()
-    write_atomically(settings, KAFKA_SETTINGS.format(port=port, controller_port=controller_port, data=home / "data"))
+    names = {f"ASIDE_{listens}": (listens, tells) for listens, tells in (aside or {}).items()}
+    filled = KAFKA_SETTINGS.format(
+        port=port,
+        controller_port=controller_port,
+        listeners="".join(f",{name}://127.0.0.1:{listens}" for name, (listens, _) in names.items()),
+        advertised="".join(f",{name}://127.0.0.1:{tells}" for name, (_, tells) in names.items()),
+        protocols="".join(f",{name}:PLAINTEXT" for name in names),
+        data=home / "data",
+    )
+    write_atomically(settings, filled)
     logging = Path(__file__).parent / "data" / "log4j2.properties"
     folder = jars.cache_folder()
     jvm = (

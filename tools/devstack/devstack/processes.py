@@ -6,8 +6,10 @@ Pure but for the ports, which are taken through `Ports`. Must not start anything
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from devstack import probes
 from devstack.layout import Layout
@@ -28,6 +30,34 @@ class Addresses:
     kafka: str
     postgres: str
     redis: str
+
+    def by(self, detours: Iterable["Detour"]) -> "Addresses":
+        """The same, where what stands in between is met first."""
+        ports = {detour.component: detour.port for detour in detours}
+        return Addresses(
+            f"127.0.0.1:{ports['kafka']}" if "kafka" in ports else self.kafka,
+            _moved(self.postgres, ports.get("postgres")),
+            _moved(self.redis, ports.get("redis")),
+        )
+
+
+class Detour(NamedTuple):
+    """A service reaches a component by `port` of this machine, where somebody (a test) stands in between.
+
+    A broker tells its clients where to come back to: for such clients it listens at `behind` and tells them `port`.
+    """
+
+    role: str
+    component: str
+    port: int
+    behind: int = 0
+
+
+def _moved(url: str, port: int | None) -> str:
+    parts = urlsplit(url)
+    if port is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{port}"))
 
 
 def inherited() -> dict[str, str]:

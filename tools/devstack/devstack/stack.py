@@ -31,12 +31,14 @@ class Plan:
     """What one `up` was asked for; `env` overrides the services' environment, also of those started later.
 
     `modules` names, by role, what runs in a service's place; also for restarts and for those started later.
+    `detours` are what services meet on their way to components.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(processes.SERVICES, 1))
     ports: dict[str, int] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
+    detours: tuple[processes.Detour, ...] = ()
     components_only: bool = False
     with_parent: bool = False
 
@@ -101,7 +103,8 @@ class Stack:
     async def _start(self) -> None:
         programs = await asyncio.to_thread(machine.find)
         layout, ports, env = self._layout, self._ports, processes.inherited()
-        kafka = components.kafka(layout, programs.java, ports.take("kafka"), ports.take("kafka.controller"), env)
+        aside = {detour.behind: detour.port for detour in self._plan.detours if detour.component == "kafka"}
+        kafka = components.kafka(layout, programs.java, ports.take("kafka"), ports.take("kafka.controller"), env, aside)
         postgres = components.postgres(layout, programs.postgres, ports.take("postgres"), env)
         redis = components.redis(layout, programs.redis, ports.take("redis"), env)
         self._addresses = processes.Addresses(kafka.address, postgres.address, redis.address)
@@ -129,9 +132,8 @@ class Stack:
 
     def _service(self, role: str, index: int) -> ProcessSpec:
         plan = self._plan
-        return processes.service(
-            role, index, self._layout, self._ports, self._addresses, plan.env, plan.modules.get(role)
-        )
+        addresses = self._addresses.by(detour for detour in plan.detours if detour.role == role)
+        return processes.service(role, index, self._layout, self._ports, addresses, plan.env, plan.modules.get(role))
 
     async def _bring(self, component: ProcessSpec, name: str, one_shot: tuple[str, ...]) -> None:
         """Start a component and, as soon as it is healthy, run what has to be made in it."""
