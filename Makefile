@@ -42,7 +42,8 @@ trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes)
 	@$(BIN)/pytest -q tests --ignore tests/chaos --ignore tests/planted
 
-test-faults: setup ## Three minutes of chaos, and bugs planted on the real stack
+test-faults: setup ## 100,000 simulated histories, minutes of chaos, and bugs planted on the real stack
+	@$(BIN)/python -m tests.simulation --histories 100000 --seed 1 --processes 2
 	@$(BIN)/pytest -q tests/chaos tests/planted
 
 check: setup ## Format, lint, types, imports, schemas, manifests, size: what CI gates on
