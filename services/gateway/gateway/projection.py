@@ -6,7 +6,7 @@ two positions claim one purchase it says so (`row_decides`) instead of choosing.
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from stampede_schemas.decisions import (
@@ -95,11 +95,30 @@ class Purchase:
     refund: str = "none"
     trace_id: str | None = None
     row_decides: bool = False  # answered before we looked, or twice: only the row knows which answer holds
+    changed_at_ms: Millis | None = None  # since when it is so: the broker's clock for a decision, then the database's
+    cancel_asked: bool = False  # by this gateway; a confirmed order has something left to wait for then
 
     @property
     def may_change(self) -> bool:
         """Whether there is something left to wait for."""
-        return self.status in ("pending", "reserved") or self.refund == "due"
+        waiting = self.cancel_asked and self.status == "confirmed"
+        return self.status in ("pending", "reserved") or self.refund == "due" or waiting
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to cancel."""
+        return self.status in ("rejected", "released")
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was decided since this gateway began to read, and which products it changed; for the feed of the sale."""
+
+    reserved: int = 0
+    rejected: int = 0
+    released: int = 0
+    confirmed: int = 0
+    touched: set[ProductId] = field(default_factory=set)
 
 
 class Projection:
@@ -107,6 +126,7 @@ class Projection:
 
     def __init__(self, purchases_max: int = PURCHASES_MAX) -> None:
         self.products: dict[ProductId, Product] = {}
+        self.tally = Tally()
         self._purchases: OrderedDict[PurchaseId, Purchase] = OrderedDict()
         self._outcomes: OrderedDict[str, OperatorOutcome] = OrderedDict()
         self._purchases_max = purchases_max
@@ -119,16 +139,19 @@ class Projection:
         """What became of an operator's request, if it was decided not long ago."""
         return self._outcomes.get(request_id)
 
-    def fold(self, partition: int, source_offset: int, decisions: Iterable[AnyDecision]) -> list[str]:
-        """Take the decisions of one counting record."""
+    def fold(
+        self, partition: int, source_offset: int, decisions: Iterable[AnyDecision], at_ms: Millis | None = None
+    ) -> list[str]:
+        """Take the decisions of one counting record; `at_ms` is when the requests they answer were appended."""
         changed: list[str] = []
         for index, decision in enumerate(decisions):
             match decision:
                 case Reserved() | Rejected():
                     self._set_available(decision.product_id, decision.available_after)
-                    self._decided(decision, Position(partition, source_offset, index))
+                    self._decided(decision, Position(partition, source_offset, index), at_ms)
                     changed.append(decision.purchase_id)
                 case Released():  # the buyer hears of it by the order event, which carries the row's version
+                    self.tally.released += 1
                     self._set_available(decision.product_id, decision.available_after)
                 case ProductListed() | ProductChanged() | ProductRetired():
                     self._product(decision)
@@ -152,11 +175,13 @@ class Projection:
         if product is not None:
             gained = (event.status == "confirmed") - (purchase.status == "confirmed")
             product.confirmed += gained * event.quantity
+            self.tally.confirmed += max(gained, 0)
+            self.tally.touched.add(event.product_id)
         purchase.buyer_id, purchase.product_id, purchase.quantity = event.buyer_id, event.product_id, event.quantity
         purchase.status, purchase.version, purchase.reason = event.status, event.version, event.reason
         purchase.unit_price_minor, purchase.currency = event.unit_price_minor, event.currency
         purchase.reservation_no, purchase.position = event.reservation_no, event.reservation
-        purchase.refund = event.refund
+        purchase.refund, purchase.changed_at_ms = event.refund, event.occurred_at_ms
         purchase.trace_id = event.traceparent[3:35] if event.traceparent else purchase.trace_id
         return [event.purchase_id]
 
@@ -169,6 +194,11 @@ class Projection:
             purchase.position = position
             purchase.trace_id = request.traceparent[3:35] if request.traceparent else None
 
+    def cancel_asked(self, purchase_id: str) -> None:
+        """This gateway holds the log's acknowledgement of a cancellation."""
+        if (purchase := self._purchases.get(PurchaseId(purchase_id))) is not None:
+            purchase.cancel_asked = True
+
     def restore(self, products: Iterable[Product], purchases: Iterable[Purchase]) -> None:
         """Begin with what the order-writer's tables held at the point from which decisions are folded."""
         self.products = {product.product_id: product for product in products}
@@ -180,7 +210,7 @@ class Projection:
         known = self._at(row.purchase_id)
         if not known.row_decides and row.version < known.version:
             return known
-        row.version = max(row.version, known.version)
+        row.version, row.cancel_asked = max(row.version, known.version), known.cancel_asked
         self._purchases[row.purchase_id] = row
         return row
 
@@ -194,7 +224,11 @@ class Projection:
             self._purchases.popitem(last=False)
         return found
 
-    def _decided(self, decision: Reserved | Rejected, position: Position) -> None:
+    def _decided(self, decision: Reserved | Rejected, position: Position, at_ms: Millis | None) -> None:
+        if isinstance(decision, Reserved):
+            self.tally.reserved += 1
+        else:
+            self.tally.rejected += 1
         purchase = self._at(decision.purchase_id)
         if purchase.version > 0:
             purchase.row_decides = purchase.row_decides or purchase.position != position
@@ -202,6 +236,7 @@ class Projection:
                 return
         if purchase.version == 0:
             purchase.status, purchase.version, purchase.position = "rejected", 1, position
+            purchase.changed_at_ms = at_ms
             if isinstance(decision, Reserved):
                 purchase.status, purchase.reservation_no = "reserved", decision.reservation_no
                 purchase.unit_price_minor, purchase.currency = decision.unit_price_minor, decision.currency
@@ -214,6 +249,7 @@ class Projection:
 
     def _product(self, decision: ProductListed | ProductChanged | ProductRetired) -> None:
         before = self.products.get(decision.product_id)
+        self.tally.touched.add(decision.product_id)
         self.products[decision.product_id] = Product(
             decision.product_id,
             decision.name,
@@ -233,6 +269,7 @@ class Projection:
         product = self.products.get(product_id)
         if product is not None:
             product.available = available
+            self.tally.touched.add(product_id)
 
     def _ignored(self, decision: Ignored) -> list[str]:
         if decision.purchase_id is None:

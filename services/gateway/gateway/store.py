@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 
 from eventlog.reader import Progress
+from gateway.orders_sql import After, Query
 from gateway.projection import Product, Purchase
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId
 
@@ -29,7 +30,7 @@ _AWAY = (
 )
 _COLUMNS = (
     "purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency, "
-    "fingerprint, partition, source_offset, source_index, hold_until, refund, trace_id, version"
+    "fingerprint, partition, source_offset, source_index, hold_until, refund, trace_id, version, updated_at"
 )
 
 
@@ -83,6 +84,11 @@ class Store:
             "SELECT purchase_id, fingerprint FROM purchases WHERE purchase_id = ANY($1)", purchase_ids
         )
         return {row["purchase_id"]: row["fingerprint"] for row in rows}
+
+    async def page(self, query: Query) -> list[tuple[Purchase, After]]:
+        """Rows of a list in its order, each with where a page behind it begins. Raises Away."""
+        rows = await self._fetch(query.text, *query.arguments)
+        return [(_purchase(row), After(row["created_at"], row["purchase_id"])) for row in rows]
 
     async def claim_identity(self, fingerprint: str) -> str:
         """Remember the identity key's fingerprint if none is yet; returns the one that counts. Raises Away."""
@@ -162,6 +168,7 @@ def _purchase(row: Any) -> Purchase:
         _ms(row["hold_until"]),
         row["refund"],
         row["trace_id"],
+        changed_at_ms=_ms(row["updated_at"]),
     )
 
 

@@ -26,6 +26,7 @@ PROBE_S = 0.25
 PROBE_S_MAX = 5.0
 AT_END_S_MAX = 1.0
 WATCHERS_MAX = 50_000
+UNWATCHED_S = 0.25
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +57,7 @@ class BrokerClock:
 
 
 class Watchers:
-    """Who waits for a key to change. Bounded: beyond the limit a waiter is told at once that nothing changed."""
+    """Who waits for a key to change. Bounded: beyond the limit a waiter is not woken, but looks again by itself."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
@@ -65,6 +66,7 @@ class Watchers:
     async def changed(self, key: str, seconds: float) -> bool:
         """True when `key` changed within `seconds`."""
         if seconds <= 0 or self._count >= WATCHERS_MAX:
+            await asyncio.sleep(min(max(seconds, 0), UNWATCHED_S))  # never at once: callers ask in a loop
             return False
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, set()).add(future)
@@ -198,7 +200,7 @@ class Tail:
         else:
             decisions = decode_decisions(envelope)
             self._clock.saw(envelope.appended_at_ms)
-            self._watchers.wake(self._projection.fold(partition, envelope.source_offset, decisions))
+            self._watchers.wake(self._projection.fold(partition, envelope.source_offset, decisions, envelope.appended_at_ms))
         self._note_end(partition)
 
     def _note_end(self, partition: int) -> None:
