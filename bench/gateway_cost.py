@@ -1,8 +1,8 @@
-"""What an accepted purchase costs the gateway in CPU time: a real gateway, log, inventory, Postgres and Redis, over HTTP.
+"""What an accepted purchase costs the gateway in CPU time: a real gateway, log, inventory and limiter, over HTTP.
 
 `python -m bench.gateway_cost` sends some 20,000 purchases of different buyers over kept-alive connections and prints
-the CPU microseconds of the gateway's process (all its threads) per accepted one, round by round. About a minute, loopback
-only, nothing is left behind.
+the CPU microseconds of the gateway's process (all its threads) per accepted one, round by round.
+About a minute, loopback only, nothing is left behind.
 """
 
 import argparse
