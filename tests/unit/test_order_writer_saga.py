@@ -11,6 +11,7 @@ from order_writer.saga import (
     GiveBack,
     HoldExpired,
     KeepApproval,
+    KeepCapture,
     MarkReturned,
     Message,
     PaymentApproved,
@@ -53,14 +54,14 @@ def gone(reason: str, version: int = 2, refund: str = "none", *, returned: bool 
     [
         (HELD, PaymentApproved(), (Become(SOLD), KeepApproval())),
         (HELD, PaymentApproved(8_400, "EUR"), (Become(SOLD), KeepApproval())),
-        (HELD, PaymentApproved(4_200, "EUR"), (Refuse("amount_differs"),)),
-        (HELD, PaymentApproved(8_400, "USD"), (Refuse("amount_differs"),)),
-        (HELD, PaymentDeclined(), (gone("payment_declined"), back("payment_declined"), Void())),
-        (HELD, HoldExpired(), (gone("hold_expired"), back("hold_expired"), Void())),
-        (HELD, CancelAsked(ORDER.buyer_id), (gone("cancelled"), back("cancelled"), Void())),
-        (HELD, CancelAsked("operator"), (gone("cancelled_by_operator"), back("cancelled_by_operator"), Void())),
+        (HELD, PaymentApproved(4_200, "EUR"), (KeepCapture(), Refuse("amount_differs"))),
+        (HELD, PaymentApproved(8_400, "USD"), (KeepCapture(), Refuse("amount_differs"))),
+        (HELD, PaymentDeclined(), (gone("payment_declined"), back("payment_declined"), Void(captured=False))),
+        (HELD, HoldExpired(), (gone("hold_expired"), back("hold_expired"), Void(captured=False))),
+        (HELD, CancelAsked(ORDER.buyer_id), (gone("cancelled"), back("cancelled"), Void(captured=False))),
+        (HELD, CancelAsked("operator"), (gone("cancelled_by_operator"), back("cancelled_by_operator"), Void(captured=False))),
         (HELD, CancelAsked("someone-else"), (Refuse("not_the_buyer"),)),
-        (SOLD, CancelAsked(ORDER.buyer_id), (gone("cancelled", 3, "due"), back("cancelled"), Void())),
+        (SOLD, CancelAsked(ORDER.buyer_id), (gone("cancelled", 3, "due"), back("cancelled"), Void(captured=True))),
         (SOLD, HoldExpired(), ()),
         (SOLD, PaymentDeclined(), ()),
         (SOLD, PaymentApproved(), ()),
@@ -87,8 +88,8 @@ def test_a_redelivered_reservation_is_nothing_and_a_second_one_is_given_back(pur
 def test_the_log_beats_the_row() -> None:
     """Stock that is back on sale is not the buyer's: held or sold, the row is released, and a sold one refunded."""
     heard = StockReleased(ORDER.reservation, "cancelled")
-    assert react(HELD, heard) == (gone("cancelled", returned=True), Void())
-    assert react(SOLD, heard) == (gone("cancelled", 3, "due", returned=True), Void())
+    assert react(HELD, heard) == (gone("cancelled", returned=True), Void(captured=False))
+    assert react(SOLD, heard) == (gone("cancelled", 3, "due", returned=True), Void(captured=True))
     assert react(GONE, heard) == (MarkReturned(),)
     assert react(replace(GONE, returned=True), heard) == ()
     for purchase in (HELD, SOLD, GONE, NO):
@@ -98,11 +99,29 @@ def test_the_log_beats_the_row() -> None:
 def test_a_late_approval_is_voided_and_refunded_once() -> None:
     """Money that arrives after the release goes back; a second report of it changes nothing."""
     become, void = react(GONE, PaymentApproved())
-    assert (become, void) == (gone("payment_declined", 3, "due"), Void())
+    assert (become, void) == (gone("payment_declined", 3, "due"), Void(captured=True))
     assert isinstance(become, Become)
     assert react(become.state, PaymentApproved()) == ()
     refunded = gone("payment_declined", 4, "done")
     assert react(become.state, PaymentVoided()) == (refunded,)
     assert react(refunded.state, PaymentVoided()) == ()
     assert react(refunded.state, PaymentApproved()) == ()
-    assert react(NO, PaymentApproved()) == (Void(),)
+    assert react(NO, PaymentApproved()) == (Void(captured=True),)
+
+
+def test_a_void_answered_before_the_money_was_known_of_settles_nothing() -> None:
+    """The provider said "nothing to give back", then the money was reported: another void is due until it is answered."""
+    become, _ = react(GONE, PaymentApproved())
+    assert isinstance(become, Become)
+    assert react(become.state, PaymentVoided(captured=False)) == ()
+    assert react(become.state, PaymentVoided(captured=True)) == (gone("payment_declined", 4, "done"),)
+
+
+def test_a_reported_refund_must_be_the_price_and_of_an_order_that_ended() -> None:
+    """Half of the money is no refund, and a refund of what is sold is somebody's mistake: both are told to people."""
+    become, _ = react(GONE, PaymentApproved())
+    assert isinstance(become, Become)
+    assert react(become.state, PaymentVoided(True, 4_200, "EUR")) == (Refuse("amount_differs"),)
+    assert react(become.state, PaymentVoided(True, 8_400, "EUR")) == (gone("payment_declined", 4, "done"),)
+    assert react(SOLD, PaymentVoided(True, 8_400, "EUR")) == (Refuse("refund_of_a_sold_order"),)
+    assert react(HELD, PaymentVoided(True, 8_400, "EUR")) == ()

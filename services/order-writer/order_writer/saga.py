@@ -104,7 +104,15 @@ class CancelAsked(Struct, frozen=True):
 
 
 class PaymentVoided(Struct, frozen=True):
-    """The provider returned what it had captured and will capture nothing more."""
+    """The provider returned what it had captured and will capture nothing more.
+
+    `captured`: it was known that there is money to return when the provider was told to; if not, and meanwhile it is,
+    the answer settles nothing. `amount_minor` and `currency` as the provider reported them; None from a direct answer.
+    """
+
+    captured: bool = True
+    amount_minor: int | None = None
+    currency: str | None = None
 
 
 Message = ReservedAgain | StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
@@ -131,20 +139,29 @@ class GiveBack(Struct, frozen=True):
 
 
 class Void(Struct, frozen=True):
-    """Tell the provider, until it answers: refund if captured, and never capture from now on."""
+    """Tell the provider, until it answers: refund if captured, and never capture from now on.
+
+    `captured`: there is money to give back; otherwise there may be some that nobody has heard of.
+    """
+
+    captured: bool
 
 
 class KeepApproval(Struct, frozen=True):
     """The payment is settled; ask no more."""
 
 
+class KeepCapture(Struct, frozen=True):
+    """Money was taken, though it settles nothing: once the purchase ends it has to go back."""
+
+
 class Refuse(Struct, frozen=True):
     """The message can never be acted on: a dead letter for `reason`."""
 
-    reason: Literal["amount_differs", "not_the_buyer"]
+    reason: Literal["amount_differs", "not_the_buyer", "refund_of_a_sold_order"]
 
 
-Effect = Become | MarkReturned | GiveBack | Void | KeepApproval | Refuse
+Effect = Become | MarkReturned | GiveBack | Void | KeepApproval | KeepCapture | Refuse
 
 
 def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
@@ -163,7 +180,7 @@ def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
         case CancelAsked():
             return _cancelled(purchase, message)
         case PaymentVoided():
-            return _voided(purchase)
+            return _voided(purchase, message)
         case _:
             assert_never(message)
 
@@ -177,7 +194,7 @@ def evolve(purchase: Purchase, effects: tuple[Effect, ...]) -> Purchase:
             case MarkReturned():
                 assert isinstance(purchase, Released)
                 purchase = replace(purchase, returned=True)
-            case GiveBack() | Void() | KeepApproval() | Refuse():
+            case GiveBack() | Void() | KeepApproval() | KeepCapture() | Refuse():
                 pass
             case _:
                 assert_never(effect)
@@ -188,13 +205,13 @@ def _release(
     held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False
 ) -> tuple[Become | GiveBack | Void, ...]:
     """Only a confirmed order was paid for; whatever else the provider may do is forbidden by the void."""
-    order = held.order
-    refund: Refund = "due" if isinstance(held, Confirmed) else "none"
+    order, paid = held.order, isinstance(held, Confirmed)
+    refund: Refund = "due" if paid else "none"
     become = Become(Released(order, held.version + 1, reason, refund, returned=by_log))
     if by_log:
-        return become, Void()
+        return become, Void(paid)
     back = GiveBack(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
-    return become, back, Void()
+    return become, back, Void(paid)
 
 
 def _reserved_again(purchase: Purchase, message: ReservedAgain) -> tuple[Effect, ...]:
@@ -229,19 +246,18 @@ def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect,
 def _approved(purchase: Purchase, message: PaymentApproved) -> tuple[Effect, ...]:
     match purchase:
         case Reserved(order=order):
-            price = order.unit_price_minor * order.quantity
-            if message.amount_minor is not None and (message.amount_minor, message.currency) != (price, order.currency):
-                return (Refuse("amount_differs"),)
+            if _differs(order, message):
+                return KeepCapture(), Refuse("amount_differs")
             return Become(Confirmed(order, purchase.version + 1)), KeepApproval()
         case Confirmed():
             return ()
         case Released(refund="none"):
             # Too late: the units are somebody else's. The money goes back, once.
-            return Become(replace(purchase, version=purchase.version + 1, refund="due")), Void()
+            return Become(replace(purchase, version=purchase.version + 1, refund="due")), Void(captured=True)
         case Released():
             return ()
         case Rejected():
-            return (Void(),)
+            return (Void(captured=True),)
         case _:
             assert_never(purchase)
 
@@ -258,11 +274,22 @@ def _cancelled(purchase: Purchase, message: CancelAsked) -> tuple[Effect, ...]:
             assert_never(purchase)
 
 
-def _voided(purchase: Purchase) -> tuple[Effect, ...]:
+def _voided(purchase: Purchase, message: PaymentVoided) -> tuple[Effect, ...]:
     match purchase:
-        case Released(refund="due"):
+        case Released(refund="due", order=order):
+            if _differs(order, message):
+                return (Refuse("amount_differs"),)
+            if not message.captured:
+                return ()
             return (Become(replace(purchase, version=purchase.version + 1, refund="done")),)
-        case Released() | Reserved() | Confirmed() | Rejected():
+        case Confirmed():
+            return (Refuse("refund_of_a_sold_order"),)
+        case Released() | Reserved() | Rejected():
             return ()
         case _:
             assert_never(purchase)
+
+
+def _differs(order: Order, told: PaymentApproved | PaymentVoided) -> bool:
+    price = order.unit_price_minor * order.quantity
+    return told.amount_minor is not None and (told.amount_minor, told.currency) != (price, order.currency)
