@@ -7,16 +7,16 @@ import asyncio
 import contextlib
 import gc
 import logging
-import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Coroutine
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from eventlog.kafka import producer, topic_ids
 from gateway.appender import Appender
 from gateway.buyers import BuyersApi
 from gateway.identity import authenticator
+from gateway.listener import Listener
 from gateway.lookup import Lookup, SaleDoor
 from gateway.metrics import Metrics
 from gateway.operators import OperatorsApi
@@ -33,23 +33,13 @@ from telemetry.ops import Checks, Ops, build_registry
 from telemetry.tracing import configure
 
 CATCH_UP_S_MAX = 600.0
-CONNECTIONS_MAX = 20_000
-KEEP_ALIVE_S_MAX = 30
-DRAIN_S_MAX = 10
+DRAIN_S = 3.0
+DRAIN_LOOK_S = 0.05
 _log = logging.getLogger(__name__)
 
 
 class CannotStart(Exception):
     """A dependency or a setting is wrong; the message is one sentence saying which and what to do."""
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the gateway stops its servers in its own order."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 class Gateway:
@@ -109,10 +99,13 @@ class Gateway:
             await stack.enter_async_context(_running(bodies.sweep()))
             await stack.enter_async_context(_running(self._appender.run()))
             stack.push_async_callback(self._appender.drain)
-            await stack.enter_async_context(self._serving("http", settings.http_host, settings.http_port, door))
+            serving = self._serving("http", settings.http_host, settings.http_port, door)
+            http = await stack.enter_async_context(serving)
             guarded = BodyGuard(operators.build(), bodies)
-            await stack.enter_async_context(self._serving("admin", settings.admin_host, settings.admin_port, guarded))
+            serving = self._serving("admin", settings.admin_host, settings.admin_port, guarded)
+            admin = await stack.enter_async_context(serving)
             await self._serve_until_stopped(tail)
+            await _drain(http, admin)
 
     async def _serve_until_stopped(self, tail: Tail) -> None:
         stopping = asyncio.create_task(self._stopping.wait())
@@ -177,33 +170,17 @@ class Gateway:
         return ops
 
     @contextlib.asynccontextmanager
-    async def _serving(self, name: str, host: str, port: int, app: ASGIApp) -> AsyncIterator[None]:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    async def _serving(self, name: str, host: str, port: int, app: ASGIApp) -> AsyncIterator[Listener]:
         try:
-            listener = socket.create_server((host, port), family=family, backlog=4096)
+            listener = Listener(app, host, port, self._settings.request_s_max)
         except OSError as error:
             raise _port_taken(f"STAMPEDE_{name.upper()}_PORT", port, error) from None
-        self.ports[name] = listener.getsockname()[1]
-        server = _Server(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                limit_concurrency=CONNECTIONS_MAX,
-                timeout_keep_alive=KEEP_ALIVE_S_MAX,
-                timeout_graceful_shutdown=DRAIN_S_MAX,
-            )
-        )
-        task = asyncio.create_task(server.serve([listener]), name=f"serve {name}")
+        self.ports[name] = listener.port
+        task = asyncio.create_task(listener.serve(), name=f"serve {name}")
         try:
-            yield
+            yield listener
         finally:
-            server.should_exit = True
+            listener.close()
             await task
 
     def _live(self) -> Checks:
@@ -217,6 +194,20 @@ class Gateway:
             "decisions": not lost or "the end of the decisions was not seen for a second",
             "log": self._appender.healthy,
         }
+
+
+async def _drain(*listeners: Listener) -> None:
+    """Answer whoever still comes, as the last answer of each connection, until nobody is connected or DRAIN_S is over.
+
+    Those who send buyers here learn of it from readiness, and need some time to.
+    """
+    for listener in listeners:
+        listener.drain()
+    over = time.monotonic() + DRAIN_S
+    while any(listener.connections for listener in listeners) and time.monotonic() < over:  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(DRAIN_LOOK_S)
+    for listener in listeners:
+        listener.close()
 
 
 @contextlib.asynccontextmanager

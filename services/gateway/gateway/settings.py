@@ -7,8 +7,10 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.admission import IDENTITY_SECRET_BYTES_MIN, IdentityKey
+from gateway.listener import REQUEST_S_MAX
 from ratelimit.policy import parse_policies
 
+WEBHOOK_SECRET_LENGTH_MIN = 32
 LIMITS_DEFAULT = "user:token_bucket:5/s,user:sliding_window:60/min,address:token_bucket:200/s"
 
 
@@ -32,8 +34,11 @@ class Settings(BaseSettings):
     auth: str
     identity_key: SecretStr | None = None
     identity_key_file: Path | None = None
+    webhook_secret: SecretStr | None = None
+    webhook_secret_file: Path | None = None
     limits: str = LIMITS_DEFAULT
     gateways: int = Field(default=1, ge=1, le=1000)
+    request_s_max: float = Field(default=REQUEST_S_MAX, ge=0.5, le=REQUEST_S_MAX)
     span_file: str = ""
     trace_sample: float = Field(default=1.0, ge=0, le=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -49,6 +54,20 @@ class Settings(BaseSettings):
         if (self.identity_key is None) == (self.identity_key_file is None):
             raise ValueError("give one of STAMPEDE_IDENTITY_KEY and STAMPEDE_IDENTITY_KEY_FILE")
         return self
+
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """The secrets that payment reports may be signed with, none when there are no such reports.
+
+        Raises:
+            ValueError: one is too short. OSError: the file cannot be read.
+        """
+        text = self.webhook_secret.get_secret_value() if self.webhook_secret else ""
+        if self.webhook_secret_file is not None:
+            text += "\n" + self.webhook_secret_file.read_text()
+        secrets = tuple(secret for secret in text.replace(",", "\n").split() if secret)
+        if any(len(secret) < WEBHOOK_SECRET_LENGTH_MIN for secret in secrets):
+            raise ValueError(f"a secret of STAMPEDE_WEBHOOK_SECRET has at least {WEBHOOK_SECRET_LENGTH_MIN} characters")
+        return secrets
 
     def identity(self) -> IdentityKey:
         """The identity key, from the setting or its file.
