@@ -1,6 +1,7 @@
 """The Lua script gives the answers of the pure model, on a real server, over random histories."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from ratelimit.bucket import Buckets, Cell, Outcome
-from ratelimit.limiter import SCRIPT
+from ratelimit.limiter import POLICIES, SCRIPT, SENTINEL
 from ratelimit.policy import Algorithm, Policy
 from tests.support.redis_server import redis_server
 
+FIRST = 3  # the place of the first key that is a caller's
 HOUR_US = 3_600_000_000  # so long that no key can expire by the server's clock within one history
 
 
@@ -23,23 +25,33 @@ def redis() -> Iterator["Redis"]:
         yield client
 
 
+def run(redis: Redis, payload: tuple[Any, ...], keys: list[str]) -> tuple[int, str, str, str, list[int]]:
+    """Run the script as the limiter does."""
+    told = redis.eval(SCRIPT, len(keys) + 2, SENTINEL, POLICIES, *keys, msgspec.msgpack.encode(payload))
+    assert isinstance(told, bytes)
+    return msgspec.msgpack.decode(told, type=tuple[int, str, str, str, list[int]])
+
+
 def ask(redis: Redis, policies: list[Policy], requests: list[list[Cell]], now_us: int) -> tuple[int, list[Outcome]]:
-    """Run the script as the limiter does, at a given instant (0: the server's own clock)."""
+    """Limits alone, at a given instant (0: the server's own clock)."""
     keys = {cell.key: cell.policy for request in requests for cell in request}
     names = list(keys)
     payload = (
         now_us,
         [(int(p.algorithm), p.quota, p.window_us, p.burst) for p in policies],
         [policies.index(policy) + 1 for policy in keys.values()],
-        [[names.index(cell.key) + 1 for cell in request] for request in requests],
+        [[names.index(cell.key) + FIRST for cell in request] for request in requests],
+        [],
+        [],
+        "owner",
+        0,
     )
-    answer = redis.eval(SCRIPT, len(names), *names, msgspec.msgpack.encode(payload))
-    assert isinstance(answer, list)
+    now, _, _, _, fields = run(redis, payload, names)
     outcomes = [
-        Outcome(allowed == 1, keys[names[told - 1]] if told else None, remaining, retry)
-        for allowed, told, remaining, retry in zip(*[iter(answer[1:])] * 4, strict=True)
+        Outcome(allowed == 1, keys[names[told - FIRST]] if told else None, remaining, retry)
+        for allowed, told, remaining, retry, _ in zip(*[iter(fields)] * 5, strict=True)
     ]
-    return answer[0], outcomes
+    return now, outcomes
 
 
 @st.composite

@@ -5,22 +5,25 @@ Redis is away, but limited to this gateway's share.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import secrets
 import time
 from collections.abc import Coroutine, Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from ratelimit.bucket import Buckets, Cell, Outcome
-from ratelimit.policy import Policy, network_of
+from ratelimit.claim import Claim, Found, Known, Settled, read_claim
+from ratelimit.policy import Policy, network_of, parse_policies
 from telemetry import names
 
 REDIS_WAIT_S = 0.05
@@ -32,10 +35,20 @@ LOCAL_KEYS_MAX = 100_000
 BATCH_MAX = 500
 USER_CHARS_MAX = 64  # a longer user name is counted under its hash
 
+SENTINEL, POLICIES, CLAIM_PREFIX = "{rl}:sentinel", "{rl}:policies", "{rl}:c:"
+COMMAND_S_MAX = 1.0  # what is not on the way of a purchase may take longer
+
 SCRIPT = resources.files("ratelimit").joinpath("lua/check.lua").read_text("utf-8")
 SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+POLICIES_SCRIPT = resources.files("ratelimit").joinpath("lua/policies.lua").read_text("utf-8")
+_KNOWN = tuple(Known)
 _log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[int, str, str, str, list[int]]).decode
+
+
+class RedisAway(Exception):
+    """Redis did not answer a command in time."""
 
 
 class Subject(NamedTuple):
@@ -49,6 +62,7 @@ class Verdict(NamedTuple):
     """The answer about one request. `policy` is the one to tell the caller about; None: none applied.
 
     `retry_after_s` is 0 when allowed, else at least 1. `degraded`: judged here, because Redis did not answer.
+    What is `known` of its claim counts only if it is not NEW: then it was not judged, and has spent nothing.
     """
 
     allowed: bool
@@ -56,6 +70,7 @@ class Verdict(NamedTuple):
     remaining: int
     retry_after_s: int
     degraded: bool
+    known: Known = Known.NEW
 
     def headers(self) -> dict[str, str]:
         """`RateLimit-Policy`, `RateLimit` and, when refused, `Retry-After`; empty when no policy applied."""
@@ -95,46 +110,140 @@ def connect(url: str) -> Redis:
     )
 
 
+class _InForce:
+    """Policies, with everything that is computed of them once."""
+
+    def __init__(self, policies: Sequence[Policy], version: int, line: str, gateways: int) -> None:
+        self.policies, self.version, self.line = tuple(policies), version, line
+        # Local use is counted by the share, but told in the words of the policy itself.
+        self.share = {policy: policy.share(gateways) for policy in self.policies}
+        self.whole = {share: policy for policy, share in self.share.items()}
+        self.wire = [(int(p.algorithm), p.quota, p.window_us, p.burst) for p in self.policies]
+        self.place = {policy: place for place, policy in enumerate(self.policies, start=1)}
+
+
+class Judged(NamedTuple):
+    """The answer to one call. `stamp` is of the memory that was asked, empty when Redis did not answer."""
+
+    verdicts: list[Verdict]
+    stamp: str
+    now_ms: int
+    found: Found | None
+
+
 class Limiter:
-    """Judges batches of requests by several policies at once; one Redis call a batch."""
+    """Judges batches of requests by several policies at once; one Redis call a batch.
+
+    `policies` are in force until Redis knows others: whoever changes them there (`change`) changes them for everyone
+    who is answered by the script from then on, that is with the next batch, or the next `refresh`.
+    """
 
     def __init__(
         self, redis: Redis, policies: Sequence[Policy], *, gateways: int = 1, registry: CollectorRegistry | None = None
     ) -> None:
-        self.policies = tuple(policies)
         self.redis = redis
+        self.owner = secrets.token_hex(4)  # whose claims these are
+        self._gateways = gateways
+        self._force = _InForce(policies, 0, "", gateways)
         self._metrics = LimiterMetrics(registry or CollectorRegistry())
         self._local = Buckets(LOCAL_KEYS_MAX)
-        # Local use is counted by the share, but told in the words of the policy itself.
-        self._share = {policy: policy.share(gateways) for policy in self.policies}
-        self._whole = {share: policy for policy, share in self._share.items()}
-        self._wire = [(int(p.algorithm), p.quota, p.window_us, p.burst) for p in self.policies]
-        self._place = {policy: place for place, policy in enumerate(self.policies, start=1)}
         self._resume_at = 0.0
+        self._told = ""
+        self._behind = False  # Redis knows older policies than we do, or none
 
     @property
     def degraded(self) -> bool:
         """Whether Redis did not answer when last asked."""
         return self._resume_at > 0
 
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies in force."""
+        return self._force.policies
+
+    @property
+    def version(self) -> int:
+        """When they were changed, in ms by Redis' clock; 0: never, they are those of the setting."""
+        return self._force.version
+
     async def check(self, batch: Sequence[Subject]) -> list[Verdict]:
         """Judge up to BATCH_MAX requests in order, one verdict each; never raises for Redis' sake.
 
         A request that one policy refuses spends nothing in the others.
         """
-        assert len(batch) <= BATCH_MAX
-        if not batch:
-            return []
+        return (await self.judge(batch)).verdicts if batch else []
+
+    async def judge(
+        self,
+        batch: Sequence[Subject] = (),
+        claims: Sequence[Claim] = (),
+        settled: Sequence[Settled] = (),
+        look: str = "",
+    ) -> Judged:
+        """The same with claims (none, or one for each request), after what became of earlier ones.
+
+        `look` is the id of a claim to tell of. Without Redis nothing is claimed, and what is settled is lost.
+        """
+        assert max(len(batch), len(settled)) <= BATCH_MAX
         requests = [self._cells(subject) for subject in batch]
-        outcomes = await self._ask_redis(requests)
-        degraded = outcomes is None
-        if outcomes is None:
-            outcomes = self._ask_local(requests)
+        judged = await self._ask_redis(requests, claims, settled, look)
+        if judged is None:
+            verdicts = [_verdict(outcome, degraded=True) for outcome in self._ask_local(requests)]
             self._metrics.degraded.inc(len(batch))
-        allowed = sum(outcome.allowed for outcome in outcomes)
+            judged = Judged(verdicts, "", 0, None)
+        allowed = sum(verdict.allowed for verdict in judged.verdicts)
         self._metrics.allowed.inc(allowed)
         self._metrics.refused.inc(len(batch) - allowed)
-        return [Verdict(o.allowed, o.policy, o.remaining, -(-o.retry_us // 1_000_000), degraded) for o in outcomes]
+        return judged
+
+    async def refresh(self, settled: Sequence[Settled] = ()) -> Judged:
+        """Learn what Redis knows; to be called each second or so. A Redis that lost the policies gets them again."""
+        judged = await self.judge((), (), settled)
+        if judged.stamp and self._behind:
+            with contextlib.suppress(RedisAway):
+                await self._keep(self._force.version, self._force.line)
+        return judged
+
+    async def change(self, line: str) -> int:
+        """Put other policies in force, for everyone and for good; their version.
+
+        Raises:
+            ValueError: the line cannot be read. RedisAway: nothing was changed, or it is not known.
+        """
+        parse_policies(line)
+        version = await self._keep(0, line)
+        self._adopt(f"{version} {line}")
+        return version
+
+    async def mark(self) -> None:
+        """Give a Redis that has no sentinel one. Raises RedisAway."""
+        await self._command("SET", SENTINEL, secrets.token_hex(8), "NX")
+
+    async def _keep(self, version: int, line: str) -> int:
+        return int(await self._command("EVAL", POLICIES_SCRIPT, 1, POLICIES, version, line))
+
+    async def _command(self, *words: str | int) -> Any:
+        try:
+            async with asyncio.timeout(COMMAND_S_MAX):
+                return await self.redis.execute_command(*words)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError, TimeoutError) as error:
+            raise RedisAway(str(error)) from None
+
+    def _adopt(self, text: str) -> None:
+        """Take the policies that Redis tells of, if they are newer."""
+        if text == self._told:
+            return
+        self._told = text
+        version, _, line = text.partition(" ")
+        try:
+            told = _InForce(parse_policies(line), int(version or 0), line, self._gateways)
+        except ValueError as error:
+            _log.error("the limits kept in Redis cannot be read (%s): those in force stay", error)
+            return
+        self._behind = told.version < self._force.version
+        if told.version > self._force.version:
+            self._force = told
+            _log.info("limits changed", extra={"version": told.version, "limits": line})
 
     def _cells(self, subject: Subject) -> list[Cell]:
         user, address = subject
@@ -143,23 +252,26 @@ class Limiter:
         names = {"user": user, "address": address and network_of(address)}
         return [
             Cell(policy.key_prefix + name, policy)
-            for policy in self.policies
+            for policy in self._force.policies
             if (name := names[policy.scope]) is not None
         ]
 
     def _ask_local(self, requests: list[list[Cell]]) -> list[Outcome]:
-        mine = [[Cell(cell.key, self._share[cell.policy]) for cell in cells] for cells in requests]
+        share, whole = self._force.share, self._force.whole
+        mine = [[Cell(cell.key, share[cell.policy]) for cell in cells] for cells in requests]
         outcomes = self._local.check(mine, time.monotonic_ns() // 1000)
-        return [o._replace(policy=self._whole[o.policy]) if o.policy else o for o in outcomes]
+        return [o._replace(policy=whole[o.policy]) if o.policy else o for o in outcomes]
 
-    async def _ask_redis(self, requests: list[list[Cell]]) -> list[Outcome] | None:
+    async def _ask_redis(
+        self, requests: list[list[Cell]], claims: Sequence[Claim], settled: Sequence[Settled], look: str
+    ) -> Judged | None:
         started = time.monotonic()
         if started < self._resume_at:
             return None
         if self.degraded:
             self._resume_at = started + REDIS_PAUSE_S  # this batch is the one that tries; the others go on without
         try:
-            outcomes = await _within(REDIS_WAIT_S, self._call(requests))
+            judged = await _within(REDIS_WAIT_S, self._call(requests, claims, settled, look))
         except Exception as error:  # whatever went wrong with Redis, purchases go on
             if not self.degraded:
                 _log.warning("Redis does not answer (%r): limiting by this process's own share", error)
@@ -172,32 +284,63 @@ class Limiter:
             _log.warning("Redis answers again")
             self._resume_at = 0.0
             self._metrics.away.set(0)
-        return outcomes
+        return judged
 
-    async def _call(self, requests: list[list[Cell]]) -> list[Outcome]:
+    async def _call(
+        self, requests: list[list[Cell]], claims: Sequence[Claim], settled: Sequence[Settled], look: str
+    ) -> Judged:
+        force = self._force
         policy_of = {key: policy for cells in requests for key, policy in cells}
-        place = {key: n for n, key in enumerate(policy_of, start=1)}
-        policies = list(policy_of.values())
+        place = {key: n for n, key in enumerate(policy_of, start=3)}
+        keys = [SENTINEL, POLICIES, *place]
+        claimed = [
+            (n, claim.fingerprint, claim.buyer, 1 if claim.wanted else 0)
+            for n, claim in enumerate(claims, start=len(keys) + 1)
+        ]
+        keys += [CLAIM_PREFIX + claim.id for claim in claims]
+        ended = [(n, each.fingerprint, each.buyer, each.how) for n, each in enumerate(settled, start=len(keys) + 1)]
+        keys += [CLAIM_PREFIX + each.id for each in settled]
+        if look:
+            keys.append(CLAIM_PREFIX + look)
         payload = _encode(
             (
                 0,
-                self._wire,
-                [self._place[policy] for policy in policies],
+                force.wire,
+                [force.place[policy] for policy in policy_of.values()],
                 [[place[key] for key, _ in cells] for cells in requests],
+                claimed,
+                ended,
+                self.owner,
+                len(keys) if look else 0,
             )
         )
         try:
-            answer = await self.redis.evalsha(SCRIPT_SHA, len(place), *place, payload)
+            answer = await self.redis.evalsha(SCRIPT_SHA, len(keys), *keys, payload)
         except NoScriptError:
-            answer = await self.redis.eval(SCRIPT, len(place), *place, payload)
-        fields = iter(answer[1:])
-        return [
-            Outcome(allowed == 1, policies[told - 1] if told else None, remaining, retry_us)
-            for allowed, told, remaining, retry_us in zip(fields, fields, fields, fields, strict=True)
+            answer = await self.redis.eval(SCRIPT, len(keys), *keys, payload)
+        now_us, stamp, text, looked, fields = _decode(answer)
+        policies, each = list(policy_of.values()), iter(fields)
+        verdicts = [
+            Verdict(
+                allowed == 1,
+                policies[told - 3] if told else None,
+                remaining,
+                -(-retry_us // 1_000_000),
+                False,
+                _KNOWN[known],
+            )
+            for allowed, told, remaining, retry_us, known in zip(each, each, each, each, each, strict=True)
         ]
+        self._adopt(text)
+        return Judged(verdicts, stamp, now_us // 1000, read_claim(looked))
 
 
-async def _within(wait_s: float, work: Coroutine[None, None, list[Outcome]]) -> list[Outcome]:
+def _verdict(outcome: Outcome, *, degraded: bool) -> Verdict:
+    seconds = -(-outcome.retry_us // 1_000_000)
+    return Verdict(outcome.allowed, outcome.policy, outcome.remaining, seconds, degraded)
+
+
+async def _within(wait_s: float, work: Coroutine[None, None, Judged]) -> Judged:
     """The result of `work`, or TimeoutError; unlike asyncio.timeout not fooled by a pause of this process.
 
     After such a pause the answer may lie unread, or the question unsent, when the time is over: hence a last look.
