@@ -118,19 +118,25 @@ def wait_seconds(headers: Headers) -> int | None:
     return None
 
 
+def responds_async(headers: Headers) -> bool:
+    """Whether `Prefer: respond-async` asks not to wait: with `wait=N` beside it, not beyond that."""
+    preferences = (headers.get(b"prefer") or b"").split(b",")
+    return any(preference.split(b";")[0].strip().lower() == b"respond-async" for preference in preferences)
+
+
 def purchase_body(body: bytes) -> PurchaseBody | Problem:
     """The body, if it is one JSON object with exactly the known fields, each once."""
     try:
         parsed = _body.decode(body)
         once = b"\\" not in body and body.count(b'"') == _BARE_QUOTES[parsed.payment_method is not msgspec.UNSET]
-        return parsed if once else _without_duplicates(body) or parsed
+        return parsed if once else without_duplicates(body) or parsed
     except msgspec.ValidationError as error:
-        return _without_duplicates(body) or Problem(problems.INVALID_BODY, f"{error}.")
+        return without_duplicates(body) or Problem(problems.INVALID_BODY, f"{error}.")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _without_duplicates(body) or Problem(problems.INVALID_BODY, "A value is not one that JSON has.")
+        return without_duplicates(body) or Problem(problems.INVALID_BODY, "A value is not one that JSON has.")
 
 
-def _without_duplicates(body: bytes) -> Problem | None:
+def without_duplicates(body: bytes) -> Problem | None:
     """The slow, thorough look at a body that is suspicious or known to be wrong."""
     repeated: list[str] = []
 
@@ -166,6 +172,7 @@ class IdentityKey:
             use: blake2b(digest_size=16, key=blake2b(secret.encode(), digest_size=32, person=use).digest())
             for use in (b"purchase", b"buyer", b"request", b"fingerprint")
         }
+        self.cursor_key = blake2b(secret.encode(), digest_size=32, person=b"cursor").digest()
         self.fingerprint = self._hash(b"fingerprint")
         self.kid = self.fingerprint[:4]
 

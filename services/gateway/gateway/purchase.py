@@ -185,7 +185,10 @@ class PurchaseEndpoint:
             self._lookup.remember(request, answer)
             if trace is not None:
                 self._record_send_span(trace, request, answer)
-        return await self._reply(request, wait_s, replayed=seen)
+        reply = await self._reply(request, wait_s, replayed=seen)
+        if not wait_s and admission.responds_async(headers) and not isinstance(reply, Problem):
+            reply[1].append((b"preference-applied", b"respond-async"))
+        return reply
 
     def _seen_before(self, request: PurchaseRequested) -> bool | Problem:
         """True for a repeat that is answered from memory, a problem for a misused or hurried one."""
