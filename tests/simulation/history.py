@@ -35,6 +35,14 @@ _WEIGHTS: tuple[tuple[int, str, tuple[int, ...]], ...] = (
     (1, "doubt", (0,)),
     (4, "haunt", (0, 1, 2, 3)),
     (1, "vanish", (0, 1)),
+    (9, "apply", (0, 0, 1, 2, 3, 4, 5)),
+    (6, "pay", (0, 1, 2, 3)),
+    (4, "hear", (0, 1, 1, 1)),
+    (3, "void", (0, 1)),
+    (1, "expire", (0, 1, 2)),
+    (2, "cancel", (0, 1, 2, 3)),
+    (6, "relay", (0, 1, 1, 2)),
+    (1, "restore", (0, 0, 1)),
 )
 _SLOTS = (0, 0, 0, 0, 1, 1, 2)
 _PUMPED = (
@@ -137,7 +145,8 @@ def rest(world: World) -> None:
             _pump(world, slot)
         if world.step_no == before and restarts <= _RESTARTS_MAX:
             world.do(("tick", owners[-1], 0))
-            if world.reference.answered == len(world.log.requests) - 1 and world.slots[owners[-1]].partition.settled:
+            answered = world.reference.answered == len(world.log.requests) - 1
+            if answered and world.slots[owners[-1]].partition.settled and not (world.book and world.book.rest()):
                 return
     raise Violation(
         "L2", f"{world.reference.answered + 1} of {len(world.log.requests)} requests are answered, and nothing moves"
@@ -157,6 +166,8 @@ def check(world: World) -> None:
     """Every reader and every table agrees with the reference. Raises Violation."""
     _check_readers(world)
     _check_tables(world)
+    if world.book:
+        world.book.check(world.reference)
 
 
 def _check_readers(world: World) -> None:

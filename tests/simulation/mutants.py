@@ -18,6 +18,14 @@ from tests.simulation.broken_rules import (
     releases_twice,
     releases_wrong_positions,
 )
+from tests.simulation.broken_sagas import (
+    believes_the_row,
+    forgets_the_void,
+    gives_back_elsewhere,
+    gives_nothing_back,
+    never_refunds,
+    revives,
+)
 from tests.simulation.reference import Json, Reference
 from tests.simulation.world import Variant
 
@@ -357,5 +365,11 @@ MUTANTS: dict[str, Variant] = {
         Variant("released twice", rules=releases_twice),
         Variant("released by the wrong position", rules=releases_wrong_positions),
         Variant("oversold by one", rules=oversells_by_one),
+        Variant("a release forgets the money", react=forgets_the_void),
+        Variant("a cancelled purchase gives nothing back", react=gives_nothing_back),
+        Variant("the row beats the log", react=believes_the_row),
+        Variant("a late approval revives", react=revives),
+        Variant("a refund is never told", react=never_refunds),
+        Variant("a release names another reservation", react=gives_back_elsewhere),
     )
 }

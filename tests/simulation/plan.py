@@ -10,13 +10,17 @@ from tests.support.requests import ELSEWHERE, LAMP, MUG, listing, purchase, rele
 REQUESTS_MAX = 12
 STEPS_MAX = 60
 SLOTS = 3
+ORDERS_EVERY = 8  # in every eighth history the decisions are also paid for, cancelled and given back
 Step = tuple[str, int, int]  # verb, slot of a worker, and how much of it
 
 _BUYERS = ("ann", "bob", "cid")
 
 
 class Plan(NamedTuple):
-    """`values` are the request records; `thrifty` tells which workers decide by the other rules."""
+    """`values` are the request records; `thrifty` tells which workers decide by the other rules.
+
+    `orders`: order-writers take part; `free`: they take no payment.
+    """
 
     seed: int
     values: list[bytes | None]
@@ -26,6 +30,8 @@ class Plan(NamedTuple):
     two_owners: bool
     late_lands: bool
     steps: int
+    orders: bool
+    free: bool
 
 
 def draw(seed: int) -> tuple[Plan, Random]:
@@ -42,6 +48,8 @@ def draw(seed: int) -> tuple[Plan, Random]:
         roll() < 0.1,
         roll() < 0.5,
         12 + int(roll() * (STEPS_MAX - 12)),
+        orders=seed % ORDERS_EVERY == 0,
+        free=seed % (4 * ORDERS_EVERY) == 0,
     )
     return plan, dice
 

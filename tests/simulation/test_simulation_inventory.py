@@ -27,6 +27,12 @@ FOUND_BY = {
     "one load id for all writers": {"S1", "S4", "S14"},
     "decisions before their dead letters": {"S16"},
     "the tail is never read": {"L2"},
+    "a release forgets the money": {"S21"},
+    "a cancelled purchase gives nothing back": {"S5"},
+    "the row beats the log": {"S5"},
+    "a late approval revives": {"S10"},
+    "a refund is never told": {"S21"},
+    "a release names another reservation": {"S5"},
 }
 
 

@@ -16,10 +16,13 @@ from inventory.effects import Effect, Flight, Letter
 from inventory.loading import Answer, Ask, Loaded, load
 from inventory.protocol import Partition, Rules
 from inventory.table import StockTable
+from order_writer.saga import react
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
+from tests.simulation import book
+from tests.simulation.book import Book, React
 from tests.simulation.plan import SLOTS, Plan, Step
 from tests.simulation.reference import THRIFTY_REFUSES, Counts, Reference, Violation, counts
 from tests.support.log import TOPIC_IDS, MemoryLog
@@ -37,6 +40,7 @@ class Variant:
     follower: Follower = CountingReader  # in one reader elsewhere
     rule: Counts = counts
     rules: Rules = decide
+    react: React = react
 
 
 SHIPPED = Variant()
@@ -101,7 +105,12 @@ class World:
         self.faults = 0  # delivery errors so far: only they excuse a stop
         self.slots = [self._worker(slot) for slot in range(SLOTS)]
         self.zombies: list[Worker] = []
-        self._verbs: dict[str, Callable[[Worker, int], bool]] = {name: getattr(self, f"_{name}") for name in NEEDS}
+        self.book = Book(self.log, variant.react, variant.reader, plan.free) if plan.orders else None
+        self._verbs: dict[str, Callable[[Worker, int], bool]] = {
+            name: getattr(self, f"_{name}") for name in WORKERS_NEED
+        }
+        for name in book.NEEDS if self.book else ():
+            self._verbs[name] = self._written_by(getattr(self.book, name))
         self._effects: dict[type, Callable[[Worker, Any], None]] = {
             effects.LoadTable: self._begin_load,
             effects.ReadRequests: lambda w, e: w.reads.append((e.epoch, e.start, e.end)),
@@ -123,6 +132,8 @@ class World:
             | WRITES * bool(worker.writes)
             | ZOMBIES * bool(self.zombies)
         )
+        if self.book:
+            bits |= self.book.chances()
         if not worker.alive:
             return bits | DEAD
         bits |= ALIVE | REPORTS * bool(worker.reports) | LOADINGS * bool(worker.loadings)
@@ -147,6 +158,9 @@ class World:
             self.now_s += self.pace_s
             self.step_no += 1
         return done
+
+    def _written_by(self, step: Callable[[int], bool]) -> Callable[[Worker, int], bool]:
+        return lambda _worker, amount: step(amount)
 
     # ---- clients and the group
 
@@ -375,7 +389,7 @@ class World:
 APPEND, PIPE, WRITES, ZOMBIES, DEAD, ALIVE, REPORTS, LOADINGS, READS, BURIALS, ACKED, OWNER, STREAM = (
     1 << n for n in range(13)
 )
-NEEDS = {
+WORKERS_NEED = {
     "append": APPEND,
     "start": DEAD,
     "assign": ALIVE,
@@ -398,4 +412,5 @@ NEEDS = {
     "haunt": ZOMBIES,
     "vanish": ZOMBIES,
 }
-OF_THE_DEAD = {"append", "start", "land", "lose", "write", "haunt", "vanish"}
+NEEDS = WORKERS_NEED | book.NEEDS
+OF_THE_DEAD = {"append", "start", "land", "lose", "write", "haunt", "vanish", *book.NEEDS}

@@ -1,0 +1,337 @@
+"""The order-writers of the simulated world: the shipped saga over one database, a payment provider and an outbox.
+
+Each step is what the shell does in one transaction or one call, so a crash is the absence of the next step; a COMMIT
+whose answer is lost, a second writer, answers that come late and a database restored from a copy are their own.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from eventlog.reader import CountingReader, Progress, Void
+from order_writer import saga
+from order_writer.domain import Batch, conflict, order_of
+from order_writer.outgoing import releases
+from stampede_schemas.codec import decode_decisions
+from stampede_schemas.identifiers import Position, PurchaseId
+from stampede_schemas.topics import REQUESTS
+from tests.simulation.reference import Reference, Violation
+from tests.support.log import MemoryLog
+
+React = Callable[[saga.Purchase, saga.Message], tuple[saga.Effect, ...]]
+WRITERS = 2
+APPLY, DUE, ANSWERED, HELD, SENDING, KEPT = (1 << n for n in range(13, 19))
+NEEDS = {
+    "apply": APPLY,
+    "pay": DUE,
+    "void": DUE,
+    "hear": ANSWERED,
+    "expire": HELD,
+    "cancel": HELD,
+    "relay": SENDING,
+    "restore": KEPT,
+}
+
+
+class Payment(NamedTuple):
+    """A row of `payments`. `captured`: it is known that money was taken."""
+
+    state: str
+    captured: bool = False
+
+
+class Outgoing(NamedTuple):
+    """What one transaction sends: `requests` records, and the version that each changed purchase now has."""
+
+    records: list[bytes]
+    events: list[tuple[PurchaseId, int, str]]
+
+
+@dataclass
+class Database:
+    """What a COMMIT makes durable. Values are never changed in place, so a copy is a backup."""
+
+    progress: Progress = field(default_factory=Progress)
+    rows: dict[PurchaseId, saga.Purchase] = field(default_factory=dict)
+    payments: dict[PurchaseId, Payment] = field(default_factory=dict)
+    outbox: dict[int, Outgoing] = field(default_factory=dict)
+
+    def copy(self) -> "Database":
+        """As it is now."""
+        return Database(self.progress, dict(self.rows), dict(self.payments), dict(self.outbox))
+
+
+class Provider:
+    """Takes money and gives it back, both once; its void is sticky. Its books are what S21 is checked against."""
+
+    def __init__(self) -> None:
+        self.captured: set[PurchaseId] = set()
+        self.declined: set[PurchaseId] = set()
+        self.refunded: set[PurchaseId] = set()
+        self.voided: set[PurchaseId] = set()
+
+    def authorize(self, purchase_id: PurchaseId, *, willing: bool) -> saga.Message:
+        """The same answer whenever it is asked again."""
+        if purchase_id not in self.captured | self.declined | self.voided:
+            (self.captured if willing else self.declined).add(purchase_id)
+        taken = purchase_id in self.captured - self.voided
+        return saga.PaymentApproved() if taken else saga.PaymentDeclined()
+
+    def void(self, purchase_id: PurchaseId) -> None:
+        """Refund what was captured, and capture nothing from now on."""
+        self.voided.add(purchase_id)
+        self.refunded |= self.captured & {purchase_id}
+
+
+class Book:
+    """Everything between `decisions` and the releases that come back into `requests`."""
+
+    def __init__(self, log: MemoryLog, react: React, reader: Callable[[Progress], CountingReader], free: bool) -> None:
+        self.log, self._react, self._reader, self._free = log, react, reader, free
+        self.database, self.provider = Database(), Provider()
+        self.answers: deque[tuple[PurchaseId, saga.Message]] = deque()  # of the provider, on their way
+        self.versions: dict[PurchaseId, int] = {}  # told to the world
+        self._writers: list[CountingReader | None] = [None] * WRITERS
+        self._backup = Database()
+        self._caught_up = 0  # where `decisions` ended when the database was restored
+        self._rows_sent = 0
+        self.restored = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether `decisions` holds more than is applied."""
+        return self.database.progress.next_offset < len(self.log.decisions)
+
+    @property
+    def open(self) -> bool:
+        """Whether a writer may pay, expire and publish: not before it has applied what was decided at its start."""
+        return self.database.progress.next_offset >= self._caught_up
+
+    def due(self, *states: str) -> list[PurchaseId]:
+        """Payments in one of these states."""
+        return [purchase_id for purchase_id, payment in self.database.payments.items() if payment.state in states]
+
+    def chances(self) -> int:
+        """What could be done now, as bits."""
+        return (
+            APPLY * self.behind
+            | DUE * (self.open and bool(self.database.payments))
+            | ANSWERED * bool(self.answers)
+            | HELD * (self.open and bool(self.database.rows))
+            | SENDING * (self.open and bool(self.database.outbox))
+            | KEPT
+        )
+
+    # ---- steps; each says whether it was possible
+
+    def apply(self, amount: int) -> bool:
+        """A writer takes in one record or two. Bit 0: which writer; bit 1: two; bit 2: it never hears of its COMMIT."""
+        which = amount & 1
+        reader = self._writers[which] or self._reader(self.database.progress)
+        before = reader.progress
+        was = before.next_offset
+        batch = Batch()
+        for record in self.log.decisions[was : was + 1 + (amount >> 1 & 1)]:
+            read = reader.read(record.offset, record.value)
+            if not isinstance(read, Void):
+                batch.add(0, read.source_offset, decode_decisions(read))
+        if reader.progress.next_offset == was:
+            return False
+        if self.database.progress.next_offset != was:  # the other writer was quicker: this batch is dropped
+            self._writers[which] = None
+            return True
+        self._commit(batch, reader.progress)
+        self._writers[which] = self._reader(before) if amount & 4 else reader
+        return True
+
+    def pay(self, amount: int) -> bool:
+        """The provider is asked about a due payment, and decides; its answer is on its way."""
+        found = [purchase_id for purchase_id in self.due("due") if isinstance(self._row(purchase_id), saga.Reserved)]
+        if not found or not self.open:
+            return False
+        purchase_id = found[amount % len(found)]
+        self.answers.append((purchase_id, self.provider.authorize(purchase_id, willing=amount < 3)))
+        return True
+
+    def void(self, amount: int) -> bool:
+        """The provider is told to void a payment."""
+        found = self.due("void_due")
+        if not found or not self.open:
+            return False
+        purchase_id = found[amount % len(found)]
+        known = self.database.payments[purchase_id].captured
+        self.provider.void(purchase_id)
+        self.answers.append((purchase_id, saga.PaymentVoided(known)))
+        return True
+
+    def hear(self, amount: int) -> bool:
+        """An answer arrives, or (amount 0) is lost with the process that waited for it."""
+        if not self.answers or not self.open:
+            return False
+        answer = self.answers.popleft()
+        if amount:
+            self._tell([answer])
+        return True
+
+    def expire(self, amount: int) -> bool:
+        """The hold of a purchase has run out."""
+        return self._told(amount, lambda _: saga.HoldExpired(), saga.Reserved)
+
+    def cancel(self, amount: int) -> bool:
+        """The buyer changes their mind, or the operator theirs."""
+        return self._told(
+            amount,
+            lambda row: saga.CancelAsked("operator" if amount & 1 else row.order.buyer_id),
+            saga.Reserved,
+            saga.Confirmed,
+        )
+
+    def relay(self, amount: int) -> bool:
+        """One row of the outbox is sent, not always the oldest; with amount 0 the relay dies before it deletes it."""
+        outbox = self.database.outbox
+        if not outbox or not self.open:
+            return False
+        key = list(outbox)[amount % len(outbox)]
+        for value in outbox[key].records:
+            self.log.append(REQUESTS.name, value, 5_000 + len(self.log.requests))
+        for purchase_id, version, _ in outbox[key].events:
+            self.versions[purchase_id] = max(self.versions.get(purchase_id, 0), version)
+        if amount:
+            del outbox[key]
+        return True
+
+    def restore(self, amount: int) -> bool:
+        """The database is lost; an older copy takes its place. With amount 0 a copy is made."""
+        if not amount:
+            self._backup = self.database.copy()
+            return True
+        self.database = self._backup.copy()
+        self._caught_up = len(self.log.decisions)
+        self._writers = [None] * WRITERS
+        self.answers.clear()
+        self.restored = True
+        return True
+
+    # ---- the end
+
+    def rest(self) -> bool:
+        """Do everything that is left to do, with an unwilling provider. True if there was something."""
+        steps = (self.apply, self.pay, self.hear, self.void, self.hear, self.relay, self.expire)
+        rounds = 0
+        while sum(step(3) for step in steps):
+            rounds += 1
+        return rounds > 0
+
+    def check(self, reference: Reference) -> None:
+        """Every Reserved was sold or given back, the money says the same. Raises Violation."""
+        rows = self.database.rows
+        for name, held in reference.held.items():
+            row = rows.get(PurchaseId(name))
+            if row is None or isinstance(row, saga.Rejected | saga.Reserved):
+                raise Violation("S5", f"{name} holds {held['at']} in the log, and its row is {row}")
+            if held["live"] != isinstance(row, saga.Confirmed):
+                raise Violation("S5", f"{name} is {'held' if held['live'] else 'given back'}, and its row is {row}")
+            told = (row.order.product_id, row.order.quantity, row.order.reservation)
+            if told != (held["product"], held["quantity"], Position(*held["at"])):
+                raise Violation("S7", f"{name} is {row.order} in the table, {held} in the log")
+        if extra := {name for name, row in rows.items() if not isinstance(row, saga.Rejected)} - reference.held.keys():
+            raise Violation("S7", f"{sorted(extra)} have rows and no reservation")
+        self._check_money()
+        for name, row in rows.items():
+            if row.version > 1 and not self.restored and self.versions.get(name) != row.version:
+                raise Violation("S10", f"{name} has version {row.version}, {self.versions.get(name)} was published")
+
+    def _check_money(self) -> None:
+        if self._free:
+            return
+        for name, row in self.database.rows.items():
+            if isinstance(row, saga.Released) and row.refund == "due":
+                raise Violation("S21", f"{name} waits for its refund for ever")
+        sold = {name for name, row in self.database.rows.items() if isinstance(row, saga.Confirmed)}
+        kept = self.provider.captured - self.provider.refunded
+        if sold != kept:
+            raise Violation("S21", f"money was kept for {sorted(kept - sold)}, and not taken for {sorted(sold - kept)}")
+
+    # ---- what a transaction does
+
+    def _row(self, purchase_id: PurchaseId) -> saga.Purchase | None:
+        return self.database.rows.get(purchase_id)
+
+    def _told(
+        self,
+        amount: int,
+        message: Callable[[saga.Reserved | saga.Confirmed], saga.Message],
+        *kinds: type[saga.Reserved | saga.Confirmed],
+    ) -> bool:
+        found = [row for row in self.database.rows.values() if isinstance(row, kinds)]
+        if not found or not self.open:
+            return False
+        row = found[amount % len(found)]
+        self._tell([(row.order.purchase_id, message(row))])
+        return True
+
+    def _commit(self, batch: Batch, to: Progress) -> None:
+        """See `order_writer.store.apply`: first outcomes become rows, and the rest is told to the saga."""
+        heard: list[tuple[PurchaseId, saga.Message]] = []
+        sold: list[tuple[PurchaseId, int, str]] = []
+        for purchase_id, row in batch.rows.items():
+            if purchase_id in self.database.rows:
+                if told := conflict(row):
+                    heard.append(told)
+            elif row.status == "rejected":
+                at = Position(row.partition, row.source_offset, row.source_index)
+                self.database.rows[purchase_id] = saga.Rejected(purchase_id, row.product_id, at)
+            elif self._free:
+                self.database.rows[purchase_id] = saga.Confirmed(order_of(row), version=2)
+                sold.append((purchase_id, 2, "Confirmed"))
+            else:
+                self.database.rows[purchase_id] = saga.Reserved(order_of(row))
+                self.database.payments[purchase_id] = Payment("due")
+        self._tell(heard + batch.later, sold)
+        self.database.progress = to
+
+    def _tell(
+        self, heard: list[tuple[PurchaseId, saga.Message]], sold: list[tuple[PurchaseId, int, str]] | None = None
+    ) -> None:
+        """See `order_writer.unit.Unit.tell`."""
+        back: list[saga.GiveBack] = []
+        events = sold or []
+        for purchase_id, message in heard:
+            row = self._row(purchase_id)
+            if row is None:
+                continue
+            self._voided(purchase_id, message)
+            effects = self._react(row, message)
+            self.database.rows[purchase_id] = now = saga.evolve(row, effects)
+            if row.version > now.version or (isinstance(row, saga.Released) and not isinstance(now, saga.Released)):
+                raise Violation("S10", f"{purchase_id} went from {row} back to {now}")
+            for effect in effects:
+                match effect:
+                    case saga.Become(state):
+                        events.append((purchase_id, state.version, type(state).__name__))
+                    case saga.GiveBack():
+                        back.append(effect)
+                    case _:
+                        self._pay(purchase_id, effect)
+        if back or events:
+            self._rows_sent += 1
+            self.database.outbox[self._rows_sent] = Outgoing([record.value for record in releases(back)], events)
+
+    def _pay(self, purchase_id: PurchaseId, effect: saga.Effect) -> None:
+        payments = self.database.payments
+        known = payments.get(purchase_id)
+        match effect:
+            case saga.Void(captured):
+                payments[purchase_id] = Payment("void_due", captured or (known is not None and known.captured))
+            case saga.KeepApproval() if known is not None:
+                payments[purchase_id] = Payment("approved", captured=True)
+            case saga.KeepCapture() if known is not None:
+                payments[purchase_id] = Payment(known.state, captured=True)
+
+    def _voided(self, purchase_id: PurchaseId, message: saga.Message) -> None:
+        known = self.database.payments.get(purchase_id)
+        if known is None or known.state != "void_due" or not isinstance(message, saga.PaymentVoided):
+            return
+        if message.captured or not known.captured:
+            self.database.payments[purchase_id] = Payment("voided", known.captured)

@@ -1,0 +1,48 @@
+"""Sagas with one reaction wrong, for the simulator to find."""
+
+from msgspec.structs import replace
+
+from order_writer import saga
+from order_writer.saga import Effect, Message, Purchase, react
+
+
+def forgets_the_void(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """What was captured for a purchase that is given back stays with us."""
+    return tuple(effect for effect in react(purchase, message) if not isinstance(effect, saga.Void))
+
+
+def gives_nothing_back(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """A cancelled purchase ends, and its units stay sold."""
+    effects = react(purchase, message)
+    if not isinstance(message, saga.CancelAsked):
+        return effects
+    return tuple(effect for effect in effects if not isinstance(effect, saga.GiveBack))
+
+
+def believes_the_row(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """A confirmed order is not touched by what the log gave back."""
+    if isinstance(purchase, saga.Confirmed) and isinstance(message, saga.StockReleased):
+        return ()
+    return react(purchase, message)
+
+
+def revives(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """A late approval makes a released purchase confirmed."""
+    if isinstance(purchase, saga.Released) and isinstance(message, saga.PaymentApproved):
+        return saga.Become(saga.Confirmed(purchase.order, purchase.version + 1)), saga.KeepApproval()
+    return react(purchase, message)
+
+
+def never_refunds(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """Nobody is told that the money went back."""
+    return () if isinstance(message, saga.PaymentVoided) else react(purchase, message)
+
+
+def gives_back_elsewhere(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """The release names the request after the one that reserved."""
+    return tuple(
+        replace(effect, reservation=replace(effect.reservation, offset=effect.reservation.offset + 1))
+        if isinstance(effect, saga.GiveBack)
+        else effect
+        for effect in react(purchase, message)
+    )
