@@ -260,15 +260,3 @@ async def test_a_topic_made_anew_under_a_running_writer_stops_it(place: Installa
             async with asyncio.timeout(30):
                 await asyncio.shield(task)
     assert await place.statuses() == {"p1": "confirmed"}
-
-
-async def test_a_repeated_reservation_number_stops_the_writer(place: Installation) -> None:
-    """Two purchases under one number mean a broken fold: nothing of that batch is committed."""
-    place.log.append(0, [listed()], [reserved("p1", 1)])
-    async with place.writer(payment="none") as task:
-        await until(lambda: applied(place, 0, 2), "applied", task=task)
-    place.log.append(0, [reserved("p2", 1)])
-    with pytest.RaisesGroup(pytest.RaisesExc(LogBroken, match="reservation number")):
-        async with place.writer(payment="none") as task:
-            await task
-    assert await place.statuses() == {"p1": "confirmed"}

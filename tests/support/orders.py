@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import asyncpg
-from confluent_kafka import Producer
+from confluent_kafka import Message, Producer
 from confluent_kafka.admin import NewTopic
 
 from eventlog.kafka import admin_client, consumer, producer, read_range, watermarks
@@ -54,6 +54,7 @@ def reserved(
     *,
     product_id: str = "shoe",
     method: str = "ok",
+    quantity: int = 2,
     hold_ms: int = 60_000,
     available: int = 0,
     traceparent: str | None = None,
@@ -63,7 +64,7 @@ def reserved(
         purchase_id=PurchaseId(purchase_id),
         buyer_id=BuyerId(f"buyer-of-{purchase_id}"),
         product_id=ProductId(product_id),
-        quantity=2,
+        quantity=quantity,
         payment_method=method,
         fingerprint="f" * 16,
         available_after=available,
@@ -75,14 +76,16 @@ def reserved(
     )
 
 
-def rejected(purchase_id: str, *, product_id: str = "shoe", reason: RejectReason = "sold_out") -> Rejected:
+def rejected(
+    purchase_id: str, *, product_id: str = "shoe", method: str = "ok", reason: RejectReason = "sold_out"
+) -> Rejected:
     """The final no."""
     return Rejected(
         purchase_id=PurchaseId(purchase_id),
         buyer_id=BuyerId(f"buyer-of-{purchase_id}"),
         product_id=ProductId(product_id),
         quantity=2,
-        payment_method="ok",
+        payment_method=method,
         fingerprint="f" * 16,
         available_after=0,
         reason=reason,
@@ -144,6 +147,7 @@ class DecisionsLog:
     kafka: str
     load: Load = field(default_factory=lambda: Load(secrets.token_hex(16)))
     sources: dict[int, int] = field(default_factory=dict)
+    headers: list[tuple[str, str | bytes | None]] = field(default_factory=list)
 
     @cached_property
     def producer(self) -> Producer:
@@ -165,7 +169,7 @@ class DecisionsLog:
     def append_raw(self, partition: int, *values: bytes) -> None:
         """Append anything."""
         for value in values:
-            self.producer.produce(DECISIONS.name, value, partition=partition)
+            self.producer.produce(DECISIONS.name, value, partition=partition, headers=self.headers)
             self.producer.poll(0)
         assert self.producer.flush(30) == 0
 
@@ -231,6 +235,10 @@ class Installation:
         """The value of every record of a topic."""
         return [value for _, value in _values(self.kafka, topic)]
 
+    def records(self, topic: str) -> list[Message]:
+        """Every record of a topic, whole."""
+        return list(_records(self.kafka, topic))
+
     def command(self, command: AnyCommand) -> None:
         """Append to `order-commands`."""
         client = producer(self.kafka)
@@ -239,15 +247,14 @@ class Installation:
 
 
 def _values(kafka: str, topic: str) -> list[tuple[int, bytes]]:
+    return [(message.partition() or 0, message.value() or b"") for message in _records(kafka, topic)]
+
+
+def _records(kafka: str, topic: str) -> Iterator[Message]:
     client = consumer(kafka)
     try:
-        return [
-            (partition, message.value() or b"")
-            for partition in range(12)
-            for message in read_range(
-                client, topic, partition, *patiently(partial(watermarks, client, topic, partition))
-            )
-        ]
+        for partition in range(12):
+            yield from read_range(client, topic, partition, *patiently(partial(watermarks, client, topic, partition)))
     finally:
         client.close()
 

@@ -66,5 +66,7 @@ ORDERS: Final = "stampede_orders"  # by status
 ORDER_BATCH_SECONDS: Final = "stampede_order_batch_seconds"
 OUTBOX_MESSAGES: Final = "stampede_outbox_messages"
 PAYMENTS: Final = "stampede_payments"  # by outcome
+ORDERS_OVERRULED: Final = "stampede_orders_overruled"  # confirmed, but the log had released them
+PARTITIONS_STOPPED: Final = "stampede_partitions_stopped"
 HOLDS_EXPIRED: Final = "stampede_holds_expired"
 DECISIONS_LAG_RECORDS: Final = "stampede_decisions_lag_records"

@@ -92,9 +92,10 @@ async def _catch_up(pool: Pool, ends: dict[int, int], health: Health, stopping: 
     beat = health.beat("catching up")
 
     async def behind() -> bool:
-        found = await pool.fetch("SELECT partition, next_offset FROM progress")
+        found = await pool.fetch("SELECT partition, next_offset, stopped FROM progress")
         reached: dict[int, int] = {row["partition"]: row["next_offset"] for row in found}
-        return any(reached.get(partition, 0) < end for partition, end in ends.items())
+        stopped = {row["partition"] for row in found if row["stopped"]}  # what is broken there must not hold all up
+        return any(reached.get(n, 0) < end for n, end in ends.items() if n not in stopped)
 
     while await retry_outages(behind, beat, stopping, "catching up"):
         await pause(stopping, CATCH_UP_LOOK_S)

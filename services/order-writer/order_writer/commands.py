@@ -132,8 +132,8 @@ class Commands:
 
     def _give_up(self, unit: Unit, it: Arrived, reason: str) -> None:
         _log.error("a command can never be acted on (%s): dead letter", reason)
-        self._metrics.dead_letters.labels(reason).inc()
-        unit.sending.append(dead_letter(ORDER_COMMANDS.name, max(it.partition, 0), it.offset, reason, it.value))
+        where = (ORDER_COMMANDS.name, max(it.partition, 0), it.offset)
+        unit.bury(dead_letter(*where, reason, it.value, first_seen_ms=unit.now_ms), reason)
 
 
 def message_of(command: OfPurchase) -> saga.Message:

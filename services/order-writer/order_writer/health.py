@@ -66,7 +66,8 @@ class Health:
             async with asyncio.timeout(LOOK_S_MAX):
                 waiting = await self._pool.fetchrow(
                     "SELECT (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM payments"
-                    " WHERE state IN ('due', 'unknown', 'void_due')) AS payments"
+                    " WHERE state IN ('due', 'unknown', 'void_due')) AS payments,"
+                    " (SELECT count(*) FROM progress WHERE stopped IS NOT NULL) AS stopped"
                 )
         except Exception as error:
             if not is_outage(error):
@@ -75,6 +76,7 @@ class Health:
         assert waiting is not None
         self._metrics.outbox.set(waiting["outbox"])
         self._metrics.payments_open.set(waiting["payments"])
+        self._metrics.stopped.set(waiting["stopped"])
         return True
 
     async def _look_kafka(self) -> bool | str:

@@ -29,7 +29,17 @@ class Metrics:
         self.expired = Counter(names.HOLDS_EXPIRED, "Holds that ran out", registry=self.registry)
         self.dead_letters = Counter(names.DEAD_LETTERS, "Messages given up on", ["reason"], registry=self.registry)
 
+        self.overruled = Counter(
+            names.ORDERS_OVERRULED, "Confirmed orders that the log had released", registry=self.registry
+        )
+        self.stopped = Gauge(
+            names.PARTITIONS_STOPPED, "Partitions whose decisions cannot be applied", registry=self.registry
+        )
+
     def changed(self, unit: Unit) -> None:
         """Count what a committed unit made of orders."""
+        self.overruled.inc(unit.overruled)
+        for reason in unit.buried:
+            self.dead_letters.labels(reason).inc()
         for state in unit.changed:
             self.orders.labels(type(state).__name__.lower()).inc()

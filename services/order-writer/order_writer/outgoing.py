@@ -3,6 +3,7 @@
 Pure. Repeats are harmless: a second release is answered `Ignored`, an event is skipped by (purchase_id, version).
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -65,25 +66,42 @@ def order_event(state: saga.Confirmed | saga.Released, now_ms: Millis) -> Outgoi
             ("ce_id", f"{event.purchase_id}/{event.version}".encode()),
             ("ce_source", CE_SOURCE),
             ("ce_type", f"stampede.{name}.v{event.v}".encode()),
+            ("ce_subject", event.purchase_id.encode()),
             ("ce_time", datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").encode()),
             ("content-type", b"application/json"),
         ],
     )
 
 
-def dead_letter(topic: str, partition: int, offset: int, reason: str, value: bytes) -> Outgoing:
-    """A record that can never be acted on: its bytes unchanged, where it stood and why in the headers."""
+def dead_letter(
+    topic: str,
+    partition: int,
+    offset: int,
+    reason: str,
+    value: bytes,
+    *,
+    first_seen_ms: Millis,
+    index: int | None = None,
+    headers: Sequence[tuple[str, bytes]] = (),
+) -> Outgoing:
+    """What can never be acted on: its bytes unchanged; where it stood, since when and why it lies here in the headers.
+
+    Args:
+        topic, partition, offset: the record's place; with `index`, `value` is one part of it.
+        reason: a stable word.
+        value: the bytes as they came.
+        first_seen_ms: when it was given up.
+        index: which of the record's decisions.
+        headers: of the record itself, kept under `original.`.
+    """
+    place = {"topic": topic, "partition": partition, "offset": offset, "index": index, "first_seen_ms": first_seen_ms}
+    known = {name: str(value).encode() for name, value in place.items() if value is not None}
     return Outgoing(
         DEAD_LETTERS.name,
-        partition,
-        f"{topic}/{partition}/{offset}".encode(),
+        partition_of(topic),
+        "/".join(str(place[name]) for name in ("topic", "partition", "offset", "index") if name in known).encode(),
         value,
-        [
-            ("reason", reason.encode()),
-            ("topic", topic.encode()),
-            ("partition", str(partition).encode()),
-            ("offset", str(offset).encode()),
-        ],
+        [("reason", reason.encode()), *known.items(), *((f"original.{name}", value) for name, value in headers)],
     )
 
 

@@ -1,21 +1,21 @@
 """What one batch of decisions does to Postgres, in one transaction: progress, rows, payments due, catalogue, saga."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-import asyncpg
-
-from eventlog.reader import LogBroken, Progress
+from eventlog.reader import Progress
 from order_writer import saga
-from order_writer.database import columns
+from order_writer.database import columns, said
 from order_writer.domain import Batch, Row, Stock, conflict, order_of
 from order_writer.outgoing import order_event
+from order_writer.row_errors import NUMBERS_CONSTRAINT, PartitionBroken, Source, bury, bury_change, in_parts, stub
 from order_writer.unit import Unit
 from stampede_schemas.identifiers import ProductId
 
 LOCK_PROGRESS = "SELECT 1 FROM progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
 ADVANCE = """
-UPDATE progress p SET next_offset = m.next_offset, source_offset = m.source_offset, load = m.load, anchor = m.anchor
+UPDATE progress p SET next_offset = m.next_offset, source_offset = m.source_offset, load = m.load, anchor = m.anchor,
+       stopped = NULL
 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[])
      AS m (partition, was, next_offset, source_offset, load, anchor)
 WHERE p.partition = m.partition AND p.next_offset = m.was"""
@@ -29,19 +29,21 @@ WITH new AS (
          CASE WHEN $18 AND status = 'reserved' THEN 'confirmed' ELSE status END, reason, reservation_no,
          unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index,
          now() + hold_ms * interval '1 millisecond', trace_id, traceparent,
-         CASE WHEN $18 AND status = 'reserved' THEN 2 ELSE 1 END
+         CASE WHEN status = 'released' OR ($18 AND status = 'reserved') THEN 2 ELSE 1 END
+           + coalesce((SELECT p.version FROM published p WHERE p.purchase_id = r.purchase_id), 0)
   FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
               $9::text[], $10::text[], $11::text[], $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::text[],
               $17::text[])
        AS r (purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
              payment_method, fingerprint, partition, source_offset, source_index, hold_ms, trace_id, traceparent)
   ON CONFLICT (purchase_id) DO NOTHING
-  RETURNING purchase_id, payment_method, status)
+  RETURNING purchase_id, payment_method, status, version)
 """
-COUNT_NEW = "SELECT purchase_id FROM new"
+SELECT_NEW = "SELECT purchase_id, version FROM new"
+# A payment that is there already was voided before its purchase came: nothing may be charged for it any more.
 INSERT_DUES = """, due AS (
   INSERT INTO payments (purchase_id, method, state) SELECT purchase_id, payment_method, 'due' FROM new
-  WHERE status = 'reserved')
+  WHERE status = 'reserved' ON CONFLICT (purchase_id) DO NOTHING)
 """
 LIST_PRODUCTS = """
 INSERT INTO products (product_id, name, unit_price_minor, currency, stock, available, per_buyer_limit, hold_ms, status,
@@ -60,6 +62,11 @@ FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[])
 WHERE p.product_id = s.product_id AND p.partition = s.partition"""
 
 
+At = tuple[int, int]  # partition and offset of a `requests` record
+Change = tuple[tuple[int, ProductId], Stock]
+Insert = Callable[[list[Row]], Awaitable[None]]
+
+
 class Move(NamedTuple):
     """A partition's progress from `was` (its next offset before the batch) to `to`."""
 
@@ -71,7 +78,9 @@ class Overtaken(Exception):
     """Another writer has moved a partition on: this batch is dropped, and reading goes on from the stored progress."""
 
 
-async def apply(unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm: bool) -> int:
+async def apply(
+    unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm: bool, sources: Mapping[At, Source] | None = None
+) -> int:
     """Write one batch; the caller's transaction makes it one step. Returns how many rows are new.
 
     Args:
@@ -79,30 +88,65 @@ async def apply(unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm:
         moves: by partition; together exactly the records that `batch` was made of.
         batch: what they say; nothing when all of them were void.
         confirm: sell at once, for installations that take no payment.
+        sources: the records, after Postgres refused the batch as a whole: it is split, and what is refused is buried.
 
     Raises:
         Overtaken: nothing of it may be committed.
-        LogBroken: a reservation number came twice.
+        PartitionBroken: a reservation number came twice; only with `sources`, since only then it is known where.
+        Exception: a row error, without `sources`.
     """
     await _advance(unit, moves)
-    new: set[str] = set()
+    new: dict[str, int] = {}
+    rows = list(batch.rows.values())
+
+    async def insert(some: list[Row]) -> None:
+        new.update(await _insert(unit, some, confirm=confirm))
+
+    async def catalogue(some: list[Change]) -> None:
+        await _catalogue(unit, some)
+
+    if sources is None:
+        if rows:
+            await insert(rows)
+        await _catalogue(unit, list(batch.stocks.items()))
+    else:
+        rows = await _insert_what_can_be(unit, rows, new, insert, sources)
+        for (key, stock), error in await in_parts(unit.connection, list(batch.stocks.items()), catalogue):
+            bury_change(unit, sources[key[0], stock.source_offset], key, error)
+    unit.payments_due = bool(rows) and not confirm
+    _tell_of_sales(unit, rows, new, confirm=confirm)
     heard = list(batch.later)
-    if batch.rows:
-        rows = list(batch.rows.values())
-        query = INSERT_PURCHASES + ("" if confirm else INSERT_DUES) + COUNT_NEW
-        try:
-            found = await unit.connection.fetch(query, *columns(rows, len(Row._fields)), confirm)
-        except asyncpg.UniqueViolationError as error:
-            raise LogBroken(f"a reservation number was given twice, the fold is broken: {error.detail}") from None
-        new = {record["purchase_id"] for record in found}
-        unit.payments_due = not confirm
-        _tell_of_sales(unit, rows, new, confirm=confirm)
-        if len(new) < len(rows):
-            again = (conflict(row) for row in rows if row.purchase_id not in new)
-            heard = [told for told in again if told] + heard
+    if len(new) < len(rows):
+        again = (conflict(row) for row in rows if row.purchase_id not in new)
+        heard = [told for told in again if told] + heard
     await unit.tell(heard)
-    await _catalogue(unit, batch)
     return len(new)
+
+
+async def _insert(unit: Unit, rows: list[Row], *, confirm: bool) -> dict[str, int]:
+    """The versions of the rows that are new."""
+    query = INSERT_PURCHASES + ("" if confirm else INSERT_DUES) + SELECT_NEW
+    found = await unit.connection.fetch(query, *columns(rows, len(Row._fields)), confirm)
+    return {record["purchase_id"]: record["version"] for record in found}
+
+
+async def _insert_what_can_be(
+    unit: Unit, rows: list[Row], new: dict[str, int], insert: Insert, sources: Mapping[At, Source]
+) -> list[Row]:
+    """Insert by halves, each refused row as a stub. The rows that are there now, or were before."""
+    refused = await in_parts(unit.connection, rows, insert)
+    gone: set[str] = set()
+    for row, error in refused:
+        if getattr(error, "constraint_name", None) == NUMBERS_CONSTRAINT:
+            raise PartitionBroken(
+                row.partition,
+                f"a reservation number was given twice, the fold of partition {row.partition} is broken: {said(error)}",
+            )
+        unstorable = await in_parts(unit.connection, [stub(row)], insert)
+        if unstorable or row.purchase_id in new:
+            bury(unit, row, new.get(row.purchase_id), error, sources[row.partition, row.source_offset])
+            gone.add(row.purchase_id)
+    return [row for row in rows if row.purchase_id not in gone]
 
 
 async def _advance(unit: Unit, moves: Mapping[int, Move]) -> None:
@@ -113,19 +157,19 @@ async def _advance(unit: Unit, moves: Mapping[int, Move]) -> None:
         raise Overtaken
 
 
-def _tell_of_sales(unit: Unit, rows: list[Row], new: set[str], *, confirm: bool) -> None:
+def _tell_of_sales(unit: Unit, rows: list[Row], new: dict[str, int], *, confirm: bool) -> None:
     if not confirm:
         return
     for row in rows:
         if row.status == "reserved" and row.purchase_id in new:
-            sold = saga.Confirmed(order_of(row), version=2)
+            sold = saga.Confirmed(order_of(row), new[row.purchase_id])
             unit.changed.append(sold)
             unit.sending.append(order_event(sold, unit.now_ms))
 
 
-async def _catalogue(unit: Unit, batch: Batch) -> None:
-    whole = [_product_row(*item) for item in batch.stocks.items() if item[1].whole]
-    moved = [(p, n, s.added, s.available, s.source_offset) for (n, p), s in batch.stocks.items() if not s.whole]
+async def _catalogue(unit: Unit, changes: list[Change]) -> None:
+    whole = [_product_row(*item) for item in changes if item[1].whole]
+    moved = [(p, n, s.added, s.available, s.source_offset) for (n, p), s in changes if not s.whole]
     if whole:
         await unit.connection.execute(LIST_PRODUCTS, *columns(whole, 13))
     if moved:

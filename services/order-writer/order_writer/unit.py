@@ -17,6 +17,7 @@ from order_writer.database import Connection, Pool, columns
 from order_writer.outgoing import Outgoing, encode_outbox, order_event, releases
 from stampede_schemas.identifiers import Millis, Position, ProductId, PurchaseId
 
+NO_CURRENCY = "XXX"  # as ISO 4217 says it
 NOW_MS = "SELECT (extract(epoch FROM now()) * 1000)::bigint"
 LOAD = """
 SELECT purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
@@ -50,14 +51,16 @@ class Refused(NamedTuple):
 
 
 class Unit:
-    """A transaction under way. `changed`, `released` and `refused` tell the shell what came of it."""
+    """A transaction under way. `changed`, `overruled`, `released`, `refused` and `buried` tell what came of it."""
 
     def __init__(self, connection: Connection, now_ms: Millis) -> None:
         self.connection = connection
         self.now_ms = now_ms
         self.sending: list[Outgoing] = []
         self.changed: list[saga.Confirmed | saga.Released] = []
+        self.overruled = 0  # confirmed orders whose units the log had given back
         self.released: list[saga.GiveBack] = []
+        self.buried: list[str] = []  # reasons of dead letters
         self.refused: list[Refused] = []
         self.payments_due = False
 
@@ -65,7 +68,9 @@ class Unit:
         """Let the saga react to each message in order, and write what follows. Returns the purchases without a row."""
         if not heard:
             return set()
-        found = await self.connection.fetch(LOAD, list({purchase_id for purchase_id, _ in heard}))
+        # Postgres' text cannot hold a NUL: such a purchase has no row, and asking for it would be an error.
+        names = {purchase_id for purchase_id, _ in heard if "\0" not in purchase_id}
+        found = await self.connection.fetch(LOAD, list(names))
         rows: dict[PurchaseId, asyncpg.Record] = {row["purchase_id"]: row for row in found}
         before = {purchase_id: purchase_of(row) for purchase_id, row in rows.items()}
         now = dict(before)
@@ -79,6 +84,8 @@ class Unit:
             for effect in effects:
                 match effect:
                     case saga.Become(state):
+                        by_log = isinstance(message, saga.StockReleased)
+                        self.overruled += by_log and isinstance(purchase, saga.Confirmed)
                         self.changed.append(state)
                         self.sending.append(order_event(state, self.now_ms))
                     case saga.GiveBack():
@@ -117,6 +124,11 @@ class Unit:
         if changes:
             done = await self.connection.execute(CHANGE, *columns(changes, 7))
             assert done == f"UPDATE {len(changes)}", "rows changed under their own locks"
+
+    def bury(self, letter: Outgoing, reason: str) -> None:
+        """Send a dead letter with this transaction."""
+        self.sending.append(letter)
+        self.buried.append(reason)
 
     async def close(self) -> None:
         """Write the outbox row, last."""
@@ -162,9 +174,9 @@ def purchase_of(row: asyncpg.Record) -> saga.Purchase:
         product_id,
         row["quantity"],
         position,
-        row["reservation_no"],
-        row["unit_price_minor"],
-        row["currency"],
+        row["reservation_no"] or 0,  # a stub has none
+        row["unit_price_minor"] or 0,
+        row["currency"] or NO_CURRENCY,
         row["payment_method"],
         row["traceparent"],
     )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -21,8 +21,9 @@ from order_writer import store
 from order_writer.database import is_outage, retry_outages, said
 from order_writer.domain import Batch
 from order_writer.metrics import Metrics
+from order_writer.row_errors import PartitionBroken, Source, is_row_error
 from order_writer.spans import Spans
-from order_writer.store import Move, Overtaken
+from order_writer.store import At, Move, Overtaken
 from order_writer.unit import Units
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.topics import DECISIONS
@@ -37,6 +38,7 @@ KAFKA_PATIENCE_S = 10.0
 POLL_PAUSE_MS_MAX = 3_600_000
 
 _PROGRESS = "SELECT partition, next_offset, source_offset, load, anchor, topic_id FROM progress"
+STOP = "UPDATE progress SET stopped = $2 WHERE partition = $1"
 _BEGIN = """
 INSERT INTO progress (partition, next_offset, source_offset, load, anchor, topic_id)
 SELECT unnest($1::int[]), 0, -1, '', -1, $2 ON CONFLICT (partition) DO NOTHING"""
@@ -68,6 +70,7 @@ class Writer:
         self._client = member_settings(group, instance, session_timeout_s)
         self.readers: dict[int, CountingReader] = {}
         self._suspect: dict[int, int] = {}
+        self._stopped: set[int] = set()
         self._failed: BaseException | None = None
         self._reached: dict[int, int] = {}
         self._committed_at = 0.0
@@ -103,7 +106,8 @@ class Writer:
                     self._commit(client)
                 else:
                     await reading  # drop what was read ahead
-                    await self._loop.run_in_executor(thread, self._take, client, client.assignment())
+                    applied = [one for one in client.assignment() if one.partition not in self._stopped]
+                    await self._loop.run_in_executor(thread, self._take, client, applied)
                     reading = self._loop.run_in_executor(thread, _read, client)
         finally:
             await reading
@@ -113,18 +117,20 @@ class Writer:
         started = time.time_ns()
         at = 0
         while at < len(messages):
-            batch, moves = Batch(), dict[int, Move]()
+            batch, moves, sources = Batch(), dict[int, Move](), dict[At, Message]()
             while at < len(messages) and batch.decisions < ORDERS_PER_TRANSACTION_MAX:
-                if not self._take_in(messages[at], batch, moves):
+                if not self._take_in(messages[at], batch, moves, sources):
                     return False
                 at += 1
             if not moves:
                 continue
             try:
-                async with self._units.open() as unit:
-                    new = await store.apply(unit, moves, batch, confirm=self._confirm)
+                new = await self._store(moves, batch, sources)
             except Overtaken:
                 _log.info("another writer moved partitions %s on: going to the stored progress", sorted(moves))
+                return False
+            except PartitionBroken as broken:
+                await self._stop(broken)
                 return False
             except Exception as error:
                 if not is_outage(error):
@@ -137,7 +143,26 @@ class Writer:
             started = time.time_ns()
         return True
 
-    def _take_in(self, message: Message, batch: Batch, moves: dict[int, Move]) -> bool:
+    async def _store(self, moves: dict[int, Move], batch: Batch, sources: dict[At, Message]) -> int:
+        """Write one batch; if Postgres refuses something in it, once more, in parts."""
+        try:
+            async with self._units.open() as unit:
+                return await store.apply(unit, moves, batch, confirm=self._confirm)
+        except Exception as error:
+            if not is_row_error(error):
+                raise
+            _log.warning("a batch holds what Postgres will never take, writing it in parts: %s", said(error))
+        async with self._units.open() as unit:
+            return await store.apply(unit, moves, batch, confirm=self._confirm, sources=_sources(sources))
+
+    async def _stop(self, broken: PartitionBroken) -> None:
+        """Apply nothing more of this partition; the others go on, and the gauge that is set here pages."""
+        _log.critical("partition %d stops: %s", broken.partition, broken)
+        self._stopped.add(broken.partition)
+        work = partial(self._units.pool.execute, STOP, broken.partition, str(broken))
+        await retry_outages(work, self._beat, self._stopping, "stopping a partition")
+
+    def _take_in(self, message: Message, batch: Batch, moves: dict[int, Move], sources: dict[At, Message]) -> bool:
         """Add one record to the batch; False when it is not the next one and the partition has to be read anew."""
         if (error := message.error()) is not None:
             check_passing(error, DECISIONS.name)
@@ -165,6 +190,7 @@ class Writer:
             return True
         try:
             batch.add(partition, read.source_offset, decode_decisions(read))
+            sources[partition, read.source_offset] = message
         except msgspec.DecodeError as error:
             raise LogBroken(
                 f"{DECISIONS.name}/{partition} holds at {offset} what this version cannot read ({error}): "
@@ -193,6 +219,7 @@ class Writer:
     # In the consumer's thread.
 
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
+        self._stopped.clear()  # perhaps somebody has seen to it: tried anew
         self._take(client, partitions)
 
     def _revoked(self, client: Consumer, partitions: list[TopicPartition]) -> None:
@@ -265,6 +292,18 @@ def patiently(work: Callable[[], T]) -> T:
             if error.args[0].code() not in _SOON or time.monotonic() > deadline:
                 raise
         time.sleep(KAFKA_PATIENCE_S / 100)
+
+
+def _sources(messages: dict[At, Message]) -> dict[At, Source]:
+    """The records as dead letters keep them."""
+    found: dict[At, Source] = {}
+    for at, message in messages.items():
+        offset, headers = message.offset(), cast(list[tuple[str, bytes | None]] | None, message.headers())
+        assert offset is not None
+        found[at] = Source(
+            at[0], offset, message.value() or b"", [(name, value or b"") for name, value in headers or ()]
+        )
+    return found
 
 
 def _read(client: Consumer) -> list[Message]:

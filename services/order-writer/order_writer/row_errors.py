@@ -1,0 +1,132 @@
+"""Values that Postgres will never take: found by splitting, kept as a stub, given back and told of as a dead letter.
+
+An outage is waited for; a row that no waiting helps must not hold its partition up, nor take its neighbours with it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, TypeVar
+
+import asyncpg
+import msgspec
+
+from eventlog.reader import LogBroken
+from order_writer import saga
+from order_writer.database import Connection, said
+from order_writer.domain import Row, order_of
+from order_writer.outgoing import dead_letter, order_event
+from order_writer.unit import Unit
+from stampede_schemas.codec import decode_envelope
+from stampede_schemas.identifiers import ProductId
+from stampede_schemas.topics import DECISIONS
+
+ROW_ERROR: Final = "row_error"
+NUMBERS_CONSTRAINT = "reservation_numbers_are_unique"
+# Of SQLSTATE: a value that its column cannot hold, and a constraint.
+_CLASSES = ("22", "23")
+STUB_VERSION = 2  # its event is its first: reserved was never told
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """The `decisions` record that a row came from, as it stands in the log."""
+
+    partition: int
+    offset: int
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+class PartitionBroken(LogBroken):
+    """The fold of one partition is broken: it must not be applied any further, the others may."""
+
+    def __init__(self, partition: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.partition = partition
+
+
+def is_row_error(error: BaseException) -> bool:
+    """Whether some value is at fault, so that the same rows fail for ever."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(_CLASSES)
+    # The driver's own refusal, before anything is sent: a number that does not fit its column.
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+
+
+async def in_parts(
+    connection: Connection, items: list[T], write: Callable[[list[T]], Awaitable[None]]
+) -> list[tuple[T, Exception]]:
+    """Write all items that can be written, by halves in savepoints; the refused ones, each with its error."""
+    if not items:
+        return []
+    try:
+        async with connection.transaction():
+            await write(items)
+    except Exception as error:
+        if not is_row_error(error):
+            raise
+        if len(items) == 1:
+            return [(items[0], error)]
+        middle = len(items) // 2
+        return await in_parts(connection, items[:middle], write) + await in_parts(connection, items[middle:], write)
+    return []
+
+
+def stub(row: Row) -> Row:
+    """What can be kept of a refused row: whose it was, where it stood, how it ended."""
+    ended = {} if row.status == "rejected" else {"status": "released", "reason": ROW_ERROR}
+    return row._replace(
+        buyer_id=_storable(row.buyer_id),
+        product_id=_storable(row.product_id),  # type: ignore[arg-type]
+        fingerprint=_storable(row.fingerprint),
+        quantity=1,
+        reservation_no=None,
+        unit_price_minor=None,
+        currency=None,
+        payment_method="",
+        hold_ms=None,
+        trace_id=None,
+        traceparent=None,
+        **ended,  # type: ignore[arg-type]
+    )
+
+
+def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source: Source) -> None:
+    """Give back what the row held, tell the world how it ended, and keep the decision's own bytes as a dead letter.
+
+    `version` is that of its stub; None when not even that could be kept.
+    """
+    if row.status == "reserved":
+        order = order_of(row)
+        ended = saga.Released(order, version or STUB_VERSION, ROW_ERROR, "none", returned=False)
+        unit.changed.append(ended)
+        unit.sending.append(order_event(ended, unit.now_ms))
+        unit.released.append(
+            saga.GiveBack(order.purchase_id, order.product_id, order.reservation, ROW_ERROR, order.traceparent)
+        )
+    envelope = decode_envelope(source.value)
+    assert envelope is not None
+    content = bytes(_raws.decode(envelope.decisions)[row.source_index])
+    _bury(unit, source, ROW_ERROR, content, error, row.source_index)
+
+
+def bury_change(unit: Unit, source: Source, key: tuple[int, ProductId], error: BaseException) -> None:
+    """Keep a record as a dead letter whose change of a product the catalogue cannot hold."""
+    _log.error("the catalogue shows an older %s", key[1])
+    _bury(unit, source, "product_error", source.value, error)
+
+
+def _bury(
+    unit: Unit, source: Source, reason: str, content: bytes, error: BaseException, index: int | None = None
+) -> None:
+    where = (DECISIONS.name, source.partition, source.offset)
+    _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, said(error))
+    letter = dead_letter(*where, reason, content, index=index, headers=source.headers, first_seen_ms=unit.now_ms)
+    unit.bury(letter, reason)
+
+
+def _storable(text: str) -> str:
+    """Postgres' text holds every character but one."""
+    return text.replace("\0", "\ufffd")

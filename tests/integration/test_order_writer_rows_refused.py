@@ -1,0 +1,171 @@
+"""Rows that Postgres will never take: each is a stub, a release and a dead letter; its neighbours are sold."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from order_writer.row_errors import NUMBERS_CONSTRAINT
+from stampede_schemas.codec import encode
+from stampede_schemas.decisions import AnyDecision, Reserved
+from stampede_schemas.identifiers import Position
+from stampede_schemas.requests import ReleaseRequested
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
+from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
+from tests.support.stack import LocalStack
+
+
+@pytest.fixture
+async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
+    """New topics, new tables."""
+    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
+        yield made
+
+
+async def empty(place: Installation) -> bool:
+    """Whether all messages are sent."""
+    return await place.value("SELECT count(*) FROM outbox") == 0
+
+
+async def applied(place: Installation, partition: int, offset: int) -> bool:
+    """Whether a partition is applied up to `offset`."""
+    return await place.value("SELECT next_offset FROM progress WHERE partition = $1", partition) == offset
+
+
+def given_back(place: Installation) -> list[tuple[str, Position, str]]:
+    """What was asked of the inventory."""
+    return [(r.purchase_id, r.reservation, r.reason) for _, r in place.requests() if isinstance(r, ReleaseRequested)]
+
+
+def large(purchase_id: str, number: int) -> Reserved:
+    """More units than a column holds: the driver itself refuses it."""
+    return reserved(purchase_id, number, quantity=2**31)
+
+
+def unsayable(purchase_id: str, number: int) -> Reserved:
+    """A NUL, which Postgres' text does not hold."""
+    return reserved(purchase_id, number, method="o\0k")
+
+
+def forbidden(purchase_id: str, number: int) -> Reserved:
+    """Violates a check that an operator has added."""
+    return reserved(purchase_id, number, method="voucher")
+
+
+@pytest.mark.parametrize("payment", ["none", "simulated"])
+async def test_a_refused_row_is_a_stub_and_its_batch_is_stored(place: Installation, payment: str) -> None:
+    """Too large, not storable, against a check: one release and one letter each; the others within a second."""
+    await place.rows("ALTER TABLE purchases ADD CHECK (payment_method <> 'voucher')")
+    bad: list[AnyDecision] = [large("large", 501), unsayable("nul", 502), forbidden("check", 503)]
+    good: list[AnyDecision] = [reserved(f"p{i}", i + 1) for i in range(400)]
+    no = rejected("no", method="o\0k")
+    unnamed = reserved("a\0name", 504)
+    place.log.append(5, [listed()])
+    async with place.writer(payment=payment) as task:
+        await until(lambda: applied(place, 5, 1), "running", task=task)
+        began = time.monotonic()
+        place.log.append(5, [*good[:150], bad[0], *good[150:], bad[1]], [bad[2], no, unnamed], [rejected("last")])
+        await until(lambda: applied(place, 5, 4), "the partition goes on", task=task)
+        assert time.monotonic() - began < 1.5  # at most a second of it is the batch's
+        confirmed = "SELECT count(*) = 400 FROM purchases WHERE status = 'confirmed'"
+        await until(lambda: place.value(confirmed), "the neighbours are sold", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+        place.log.append(5, [released("nul", Position(5, 1, 401), reason="row_error")])
+        back = "SELECT stock_returned_at FROM purchases WHERE purchase_id = 'nul'"
+        await until(lambda: place.value(back), "its units are back", task=task)
+    stubs = await place.rows("SELECT * FROM purchases WHERE reason = 'row_error' ORDER BY purchase_id")
+    assert [(row["purchase_id"], row["status"], row["version"]) for row in stubs] == [
+        ("check", "released", 2),
+        ("large", "released", 2),
+        ("nul", "released", 2),
+    ]
+    assert [row["buyer_id"] for row in stubs] == ["buyer-of-check", "buyer-of-large", "buyer-of-nul"]
+    assert (await place.statuses())["no"] == "rejected"
+    at = {"large": (1, 150), "nul": (1, 401), "check": (2, 0), "a\0name": (2, 2)}
+    assert sorted(given_back(place)) == sorted((p, Position(5, *where), "row_error") for p, where in at.items())
+    told = [event for event in place.events() if event.reason == "row_error"]
+    assert sorted((event.purchase_id, event.version) for event in told) == sorted((p, 2) for p in at)
+    assert {event.quantity for event in told if event.purchase_id == "large"} == {2**31}
+
+
+async def test_the_letter_of_a_refused_row_holds_all_that_is_known(place: Installation) -> None:
+    """Where the decision stood, its own bytes, the record's headers, why and since when."""
+    bad = unsayable("nul", 2)
+    place.log.append(5, [listed()])
+    place.log.headers = [("traceparent", b"00-abc")]
+    place.log.append(5, [reserved("ok", 1), bad])
+    began_ms = time.time_ns() // 1_000_000
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 5, 2), "applied", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    [letter] = place.records(DEAD_LETTERS.name)
+    assert letter.value() == encode(bad)
+    assert letter.key() == b"stampede.decisions/5/1/1"
+    headers: dict[str, Any] = dict(letter.headers() or [])
+    assert began_ms - 1_000 < int(headers.pop("first_seen_ms")) < began_ms + 30_000
+    assert headers == {
+        "reason": b"row_error",
+        "topic": DECISIONS.name.encode(),
+        "partition": b"5",
+        "offset": b"1",
+        "index": b"1",
+        "original.traceparent": b"00-abc",
+    }
+
+
+async def test_a_refused_row_applied_again_changes_nothing(place: Installation) -> None:
+    """Its stub stands where the row stood: no second release, no second letter; another position is given back."""
+    place.log.append(5, [listed()], [unsayable("nul", 1), reserved("ok", 2)])
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 5, 2), "applied", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    await place.rows("UPDATE progress SET next_offset = 0, source_offset = -1, load = '', anchor = -1")
+    place.log.append(7, [unsayable("nul", 3)])
+    async with place.writer(group="another", payment="none") as task:
+        await until(lambda: applied(place, 5, 2), "applied again", task=task)
+        await until(lambda: applied(place, 7, 1), "applied elsewhere", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    assert given_back(place) == [
+        ("nul", Position(5, 1, 0), "row_error"),
+        ("nul", Position(7, 0, 0), "already_decided"),
+    ]
+    assert len(place.values(DEAD_LETTERS.name)) == 1
+
+
+async def test_a_product_that_the_catalogue_cannot_hold_stops_nothing(place: Installation) -> None:
+    """Its record is a dead letter; what is sold of it is sold."""
+    await place.rows("ALTER TABLE products ADD CHECK (stock < 1000)")
+    place.log.append(5, [listed("many", 5_000), listed("few", 10), reserved("p1", 1, product_id="many")])
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 5, 1), "applied", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    assert await place.statuses() == {"p1": "confirmed"}
+    assert [row["product_id"] for row in await place.rows("SELECT product_id FROM products")] == ["few"]
+    [letter] = place.records(DEAD_LETTERS.name)
+    assert letter.value() == place.values(DECISIONS.name)[0]
+
+
+async def test_a_repeated_reservation_number_stops_its_partition_alone(place: Installation) -> None:
+    """A broken fold: nothing of that batch is committed, the other partitions go on, also after a restart, and
+    somebody is paged."""
+    place.log.append(0, [listed()], [reserved("p1", 1)])
+    async with place.writer() as task:
+        await until(lambda: applied(place, 0, 2), "applied", task=task)
+        place.log.append(0, [reserved("p2", 1)], [reserved("p3", 2)])
+        why = "SELECT stopped FROM progress WHERE partition = 0"
+        await until(lambda: place.value(why), "it is told", task=task)
+        assert NUMBERS_CONSTRAINT in str(await place.value(why))
+        place.log.append(1, [listed("sock")], [reserved("p4", 1, product_id="sock")])
+        await until(lambda: applied(place, 1, 2), "the others go on", task=task)
+    assert sorted(await place.statuses()) == ["p1", "p4"]
+    async with place.writer() as task:
+        place.log.append(1, [reserved("p5", 2, product_id="sock")])
+        sold = "SELECT true FROM purchases WHERE purchase_id = 'p5' AND status = 'confirmed'"
+        await until(lambda: place.value(sold), "sold after a restart", task=task)
+    assert await applied(place, 0, 2)
+    # Somebody repairs what was wrong (here: what stood in the way), and the next start goes on.
+    await place.rows("UPDATE purchases SET reservation_no = 99 WHERE purchase_id = 'p1'")
+    async with place.writer() as task:
+        await until(lambda: applied(place, 0, 4), "repaired", task=task)
+        assert await place.value(why) is None
