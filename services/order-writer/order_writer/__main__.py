@@ -14,6 +14,7 @@ from eventlog.reader import LogBroken
 from order_writer import app
 from order_writer.database import DatabaseWrong
 from order_writer.migrate import migrate
+from order_writer.roles import parse_role
 from order_writer.settings import Settings
 from telemetry.logs import configure_logs
 
@@ -32,7 +33,10 @@ def main() -> int:
         return _fail(f"a STAMPEDE_ setting is wrong: {wrong}")
     try:
         if command == "migrate":
-            asyncio.run(migrate(settings.postgres))
+            texts = (settings.writer_role.get_secret_value(), settings.reader_role.get_secret_value())
+            writer, reader = (parse_role(text) if text else None for text in texts)
+            for refused in asyncio.run(migrate(settings.postgres, writer, reader)):
+                print(f"order-writer: not done, do it by other means or go without: {refused}", file=sys.stderr)
             return 0
         configure_logs("order-writer", settings.instance, settings.log_level)
         uvloop.run(_run(settings))

@@ -12,11 +12,15 @@ import asyncpg
 
 CONNECTIONS_MAX = 8
 COMMAND_TIMEOUT_S = 20.0
+CONNECT_S_MAX = 10.0
+STATEMENTS_KEPT_MAX = 100  # prepared, per connection
 BACKOFF_S_MAX = 30.0
-# A writer frozen inside a transaction must not hold its progress row against its successor for ever.
+# A writer frozen inside a transaction must not hold its progress row against its successor for ever. The same limits
+# stand on the writer's role (`roles.py`): a pooler takes none from a session.
 _SESSION = {
     "idle_in_transaction_session_timeout": "5000",
     "lock_timeout": "5000",
+    "statement_timeout": "20000",
     "tcp_user_timeout": "10000",
     "timezone": "UTC",
 }
@@ -39,8 +43,14 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
-async def open_pool(dsn: str, instance: str) -> Pool:
+async def open_pool(dsn: str, instance: str, *, pooled: bool = False) -> Pool:
     """Connect and look for the tables.
+
+    Args:
+        dsn: where; `sslmode`, `sslrootcert` and the other parameters of libpq URLs are understood.
+        instance: shown in pg_stat_activity.
+        pooled: a pooler in transaction mode stands in between: no statement is prepared for later, and nothing is
+            asked of a session that may be another's next.
 
     Raises:
         DatabaseWrong: nothing answers there, or the schema is missing.
@@ -51,8 +61,10 @@ async def open_pool(dsn: str, instance: str) -> Pool:
             min_size=1,
             max_size=CONNECTIONS_MAX,
             command_timeout=COMMAND_TIMEOUT_S,
-            timeout=10,
-            server_settings=_SESSION | {"application_name": f"order-writer/{instance}"[:63]},
+            timeout=CONNECT_S_MAX,
+            reset=_leave_as_it_is,
+            server_settings=({} if pooled else _SESSION) | {"application_name": f"order-writer/{instance}"[:63]},
+            statement_cache_size=0 if pooled else STATEMENTS_KEPT_MAX,
         )
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise DatabaseWrong(
@@ -62,6 +74,10 @@ async def open_pool(dsn: str, instance: str) -> Pool:
         await pool.close()
         raise DatabaseWrong("Postgres has no tables of Stampede: run `python -m order_writer migrate` first.")
     return pool
+
+
+async def _leave_as_it_is(_connection: object) -> None:
+    """No session is ever changed here: resetting it at every release would cost a round trip for nothing."""
 
 
 async def retry_outages(

@@ -2,8 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from order_writer.roles import parse_role
 
 
 class Settings(BaseSettings):
@@ -15,6 +17,11 @@ class Settings(BaseSettings):
     instance: str = Field(default="order-writer-0", min_length=1, max_length=96)
     kafka: str = "127.0.0.1:9092"
     postgres: str = "postgresql://stampede@127.0.0.1:5432/stampede"
+    postgres_pooled: bool = False  # a pooler in transaction mode is in between
+    # Only `migrate` reads these two: name or name:password (percent-encoded) of a role that it makes and may do no
+    # more than an order-writer, a gateway must.
+    writer_role: SecretStr = SecretStr("")
+    reader_role: SecretStr = SecretStr("")
     ops_host: str = "127.0.0.1"
     ops_port: int = Field(default=0, ge=0, le=65_535)
     span_file: str = ""
@@ -22,8 +29,18 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     group: str = "order-writer"  # another one for a second installation beside the first
     session_timeout_s: int = Field(default=10, ge=6, le=60)  # Kafka's brokers accept no less than 6 s
-    payment: Literal["none", "simulated"] = "simulated"
+    payment: Literal["none", "simulated", "webhook"] = "simulated"
     payments_in_flight: int = Field(default=256, ge=1, le=10_000)
+    payment_horizon_s: int = Field(default=86_400, ge=60)  # so long the provider knows an authorisation it has seen
+    payment_journal: str = ""  # the simulated provider's own books, a file that all writers of a stack share
+    authorize_grace_ms: int = Field(default=5_000, ge=0, le=10_000)
+
+    @field_validator("writer_role", "reader_role")
+    @classmethod
+    def _a_role(cls, text: SecretStr) -> SecretStr:
+        if text.get_secret_value():
+            parse_role(text.get_secret_value())
+        return text
 
     @model_validator(mode="after")
     def _no_play_money_in_production(self) -> Self:
