@@ -64,7 +64,9 @@ class Gateway:
             LogBroken: the log is not what it was.
         """
         settings = self._settings
-        who = authenticator(settings.auth, production=settings.env == "prod", host=settings.http_host)
+        self._who = who = authenticator(
+            settings.auth, production=settings.env == "prod", host=settings.http_host, tokens=settings.tokens
+        )
         try:
             identity = settings.identity()
         except (ValueError, OSError) as error:
@@ -96,6 +98,7 @@ class Gateway:
             stack.push_async_callback(ops.close)
             stack.push_async_callback(tail.close)
             await self._start_tail(tail, store, projection, identity.fingerprint)
+            await stack.enter_async_context(_running(who.run()))
             await stack.enter_async_context(_running(bodies.sweep()))
             await stack.enter_async_context(_running(self._appender.run()))
             stack.push_async_callback(self._appender.drain)
@@ -193,6 +196,7 @@ class Gateway:
             "projection": self._caught_up or "the decisions are still being read",
             "decisions": not lost or "the end of the decisions was not seen for a second",
             "log": self._appender.healthy,
+            "identity": self._who.healthy,
         }
 
 

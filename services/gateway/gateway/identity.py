@@ -1,11 +1,12 @@
 """Who is asking: turns request headers into a Subject, or says why not. One mode per installation, none by default.
 
-`header` believes X-User-Id and is for demonstrations only. A mode with verified tokens goes into `authenticator`.
+`header` believes X-User-Id and is for demonstrations only. `jwt` believes verified tokens.
 """
 
 import ipaddress
 import logging
 import re
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway import problems
@@ -28,9 +29,23 @@ class Authenticator(Protocol):
         """Who sent these headers, with roles; problem 401 when nobody vouches for them."""
         ...
 
+    async def run(self) -> None:
+        """Keep what it believes by fresh, until cancelled."""
+        ...
+
+    @property
+    def healthy(self) -> bool | str:
+        """True, or why nobody can be vouched for."""
+        ...
+
 
 class HeaderAuthenticator:
     """Believes whatever X-User-Id says."""
+
+    healthy = True
+
+    async def run(self) -> None:
+        """There is nothing to keep fresh."""
 
     async def subject(self, headers: Headers) -> Subject | Problem:
         """The name in X-User-Id: 1 to 128 visible ASCII characters, sent once."""
@@ -40,14 +55,19 @@ class HeaderAuthenticator:
         return Subject("header", value.decode("ascii"))
 
 
-def authenticator(mode: str, *, production: bool, host: str) -> Authenticator:
-    """The authenticator for `mode` (header | jwt) on a listener at `host`.
+def authenticator(
+    mode: str, *, production: bool, host: str, tokens: Callable[[], Authenticator] | None = None
+) -> Authenticator:
+    """The authenticator for `mode` (header | jwt) on a listener at `host`; `tokens` makes the one for jwt.
 
     Raises:
-        AuthenticationRefused: the mode is not for this place, or does not exist yet.
+        AuthenticationRefused: the mode is not for this place, or its settings are wrong.
     """
-    if mode == "jwt":
-        raise AuthenticationRefused("STAMPEDE_AUTH=jwt does not exist yet; on loopback in dev use STAMPEDE_AUTH=header")
+    if mode == "jwt" and tokens is not None:
+        try:
+            return tokens()
+        except (ValueError, OSError) as error:
+            raise AuthenticationRefused(f"STAMPEDE_AUTH=jwt cannot be used: {error}") from None
     if mode != "header":
         raise AuthenticationRefused(f"STAMPEDE_AUTH={mode} is no way of knowing who asks; the modes are header and jwt")
     if production:

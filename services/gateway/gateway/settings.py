@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.admission import IDENTITY_SECRET_BYTES_MIN, IdentityKey
 from gateway.listener import REQUEST_S_MAX
+from gateway.tokens import LEEWAY_S_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
 from ratelimit.policy import parse_policies
 
 WEBHOOK_SECRET_LENGTH_MIN = 32
@@ -32,6 +33,13 @@ class Settings(BaseSettings):
     ops_host: str = "127.0.0.1"
     ops_port: int = Field(default=0, ge=0, le=65535)
     auth: str
+    jwt_algorithm: Algorithm | None = None
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_key_file: Path | None = None
+    jwt_jwks_url: str = ""
+    jwt_leeway_s: int = Field(default=30, ge=0, le=LEEWAY_S_MAX)
+    jwt_roles_claim: str = Field(default="roles", min_length=1)
     identity_key: SecretStr | None = None
     identity_key_file: Path | None = None
     webhook_secret: SecretStr | None = None
@@ -68,6 +76,23 @@ class Settings(BaseSettings):
         if any(len(secret) < WEBHOOK_SECRET_LENGTH_MIN for secret in secrets):
             raise ValueError(f"a secret of STAMPEDE_WEBHOOK_SECRET has at least {WEBHOOK_SECRET_LENGTH_MIN} characters")
         return secrets
+
+    def tokens(self) -> TokenAuthenticator:
+        """What verifies the tokens of `auth=jwt`.
+
+        Raises:
+            ValueError: a setting is missing or wrong. OSError: the key's file cannot be read.
+        """
+        if self.jwt_algorithm is None or not self.jwt_issuer or not self.jwt_audience:
+            raise ValueError("it needs STAMPEDE_JWT_ALGORITHM, STAMPEDE_JWT_ISSUER and STAMPEDE_JWT_AUDIENCE")
+        rules = TokenRules(
+            self.jwt_algorithm, self.jwt_issuer, self.jwt_audience, self.jwt_leeway_s, self.jwt_roles_claim
+        )
+        production = self.env == "prod"
+        keys = keys_of(
+            self.jwt_algorithm, key_file=self.jwt_key_file, jwks_url=self.jwt_jwks_url, production=production
+        )
+        return TokenAuthenticator(rules, keys)
 
     def identity(self) -> IdentityKey:
         """The identity key, from the setting or its file.
