@@ -11,7 +11,7 @@ import pytest
 
 from order_writer.outbox import Relay
 from order_writer.outgoing import Outgoing, encode_outbox
-from order_writer.payment import Answer, Approved, Declined
+from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided
 from order_writer.saga import Order
 from order_writer.unit import Units
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
@@ -62,18 +62,21 @@ class Till:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.voids: list[PurchaseId] = []
 
-    async def authorize(self, order: Order) -> Answer:
+    async def authorize(self, order: Order) -> Verdict:
         """Wait for the test."""
         self.asked.set()
         return await asyncio.shield(self.answer)
 
-    async def void(self, purchase_id: PurchaseId) -> bool:
+    query = authorize
+
+    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Unknown:
         """Count it; the first one gets no answer."""
+        del captured
         self.voids.append(purchase_id)
-        return len(self.voids) > 1
+        return Voided() if len(self.voids) > 1 else Unknown()
 
 
 async def test_an_order_is_confirmed_at_once(place: Installation) -> None:

@@ -23,7 +23,7 @@ from order_writer.writer import patiently
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
 from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import AnyCommand, AnyOrderEvent
+from stampede_schemas.orders import AnyCommand, AnyOrderEvent, CancelProductRequested
 from stampede_schemas.requests import AnyRequest, ReleaseReason
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
 from tests.support.stack import eventually
@@ -241,8 +241,14 @@ class Installation:
 
     def command(self, command: AnyCommand) -> None:
         """Append to `order-commands`."""
+        of = command.product_id if isinstance(command, CancelProductRequested) else command.purchase_id
+        self.append_command(partition_of(of), encode(command))
+
+    def append_command(self, partition: int, *values: bytes) -> None:
+        """Append any bytes to a partition of `order-commands`."""
         client = producer(self.kafka)
-        client.produce(ORDER_COMMANDS.name, encode(command), partition=partition_of(command.purchase_id))
+        for value in values:
+            client.produce(ORDER_COMMANDS.name, value, partition=partition)
         assert client.flush(30) == 0
 
 

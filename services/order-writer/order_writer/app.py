@@ -2,26 +2,35 @@
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
+from typing import Any
 
 from eventlog.kafka import consumer, topic_ids, watermarks
-from order_writer.commands import Commands
+from order_writer.applied import Sampler
+from order_writer.command_reader import CommandReader
+from order_writer.commands import Parked
 from order_writer.database import Pool, open_pool, pause, retry_outages
 from order_writer.expiry import Sweeper
 from order_writer.health import Health
 from order_writer.metrics import Metrics
 from order_writer.outbox import Relay
 from order_writer.payer import Payer
-from order_writer.payment import Provider, provider_named
+from order_writer.payment import NoPayment, Provider, Webhook
+from order_writer.product_cancel import ProductCanceller
+from order_writer.provider_journal import Journal
+from order_writer.provider_simulated import Simulated
 from order_writer.settings import Settings
 from order_writer.spans import Spans
 from order_writer.unit import Unit, Units
 from order_writer.writer import Writer, patiently
-from stampede_schemas.topics import DECISIONS
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure
 
 CATCH_UP_LOOK_S = 0.05
+PROGRESS = "SELECT partition, next_offset, stopped FROM progress"
+COMMAND_PROGRESS = "SELECT partition, next_offset, false AS stopped FROM command_progress"
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +42,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     """
     ids = await asyncio.to_thread(topic_ids, settings.kafka)
     ends = await asyncio.to_thread(patiently, partial(_ends, settings.kafka))
-    pool = await open_pool(settings.postgres, settings.instance)
+    pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled)
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
     metrics = Metrics(settings.instance)
     health = Health(settings.kafka, ids[DECISIONS.name], pool, metrics)
@@ -50,27 +59,23 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         units = Units(pool, committed)
         member = (settings.kafka, settings.group, settings.instance, settings.session_timeout_s)
         selling_at_once = settings.payment == "none"
-
-        async def after_catching_up() -> None:
-            # Until the log is applied, a row may say less than what was decided: nobody pays, expires or publishes.
-            await _catch_up(pool, ends, health, stopping)
-            paying = provider or provider_named(settings.payment)
-            payer = Payer(units, paying, settings.payments_in_flight, metrics, spans, health.beat("payer"))
-            commands = Commands(*member, units, metrics, health.beat("commands"))
-            async with asyncio.TaskGroup() as late:
-                late.create_task(payer.run(stopping))
-                late.create_task(Sweeper(units, metrics, health.beat("sweeper")).run(stopping))
-                late.create_task(Relay(settings.kafka, settings.instance, units, health.beat("relay")).run(stopping))
-                late.create_task(commands.run(stopping))
-                late.create_task(commands.sweep(stopping))
-
+        paying = provider or _provider(settings)
         topic_id = ids[DECISIONS.name]
         writer = Writer(*member, topic_id, units, metrics, spans, health.beat("writer"), confirm=selling_at_once)
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(stopping))
-            group.create_task(after_catching_up())
             group.create_task(health.watch(stopping))
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
+            group.create_task(Sampler(settings.kafka, pool, health.beat("sampler")).run(stopping))
+            if await _caught_up(pool, PROGRESS, ends[DECISIONS.name], health, stopping):
+                reader = CommandReader(*member, ids[ORDER_COMMANDS.name], units, health.beat("commands"))
+                group.create_task(reader.run(stopping))
+            if await _caught_up(pool, COMMAND_PROGRESS, ends[ORDER_COMMANDS.name], health, stopping):
+                health.forget("catching up")
+                health.caught_up.set()
+                _log.info("caught up")
+                for loop in _endings(settings, units, paying, metrics, spans, health):
+                    group.create_task(loop(stopping))
     finally:
         stopping.set()
         await ops.close()
@@ -79,27 +84,53 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     _log.info("stopped")
 
 
-def _ends(kafka: str) -> dict[int, int]:
+def _provider(settings: Settings) -> Provider:
+    match settings.payment:
+        case "none":
+            return NoPayment()
+        case "webhook":
+            return Webhook()
+        case "simulated":
+            return Simulated(Journal(settings.payment_journal))
+
+
+def _endings(
+    settings: Settings, units: Units, paying: Provider, metrics: Metrics, spans: Spans, health: Health
+) -> Iterator[Callable[[asyncio.Event], Coroutine[Any, Any, None]]]:
+    """What ends reservations and tells of it. Not before both logs are applied to where they ended at the start.
+
+    Until then a row may say less than what was decided and asked: nobody pays, expires or publishes.
+    """
+    limits = settings.payments_in_flight, settings.payment_horizon_s
+    yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run
+    yield Sweeper(units, metrics, health.beat("sweeper"), settings.authorize_grace_ms / 1000).run
+    yield Relay(settings.kafka, settings.instance, units, health.beat("relay")).run
+    yield Parked(units, health.beat("parked commands")).run
+    yield ProductCanceller(units, health.beat("cancellations")).run
+
+
+def _ends(kafka: str) -> dict[str, dict[int, int]]:
+    """By topic and partition, where it ends."""
     client = consumer(kafka)
     try:
-        return {n: watermarks(client, DECISIONS.name, n)[1] for n in range(DECISIONS.partitions)}
+        return {
+            topic.name: {n: watermarks(client, topic.name, n)[1] for n in range(topic.partitions)}
+            for topic in (DECISIONS, ORDER_COMMANDS)
+        }
     finally:
         client.close()
 
 
-async def _catch_up(pool: Pool, ends: dict[int, int], health: Health, stopping: asyncio.Event) -> None:
-    """Wait until all partitions are applied to `ends`, whoever applies them."""
+async def _caught_up(pool: Pool, query: str, ends: dict[int, int], health: Health, stopping: asyncio.Event) -> bool:
+    """Wait until all partitions are applied to `ends`, whoever applies them; False when asked to stop before."""
     beat = health.beat("catching up")
 
     async def behind() -> bool:
-        found = await pool.fetch("SELECT partition, next_offset, stopped FROM progress")
+        found = await pool.fetch(query)
         reached: dict[int, int] = {row["partition"]: row["next_offset"] for row in found}
         stopped = {row["partition"] for row in found if row["stopped"]}  # what is broken there must not hold all up
         return any(reached.get(n, 0) < end for n, end in ends.items() if n not in stopped)
 
     while await retry_outages(behind, beat, stopping, "catching up"):
         await pause(stopping, CATCH_UP_LOOK_S)
-    health.forget("catching up")
-    if not stopping.is_set():
-        health.caught_up.set()
-        _log.info("caught up")
+    return not stopping.is_set()

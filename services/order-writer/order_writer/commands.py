@@ -1,139 +1,144 @@
-"""The consumer of `order-commands`: payment reports and cancellations, told to the same saga.
+"""What the commands of `order-commands` do to orders, in one transaction with the progress of reading them.
 
-First form: at least once by group offset, which the saga makes harmless. A command that comes before its row waits in
-`pending_commands`; a sweep joins the two each second.
+Payment reports, reported refunds and cancellations are told to the saga. One that comes before its row waits in
+`pending_commands`: a sweep joins the two each second, so that a command and a row whose transactions missed each other
+meet all the same. It is given up only when `decisions` has been applied for ten minutes beyond the moment it came; an
+approval among those is voided: the money goes back.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, Message
 
-from eventlog.kafka import check_passing, consumer
 from order_writer import saga
 from order_writer.database import columns, pause, retry_outages
-from order_writer.metrics import Metrics
 from order_writer.outgoing import dead_letter
-from order_writer.unit import Unit, Units
-from order_writer.writer import member_settings
+from order_writer.store import Overtaken
+from order_writer.unit import Money, Unit, Units
 from stampede_schemas.codec import decode_command
-from stampede_schemas.identifiers import PurchaseId
+from stampede_schemas.identifiers import Millis
 from stampede_schemas.orders import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
-from stampede_schemas.topics import ORDER_COMMANDS
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 COMMANDS_PER_TRANSACTION_MAX = 500
-READ_WAIT_S = 0.1
 SWEEP_EVERY_S = 1.0
+PARKED_S_MAX = 600.0
+REPORTED = "reported"  # the payment method of what was paid for without a purchase
 
+LOCK_PROGRESS = "SELECT 1 FROM command_progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
+ADVANCE = """
+UPDATE command_progress p SET next_offset = m.next_offset
+FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS m (partition, was, next_offset)
+WHERE p.partition = m.partition AND p.next_offset = m.was"""
 PARK = """
-INSERT INTO pending_commands (command_id, purchase_id, payload, appended_at)
-SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[]) ON CONFLICT (command_id) DO NOTHING"""
+INSERT INTO pending_commands (command_id, purchase_id, payload, appended_at, partition, source_offset)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[], $5::int[], $6::bigint[])
+ON CONFLICT (command_id) DO NOTHING"""
 UNPARK = """
 DELETE FROM pending_commands WHERE command_id IN (
   SELECT command_id FROM pending_commands JOIN purchases USING (purchase_id) LIMIT $1
   FOR UPDATE OF pending_commands SKIP LOCKED)
-RETURNING payload, appended_at"""
+RETURNING payload, appended_at, partition, source_offset"""
+GIVE_UP = """
+DELETE FROM pending_commands WHERE command_id IN (
+  SELECT command_id FROM pending_commands c
+  WHERE parked_at + $2 * interval '1 second'
+        < (SELECT min(until) FROM applied WHERE topic = $3 HAVING count(*) = $4)
+    AND NOT EXISTS (SELECT FROM purchases u WHERE u.purchase_id = c.purchase_id)
+  ORDER BY parked_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING payload, appended_at, partition, source_offset"""
+CANCEL_PRODUCTS = """
+INSERT INTO product_cancellations (request_id, product_id)
+SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (request_id) DO NOTHING"""
+
 OfPurchase = PaymentReported | RefundReported | CancelRequested
+Headers = Sequence[tuple[str, bytes]]
 _log = logging.getLogger(__name__)
 
 
 class Arrived(NamedTuple):
-    """A command's bytes, where it stood (offset -1: it was parked) and when it was appended."""
+    """A command's bytes, where it stood, when it was appended, and its headers (none once it was parked)."""
 
     value: bytes
     partition: int
     offset: int
     appended_at: datetime
+    headers: Headers = ()
 
 
-class Commands:
-    """One member of the commands' group."""
+async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Arrived]) -> None:
+    """Tell the saga, park or give up what has come. `moves`: by partition, the progress before and after.
 
-    def __init__(
-        self,
-        kafka: str,
-        group: str,
-        instance: str,
-        session_timeout_s: int,
-        units: Units,
-        metrics: Metrics,
-        beat: Callable[[], None],
-    ) -> None:
-        self._kafka, self._units, self._metrics, self._beat = kafka, units, metrics, beat
-        self._client = member_settings(f"{group}-commands", instance, session_timeout_s) | {
-            "auto.offset.reset": "earliest"
-        }
+    Raises:
+        Overtaken: another writer has moved a partition on; nothing of it may be committed.
+    """
+    await unit.connection.execute(LOCK_PROGRESS, list(moves))
+    rows = [(partition, was, to) for partition, (was, to) in moves.items()]
+    if await unit.connection.execute(ADVANCE, *columns(rows, 3)) != f"UPDATE {len(rows)}":
+        raise Overtaken
+    await _tell(unit, arrived)
+
+
+async def _tell(unit: Unit, arrived: Sequence[Arrived]) -> None:
+    told: list[tuple[OfPurchase, saga.Message, Arrived]] = []
+    products: list[tuple[str, str]] = []
+    for it in arrived:
+        command = _read(it.value)
+        match command:
+            case None:
+                _give_up(unit, it, "not_a_command")
+            case CancelProductRequested():
+                products.append((command.request_id, command.product_id))
+            case _:
+                told.append((command, message_of(command), it))
+    rowless = await unit.tell([(command.purchase_id, message) for command, message, _ in told])
+    parked = [
+        (_id_of(command), command.purchase_id, it.value, it.appended_at, it.partition, it.offset)
+        for command, _, it in told
+        if command.purchase_id in rowless
+    ]
+    if parked:
+        await unit.connection.execute(PARK, *columns(parked, 6))
+    if products:
+        await unit.connection.execute(CANCEL_PRODUCTS, *columns(products, 2))
+    for refused in unit.refused:
+        for _, message, it in told:
+            if message is refused.message:
+                _give_up(unit, it, refused.reason)
+
+
+class Parked:
+    """Looks after the commands that wait. Several may run at once: each takes what the others have not locked."""
+
+    def __init__(self, units: Units, beat: Callable[[], None]) -> None:
+        self._units, self._beat = units, beat
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Consume until asked to stop."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, "commands") as thread:
-            client = consumer(self._kafka, **self._client)
-            client.subscribe([ORDER_COMMANDS.name])
-            try:
-                while not stopping.is_set():
-                    messages = await loop.run_in_executor(thread, _read, client)
-                    self._beat()
-                    for message in messages:
-                        if (error := message.error()) is not None:
-                            check_passing(error, ORDER_COMMANDS.name)
-                    if arrived := [_arrived(message) for message in messages if message.error() is None]:
-                        await retry_outages(partial(self.handle, arrived), self._beat, stopping, "commands")
-                    if arrived and not stopping.is_set():
-                        await loop.run_in_executor(thread, _commit, client)
-            finally:
-                await loop.run_in_executor(thread, client.close)
-
-    async def sweep(self, stopping: asyncio.Event) -> None:
-        """Each second, handle the parked commands whose row is there by now."""
+        """Look each second until asked to stop."""
         while not stopping.is_set():
-            await retry_outages(self.unpark, self._beat, stopping, "parked commands")
-            await pause(stopping, SWEEP_EVERY_S)
+            if not await retry_outages(self.sweep, self._beat, stopping, "parked commands"):
+                await pause(stopping, SWEEP_EVERY_S)
 
-    async def handle(self, arrived: list[Arrived]) -> None:
-        """One transaction: told to the saga, parked, or dead-lettered. Safe to repeat."""
+    async def sweep(self) -> bool:
+        """Tell those whose row is there by now, give up those whose row will not come; whether there may be more."""
         async with self._units.open() as unit:
-            await self._tell(unit, arrived)
-
-    async def unpark(self) -> None:
-        """The same for parked commands."""
+            met = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX)
+            await _tell(unit, [Arrived(*row) for row in met])
         async with self._units.open() as unit:
-            rows = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX)
-            await self._tell(unit, [Arrived(row["payload"], -1, -1, row["appended_at"]) for row in rows])
-
-    async def _tell(self, unit: Unit, arrived: list[Arrived]) -> None:
-        heard: list[tuple[PurchaseId, saga.Message]] = []
-        commands: list[tuple[OfPurchase, Arrived]] = []
-        for it in arrived:
-            try:
-                command = decode_command(it.value)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self._give_up(unit, it, "not_a_command")
-                continue
-            if isinstance(command, CancelProductRequested):
-                self._give_up(unit, it, "not_a_command")
-                continue
-            commands.append((command, it))
-            heard.append((command.purchase_id, message_of(command)))
-        rowless = await unit.tell(heard)
-        parked = [(*_names(c), it.value, it.appended_at) for c, it in commands if c.purchase_id in rowless]
-        if parked:
-            await unit.connection.execute(PARK, *columns(parked, 4))
-        for refused in unit.refused:
-            for (_, message), (_, it) in zip(heard, commands, strict=True):
-                if message is refused.message:
-                    self._give_up(unit, it, refused.reason)
-
-    def _give_up(self, unit: Unit, it: Arrived, reason: str) -> None:
-        _log.error("a command can never be acted on (%s): dead letter", reason)
-        where = (ORDER_COMMANDS.name, max(it.partition, 0), it.offset)
-        unit.bury(dead_letter(*where, reason, it.value, first_seen_ms=unit.now_ms), reason)
+            limits = (COMMANDS_PER_TRANSACTION_MAX, PARKED_S_MAX, DECISIONS.name, DECISIONS.partitions)
+            alone = [Arrived(*row) for row in await unit.connection.fetch(GIVE_UP, *limits)]
+            money = Money()
+            for it in alone:
+                _give_up(unit, it, "no_such_purchase")
+                command = _read(it.value)
+                if isinstance(command, PaymentReported) and command.outcome == "approved":
+                    money.voids[command.purchase_id] = REPORTED, True
+            await unit.pay(money)
+        return max(len(met), len(alone)) == COMMANDS_PER_TRANSACTION_MAX
 
 
 def message_of(command: OfPurchase) -> saga.Message:
@@ -144,32 +149,28 @@ def message_of(command: OfPurchase) -> saga.Message:
         case PaymentReported():
             return saga.PaymentDeclined()
         case RefundReported():
-            return saga.PaymentVoided()
+            return saga.PaymentVoided(True, command.amount_minor, command.currency)
         case CancelRequested():
             return saga.CancelAsked(command.actor)
 
 
-def _names(command: OfPurchase) -> tuple[str, str]:
-    """An id of the command that no other kind shares, and the purchase's."""
-    own = command.request_id if isinstance(command, CancelRequested) else command.report_id
-    return f"{type(command).__name__}:{own}", command.purchase_id
-
-
-def _arrived(message: Message) -> Arrived:
-    partition, offset = message.partition(), message.offset()
-    assert partition is not None
-    assert offset is not None
-    return Arrived(
-        message.value() or b"", partition, offset, datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
-    )
-
-
-def _read(client: Consumer) -> list[Message]:
-    return client.consume(COMMANDS_PER_TRANSACTION_MAX, READ_WAIT_S)
-
-
-def _commit(client: Consumer) -> None:
+def _read(value: bytes) -> OfPurchase | CancelProductRequested | None:
+    """None: no command, or one with a NUL, which no text in Postgres can hold."""
     try:
-        client.commit(asynchronous=False)
-    except KafkaException as error:
-        _log.info("the offset of commands was not committed, they will be heard again: %s", error)
+        command = decode_command(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    of = command.product_id if isinstance(command, CancelProductRequested) else command.purchase_id
+    return None if "\0" in of else command
+
+
+def _id_of(command: OfPurchase) -> str:
+    own = command.request_id if isinstance(command, CancelRequested) else command.report_id
+    return f"{type(command).__name__}:{command.purchase_id}:{own}"
+
+
+def _give_up(unit: Unit, it: Arrived, reason: str) -> None:
+    _log.error("a command can never be acted on (%s): dead letter", reason)
+    seen = Millis(int(it.appended_at.timestamp() * 1000))
+    where = (ORDER_COMMANDS.name, it.partition, it.offset)
+    unit.bury(dead_letter(*where, reason, it.value, first_seen_ms=seen, headers=it.headers), reason)

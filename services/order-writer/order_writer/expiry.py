@@ -1,7 +1,9 @@
 """Ends holds whose time is over, by Postgres' clock. Nothing expires while Postgres is away or the writer is behind.
 
-An approval that waited while nobody was there to hear it must not be overtaken: sweeping begins after the log was
-applied to the end seen at the start, and after one grace of uninterrupted running.
+An approval that waited while nobody was there to hear it must not be overtaken: a hold expires only once every
+partition of `order-commands` is applied beyond `hold_until`, and sweeping begins after one grace of uninterrupted
+running, in which the provider is asked first. A call to the provider that began before `hold_until` and is still open
+has one grace more to return; whoever commits first, it or this sweep, decides.
 """
 
 import asyncio
@@ -14,21 +16,26 @@ from order_writer.database import is_outage, pause, said
 from order_writer.metrics import Metrics
 from order_writer.unit import Units
 from stampede_schemas.identifiers import PurchaseId
+from stampede_schemas.topics import ORDER_COMMANDS
 
 SWEEP_EVERY_S = 0.5
-GRACE_S = 5.0
+FROZEN_S = 4 * SWEEP_EVERY_S
 HOLDS_PER_TRANSACTION_MAX = 500
 
 OVERDUE = """
-SELECT purchase_id FROM purchases WHERE status = 'reserved' AND hold_until <= now()
-ORDER BY hold_until LIMIT $1 FOR UPDATE SKIP LOCKED"""
+SELECT p.purchase_id FROM purchases p WHERE p.status = 'reserved' AND p.hold_until <= now()
+  AND p.hold_until < (SELECT min(until) FROM applied WHERE topic = $3 HAVING count(*) = $4)
+  AND NOT EXISTS (
+    SELECT FROM payments y WHERE y.purchase_id = p.purchase_id AND y.state IN ('due', 'unknown')
+      AND y.lease_until > now() AND y.asked_at < p.hold_until AND p.hold_until + $2 * interval '1 second' > now())
+ORDER BY p.hold_until LIMIT $1 FOR UPDATE OF p SKIP LOCKED"""
 _log = logging.getLogger(__name__)
 
 
 class Sweeper:
     """Several may run at once: each takes what the others have not locked."""
 
-    def __init__(self, units: Units, metrics: Metrics, beat: Callable[[], None], grace_s: float = GRACE_S) -> None:
+    def __init__(self, units: Units, metrics: Metrics, beat: Callable[[], None], grace_s: float) -> None:
         self._units, self._metrics, self._beat = units, metrics, beat
         self._grace_s = grace_s
 
@@ -37,7 +44,7 @@ class Sweeper:
         running_since = last = time.monotonic()
         while not stopping.is_set():
             now = time.monotonic()
-            if now - last > self._grace_s:  # frozen, or without a database
+            if now - last > max(self._grace_s, FROZEN_S):  # frozen, or without a database
                 running_since = now
             last = now
             if now - running_since >= self._grace_s and not await self._swept(stopping):
@@ -59,7 +66,8 @@ class Sweeper:
     async def sweep(self) -> bool:
         """Release one batch of overdue holds; whether there may be more."""
         async with self._units.open() as unit:
-            overdue = await unit.connection.fetch(OVERDUE, HOLDS_PER_TRANSACTION_MAX)
+            limits = (HOLDS_PER_TRANSACTION_MAX, self._grace_s, ORDER_COMMANDS.name, ORDER_COMMANDS.partitions)
+            overdue = await unit.connection.fetch(OVERDUE, *limits)
             await unit.tell([(PurchaseId(row["purchase_id"]), saga.HoldExpired()) for row in overdue])
         self._metrics.expired.inc(len(overdue))
         return len(overdue) == HOLDS_PER_TRANSACTION_MAX

@@ -67,6 +67,8 @@ class Health:
                 waiting = await self._pool.fetchrow(
                     "SELECT (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM payments"
                     " WHERE state IN ('due', 'unknown', 'void_due')) AS payments,"
+                    " (SELECT count(*) FROM payments WHERE state = 'void_due' AND captured) AS refunds,"
+                    " (SELECT count(*) FROM pending_commands) AS parked,"
                     " (SELECT count(*) FROM progress WHERE stopped IS NOT NULL) AS stopped"
                 )
         except Exception as error:
@@ -76,6 +78,8 @@ class Health:
         assert waiting is not None
         self._metrics.outbox.set(waiting["outbox"])
         self._metrics.payments_open.set(waiting["payments"])
+        self._metrics.refunds_due.set(waiting["refunds"])
+        self._metrics.parked.set(waiting["parked"])
         self._metrics.stopped.set(waiting["stopped"])
         return True
 

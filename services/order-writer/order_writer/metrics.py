@@ -6,7 +6,6 @@ from order_writer.unit import Unit
 from telemetry import names
 from telemetry.ops import build_registry
 
-PAYMENTS_OPEN = "stampede_payments_open"
 SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -25,7 +24,17 @@ class Metrics:
         )
         self.outbox = Gauge(names.OUTBOX_MESSAGES, "Transactions whose messages are not sent", registry=self.registry)
         self.payments = Counter(names.PAYMENTS, "What the provider answered", ["outcome"], registry=self.registry)
-        self.payments_open = Gauge(PAYMENTS_OPEN, "Payments and voids without an answer", registry=self.registry)
+        self.payments_open = Gauge(names.PAYMENTS_OPEN, "Payments and voids without an answer", registry=self.registry)
+        self.refunds_due = Gauge(
+            names.REFUNDS_DUE, "Captured, to be given back, not yet answered", registry=self.registry
+        )
+        self.circuit_state = Gauge(
+            names.PAYMENT_CIRCUIT_STATE, "0 closed, 1 half open, 2 open: nobody is asked", registry=self.registry
+        )
+        self.circuit_opened = Counter(
+            names.PAYMENT_CIRCUIT_OPENED, "Times the payment provider was left in peace", registry=self.registry
+        )
+        self.parked = Gauge(names.COMMANDS_PARKED, "Commands that wait for their purchase", registry=self.registry)
         self.expired = Counter(names.HOLDS_EXPIRED, "Holds that ran out", registry=self.registry)
         self.dead_letters = Counter(names.DEAD_LETTERS, "Messages given up on", ["reason"], registry=self.registry)
 

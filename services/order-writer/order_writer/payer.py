@@ -1,7 +1,8 @@
 """Asks the payment provider about every due payment, and tells the saga what it said.
 
 Any writer leases due payments with SKIP LOCKED; leases are short and renewed, so that a crash delays its payments by
-seconds. Two at once are harmless: the provider is idempotent by purchase, and the row's lock decides.
+seconds. Two at once are harmless: the provider is idempotent by purchase, and the row's lock decides. It is so only
+for a time: what was begun longer ago than the provider's idempotency horizon is queried, never authorised again.
 """
 
 import asyncio
@@ -10,14 +11,15 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import asyncpg
 
 from order_writer import saga
+from order_writer.breaker import STATES, Breaker
 from order_writer.database import columns, is_outage, pause, retry_outages, said
 from order_writer.metrics import Metrics
-from order_writer.payment import Answer, Approved, Declined, Provider, Unknown
+from order_writer.payment import Answer, Approved, Awaited, Declined, Provider, Unknown, Voided
 from order_writer.spans import Spans
 from order_writer.unit import Units, purchase_of
 from stampede_schemas.identifiers import PurchaseId
@@ -27,6 +29,7 @@ RENEW_EVERY_S = 1.5
 POLL_EVERY_S = 0.25  # for what other writers left, and for retries
 CALL_S_MAX = 60.0
 RETRY_S_MAX = 60.0
+AWAIT_S = 3_600.0  # what is reported need not be asked about; but another provider may be set meanwhile
 OUTCOMES_PER_TRANSACTION_MAX = 1_000
 
 LEASE = """
@@ -35,11 +38,13 @@ WITH open AS (
   WHERE state IN ('due', 'unknown', 'void_due') AND next_at <= now() AND (lease_until IS NULL OR lease_until <= now())
   ORDER BY next_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 UPDATE payments p SET lease_until = now() + $2 * interval '1 second', next_at = now() + $2 * interval '1 second',
-       attempts = attempts + 1
-FROM open JOIN purchases u USING (purchase_id) WHERE p.purchase_id = open.purchase_id
-RETURNING p.state, p.attempts, u.purchase_id, u.buyer_id, u.product_id, u.quantity, u.status, u.reason,
-  u.reservation_no, u.unit_price_minor, u.currency, u.payment_method, u.partition, u.source_offset, u.source_index,
-  u.refund, u.stock_returned_at IS NOT NULL AS returned, u.traceparent, u.version"""
+       attempts = attempts + 1, asked_at = now(),
+       begun_at = CASE WHEN p.state = 'void_due' THEN p.begun_at ELSE coalesce(p.begun_at, now()) END
+FROM open LEFT JOIN purchases u USING (purchase_id) WHERE p.purchase_id = open.purchase_id
+RETURNING p.purchase_id, p.state, p.attempts, p.captured, p.begun_at + $3 * interval '1 second' <= now() AS forgotten,
+  u.buyer_id, u.product_id, u.quantity, u.status, u.reason, u.reservation_no, u.unit_price_minor, u.currency,
+  u.payment_method, u.partition, u.source_offset, u.source_index, u.refund,
+  u.stock_returned_at IS NOT NULL AS returned, u.traceparent, u.version"""
 RENEW = """
 UPDATE payments SET lease_until = now() + $2 * interval '1 second', next_at = now() + $2 * interval '1 second'
 WHERE purchase_id = ANY($1::text[]) AND lease_until IS NOT NULL"""
@@ -51,17 +56,17 @@ UPDATE payments p SET state = CASE state WHEN 'due' THEN 'unknown' ELSE state EN
        next_at = now() + a.wait_s * interval '1 second'
 FROM unnest($1::text[], $2::float8[]) AS a (purchase_id, wait_s)
 WHERE p.purchase_id = a.purchase_id AND p.lease_until IS NOT NULL"""
-VOIDED = """
-UPDATE payments SET state = 'voided', lease_until = NULL WHERE purchase_id = ANY($1::text[]) AND state = 'void_due'"""
 _log = logging.getLogger(__name__)
 
 
 class Due(NamedTuple):
-    """One leased payment. `order` None: void it."""
+    """One leased payment. `order` None: void it. `forgotten`: the provider may not know any more that it was begun."""
 
     purchase_id: PurchaseId
     order: saga.Order | None
     attempts: int
+    captured: bool
+    forgotten: bool
 
     @property
     def key(self) -> tuple[PurchaseId, bool]:
@@ -70,28 +75,31 @@ class Due(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one call; a void answers Approved."""
+    """What came of one call."""
 
     due: Due
     answer: Answer
 
 
 class Payer:
-    """Runs beside the writer. At most `in_flight_max` calls are open at once."""
+    """Runs beside the writer. At most `in_flight_max` calls are open at once, and none while the breaker is open."""
 
     def __init__(
         self,
         units: Units,
         provider: Provider,
         in_flight_max: int,
+        horizon_s: float,
         metrics: Metrics,
         spans: Spans,
         beat: Callable[[], None],
     ) -> None:
-        self._units, self._provider, self._in_flight_max = units, provider, in_flight_max
+        self._units, self._provider = units, provider
+        self._in_flight_max, self._horizon_s = in_flight_max, horizon_s
         self._metrics, self._spans, self._beat = metrics, spans, beat
         self._calls: dict[tuple[PurchaseId, bool], asyncio.Task[None]] = {}
-        self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()  # no longer than the calls are many
+        self._breaker = Breaker()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Pay until asked to stop; open calls are then left to whoever leases them next."""
@@ -109,27 +117,28 @@ class Payer:
         wake = self._units.payments_due
         while not stopping.is_set():
             wake.clear()
-            free = self._in_flight_max - len(self._calls)
+            free = self._breaker.room(self._in_flight_max - len(self._calls), time.monotonic())
+            self._metrics.circuit_state.set(STATES.index(self._breaker.state))
             rows = await retry_outages(partial(self._leased, free), self._beat, stopping, "paying")
             for row in rows or ():
                 self._begin(row)
-            if not rows or len(self._calls) >= self._in_flight_max:
+            if not rows or len(rows) == free:
                 await pause(wake, POLL_EVERY_S)
 
     async def _leased(self, free: int) -> list[asyncpg.Record]:
         if free <= 0:
             return []
-        return await self._units.pool.fetch(LEASE, free, LEASE_S)
+        return await self._units.pool.fetch(LEASE, free, LEASE_S, self._horizon_s)
 
     def _begin(self, row: asyncpg.Record) -> None:
-        purchase = purchase_of(row)
-        if row["state"] == "void_due":
-            due = Due(row["purchase_id"], None, row["attempts"])
-        elif isinstance(purchase, saga.Reserved):
-            due = Due(row["purchase_id"], purchase.order, row["attempts"])
-        else:
-            return  # only what is still held may be charged; the release that ended it makes a void due
+        due = Due(row["purchase_id"], None, row["attempts"], row["captured"], bool(row["forgotten"]))
+        if row["state"] != "void_due":
+            purchase = purchase_of(row) if row["status"] else None
+            if not isinstance(purchase, saga.Reserved):
+                return  # only what is still held may be charged; the release that ended it makes a void due
+            due = due._replace(order=purchase.order)
         if due.key not in self._calls:
+            self._breaker.began()
             self._calls[due.key] = asyncio.create_task(self._call(due))
 
     async def _call(self, due: Due) -> None:
@@ -137,19 +146,29 @@ class Payer:
         answer: Answer
         try:
             async with asyncio.timeout(CALL_S_MAX):
-                if due.order is None:
-                    answer = Approved() if await self._provider.void(due.purchase_id) else Unknown()
-                else:
-                    answer = await self._provider.authorize(due.order)
+                answer = await self._ask(due)
+            self._breaker.succeeded()
         except Exception as error:
-            _log.warning("the payment provider failed: %s", said(error))
             answer = Unknown()
-        name = ("void_" if due.order is None else "") + type(answer).__name__.lower()
-        self._metrics.payments.labels(name).inc()
+            if self._breaker.failed(time.monotonic()):
+                self._metrics.circuit_opened.inc()
+                _log.error(
+                    "the payment provider fails again and again, it is left in peace for a while: %s", said(error)
+                )
+            else:
+                _log.warning("the payment provider failed: %s", said(error))
+        name = type(answer).__name__.lower()
+        self._metrics.payments.labels(name if due.order or name == "voided" else f"void_{name}").inc()
         if due.order is not None:
             told = f"declined: {answer.reason}" if isinstance(answer, Declined) else name
             self._spans.payment(due.order, started, told)
         self._outcomes.put_nowait(Outcome(due, answer))
+
+    async def _ask(self, due: Due) -> Answer:
+        if due.order is None:
+            return await self._provider.void(due.purchase_id, captured=due.captured)
+        ask = self._provider.query if due.forgotten else self._provider.authorize
+        return await ask(due.order)
 
     async def _settle(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -168,22 +187,22 @@ class Payer:
     async def _write(self, outcomes: list[Outcome]) -> None:
         heard: list[tuple[PurchaseId, saga.Message]] = []
         again: list[tuple[PurchaseId, float]] = []
-        voided: list[PurchaseId] = []
         for due, answer in outcomes:
             match answer:
                 case Unknown():
                     again.append((due.purchase_id, retry_after_s(due.attempts)))
-                case Approved() if due.order is None:
-                    voided.append(due.purchase_id)
-                    heard.append((due.purchase_id, saga.PaymentVoided()))
+                case Awaited():
+                    again.append((due.purchase_id, AWAIT_S))
+                case Voided():
+                    heard.append((due.purchase_id, saga.PaymentVoided(due.captured)))
                 case Approved():
                     heard.append((due.purchase_id, saga.PaymentApproved()))
                 case Declined():
                     heard.append((due.purchase_id, saga.PaymentDeclined()))
+                case _:
+                    assert_never(answer)
         async with self._units.open() as unit:
             await unit.tell(heard)
-            if voided:
-                await unit.connection.execute(VOIDED, voided)
             if again:
                 await unit.connection.execute(ASK_AGAIN, *columns(again, 2))
 

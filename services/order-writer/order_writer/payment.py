@@ -1,16 +1,11 @@
-"""The payment provider as the saga sees it (a port), and two of them: `none` and `simulated`."""
+"""The payment provider as the order-writer sees it (a port), and the two that hold no money: `none` and `webhook`."""
 
-import asyncio
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
 from order_writer.saga import Order
 from stampede_schemas.identifiers import PurchaseId
-
-SLOW_S = 2.0
-LATE_S = 40.0  # an answer that comes when most holds are over
-FLAKY_UNKNOWNS = 2
 
 
 class Approved(Struct, frozen=True):
@@ -23,85 +18,68 @@ class Declined(Struct, frozen=True):
     reason: str
 
 
+class Voided(Struct, frozen=True):
+    """Whatever was captured went back, and nothing will be captured any more."""
+
+
 class Unknown(Struct, frozen=True):
     """No answer that means anything: ask again. Unknown is never failed."""
 
 
-Answer = Approved | Declined | Unknown
+class Awaited(Struct, frozen=True):
+    """The provider was not asked: it reports by itself, and the report comes over `order-commands`."""
+
+
+Verdict = Approved | Declined | Unknown | Awaited
+Answer = Verdict | Voided
 
 
 class Provider(Protocol):
-    """Both calls are idempotent by purchase. They may raise: that counts as unknown."""
+    """All three are idempotent by purchase. They may raise: it counts as unknown, and as the provider's failure."""
 
-    async def authorize(self, order: Order) -> Answer:
+    async def authorize(self, order: Order) -> Verdict:
         """Capture the price of the order, or say why not."""
 
-    async def void(self, purchase_id: PurchaseId) -> bool:
-        """Refund what was captured, and refuse every later authorisation. False: not known to have happened."""
+    async def query(self, order: Order) -> Verdict:
+        """What became of an authorisation that must not be repeated, because the provider may have forgotten it."""
+
+    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Unknown | Awaited:
+        """Refund what was captured, and refuse every later authorisation. `captured`: an approval was heard."""
 
 
 class NoPayment:
     """Nobody pays: orders are confirmed as they are inserted, and there is nothing to return."""
 
-    async def authorize(self, order: Order) -> Answer:
+    async def authorize(self, order: Order) -> Verdict:
         """Approve."""
         del order
         return Approved()
 
-    async def void(self, purchase_id: PurchaseId) -> bool:
+    query = authorize
+
+    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided:
         """There was no money."""
-        del purchase_id
-        return True
+        del purchase_id, captured
+        return Voided()
 
 
-class Simulated:
-    """Play money, for demonstrations and tests: the purchase's payment method says how it behaves.
+class Webhook:
+    """Somebody else takes the money and reports: the gateway's webhook writes it to `order-commands`.
 
-    `ok`, `declined`, `slow` (2 s), `flaky` (unknown twice, then approved), `unknown` (always), `late` (approved when
-    the hold is over). Anything else is declined as `unknown_method`.
+    Nobody can be asked and nobody can be told to void, but by the public events: an `OrderReleased` says that nothing
+    may be taken any more, and with `refund: due` that what was taken has to go back. Such a refund stays due until
+    `RefundReported` says that it was given. Where no approval was heard, there is nothing to wait for; one that comes
+    later makes a refund due.
     """
 
-    def __init__(self, slow_s: float = SLOW_S, late_s: float = LATE_S) -> None:
-        self._slow_s, self._late_s = slow_s, late_s
-        self._unknowns: dict[PurchaseId, int] = {}
-        self._voided: set[PurchaseId] = set()
+    async def authorize(self, order: Order) -> Verdict:
+        """Wait for the report."""
+        del order
+        return Awaited()
 
-    async def authorize(self, order: Order) -> Answer:
-        """Behave as the method says; never approve once voided."""
-        if order.purchase_id in self._voided:
-            return Declined("voided")
-        match order.payment_method:
-            case "ok":
-                return Approved()
-            case "declined":
-                return Declined("declined")
-            case "slow":
-                await asyncio.sleep(self._slow_s)
-                return Approved()
-            case "flaky":
-                return self._flaky(order.purchase_id)
-            case "unknown":
-                return Unknown()
-            case "late":
-                await asyncio.sleep(self._late_s)
-                return Approved()
-            case _:
-                return Declined("unknown_method")
+    query = authorize
 
-    def _flaky(self, purchase_id: PurchaseId) -> Answer:
-        asked = self._unknowns.pop(purchase_id, 0)
-        if asked >= FLAKY_UNKNOWNS:
-            return Approved()
-        self._unknowns[purchase_id] = asked + 1
-        return Unknown()
-
-    async def void(self, purchase_id: PurchaseId) -> bool:
-        """Sticky."""
-        self._unknowns.pop(purchase_id, None)
-        self._voided.add(purchase_id)
-        return True
-
-
-def provider_named(name: Literal["none", "simulated"]) -> Provider:
-    """The provider that the settings ask for."""
-    return Simulated() if name == "simulated" else NoPayment()
+    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Awaited:
+        """Nothing to give back, or the report of it has to come."""
+        del purchase_id
+        return Awaited() if captured else Voided()

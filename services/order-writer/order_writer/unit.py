@@ -30,10 +30,20 @@ UPDATE purchases p SET status = c.status, reason = c.reason, refund = c.refund, 
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bool[], $7::int[])
      AS c (purchase_id, status, reason, refund, version, returned, was)
 WHERE p.purchase_id = c.purchase_id AND p.version = c.was AND p.status <> 'rejected'"""
-KEEP_APPROVALS = "UPDATE payments SET state = 'approved', lease_until = NULL WHERE purchase_id = ANY($1::text[])"
+KEEP_APPROVALS = """
+UPDATE payments SET state = 'approved', captured = true, lease_until = NULL WHERE purchase_id = ANY($1::text[])"""
+KEEP_CAPTURES = "UPDATE payments SET captured = true WHERE purchase_id = ANY($1::text[])"
 VOID = """
-INSERT INTO payments (purchase_id, method, state) SELECT v.*, 'void_due' FROM unnest($1::text[], $2::text[]) AS v
-ON CONFLICT (purchase_id) DO UPDATE SET state = 'void_due', attempts = 0, next_at = now(), lease_until = NULL"""
+INSERT INTO payments (purchase_id, method, state, captured)
+SELECT purchase_id, method, 'void_due', captured FROM unnest($1::text[], $2::text[], $3::bool[])
+       AS v (purchase_id, method, captured)
+ON CONFLICT (purchase_id) DO UPDATE SET state = 'void_due', captured = payments.captured OR excluded.captured,
+  attempts = 0, next_at = now(), lease_until = NULL"""
+# A void that was answered before the money was known of settles nothing: another one is due.
+VOIDED = """
+UPDATE payments p SET state = 'voided', lease_until = NULL
+FROM unnest($1::text[], $2::bool[]) AS v (purchase_id, captured)
+WHERE p.purchase_id = v.purchase_id AND p.state = 'void_due' AND (v.captured OR NOT p.captured)"""
 
 _STATUS: dict[type[saga.Purchase], str] = {
     saga.Reserved: "reserved",
@@ -48,6 +58,16 @@ class Refused(NamedTuple):
     purchase_id: PurchaseId
     message: saga.Message
     reason: str
+
+
+class Money:
+    """What one round of the saga means for payments. `voids`: by purchase, its method and whether money was taken."""
+
+    def __init__(self) -> None:
+        self.approved: set[PurchaseId] = set()
+        self.captured: set[PurchaseId] = set()
+        self.voids: dict[PurchaseId, tuple[str, bool]] = {}
+        self.voided: list[tuple[PurchaseId, bool]] = []
 
 
 class Unit:
@@ -74,12 +94,14 @@ class Unit:
         rows: dict[PurchaseId, asyncpg.Record] = {row["purchase_id"]: row for row in found}
         before = {purchase_id: purchase_of(row) for purchase_id, row in rows.items()}
         now = dict(before)
-        voids: dict[PurchaseId, str] = {}
-        approved: set[PurchaseId] = set()
+        money = Money()
         for purchase_id, message in heard:
-            if (purchase := now.get(purchase_id)) is None:
+            purchase = now.get(purchase_id)
+            effects = saga.react(purchase, message) if purchase else ()
+            if isinstance(message, saga.PaymentVoided) and not any(isinstance(e, saga.Refuse) for e in effects):
+                money.voided.append((purchase_id, message.captured))
+            if purchase is None:
                 continue
-            effects = saga.react(purchase, message)
             now[purchase_id] = saga.evolve(purchase, effects)
             for effect in effects:
                 match effect:
@@ -90,22 +112,33 @@ class Unit:
                         self.sending.append(order_event(state, self.now_ms))
                     case saga.GiveBack():
                         self.released.append(effect)
-                    case saga.Void():
-                        voids[purchase_id] = rows[purchase_id]["payment_method"]
-                        approved.discard(purchase_id)
+                    case saga.Void(captured):
+                        money.voids[purchase_id] = rows[purchase_id]["payment_method"], captured
+                        money.approved.discard(purchase_id)
                     case saga.KeepApproval():
-                        approved.add(purchase_id)
+                        money.approved.add(purchase_id)
+                    case saga.KeepCapture():
+                        money.captured.add(purchase_id)
                     case saga.Refuse(reason):
                         self.refused.append(Refused(purchase_id, message, reason))
                     case saga.MarkReturned():
                         pass
         await self._write(before, now)
-        if approved:
-            await self.connection.execute(KEEP_APPROVALS, list(approved))
-        if voids:
-            await self.connection.execute(VOID, list(voids), list(voids.values()))
-            self.payments_due = True
+        await self.pay(money)
         return {purchase_id for purchase_id, _ in heard} - before.keys()
+
+    async def pay(self, money: Money) -> None:
+        """What follows for payments, after their orders: locks are taken in one order everywhere."""
+        if money.approved:
+            await self.connection.execute(KEEP_APPROVALS, sorted(money.approved))
+        if money.captured:
+            await self.connection.execute(KEEP_CAPTURES, sorted(money.captured))
+        if money.voided:
+            await self.connection.execute(VOIDED, *columns(money.voided, 2))
+        if money.voids:
+            voids = [(purchase_id, method, captured) for purchase_id, (method, captured) in money.voids.items()]
+            await self.connection.execute(VOID, *columns(voids, 3))
+            self.payments_due = True
 
     async def _write(self, before: dict[PurchaseId, saga.Purchase], now: dict[PurchaseId, saga.Purchase]) -> None:
         changes = [

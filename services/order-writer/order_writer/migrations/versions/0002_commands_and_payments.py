@@ -20,7 +20,7 @@ STATEMENTS: tuple[str, ...] = (
         partition integer NOT NULL,
         until timestamptz NOT NULL,
         PRIMARY KEY (topic, partition)) WITH (fillfactor = 10)""",
-    "COMMENT ON TABLE applied IS 'whatever was appended to the partition before this instant (of this server) is applied'",
+    "COMMENT ON TABLE applied IS 'what was appended to the partition before this instant of the server is applied'",
     # A payment that nobody can settle by an order (reported for a purchase that never came) is voided all the same.
     "ALTER TABLE payments DROP CONSTRAINT payments_purchase_id_fkey",
     "ALTER TABLE payments ADD COLUMN captured boolean NOT NULL DEFAULT false",
@@ -40,7 +40,7 @@ STATEMENTS: tuple[str, ...] = (
         reached bigint NOT NULL DEFAULT 0,
         cancelled bigint NOT NULL DEFAULT 0,
         done_at timestamptz)""",
-    "COMMENT ON COLUMN product_cancellations.reached IS 'every reservation_no up to here was told; a successor goes on'",
+    "COMMENT ON COLUMN product_cancellations.reached IS 'each reservation_no up to here was told'",
     "CREATE INDEX product_cancellations_open ON product_cancellations (asked_at) WHERE done_at IS NULL",
 )
 
