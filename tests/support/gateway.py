@@ -6,20 +6,22 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError
 
 from devstack.ports import anywhere, is_free
+from gateway.claims import Ruling
 from gateway.problems import Problem
+from ratelimit.claim import Claim, Known, Settled
 from ratelimit.limiter import Subject, Verdict
 from stampede_schemas.codec import split_requests
 from stampede_schemas.decisions import Ignored, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId
 from stampede_schemas.orders import OrderConfirmed, OrderReleased
-from stampede_schemas.requests import AnyRequest, PurchaseRequested
+from stampede_schemas.requests import PurchaseRequested
 from tests.support.stack import LocalStack, eventually
 
 LAMP = ProductId("lamp")
@@ -142,26 +144,42 @@ def wanted(purchase: str = "buy", product: str = "lamp") -> PurchaseRequested:
 
 
 class AllowAll:
-    """Limits that refuse only the users named `refused`, and remember how they were asked."""
+    """Limits that refuse only the users named `refused`, and remember how they were asked and what they were told."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, Known] | None = None, *, vouched: bool = True, away: bool = False) -> None:
         self.calls: list[int] = []
+        self.claims: list[Claim] = []
+        self.settled: list[tuple[str, str]] = []
+        self._known, self._vouched, self._away = known or {}, vouched, away
 
-    async def check(self, batch: Sequence[Subject]) -> list[Verdict]:
+    async def check(self, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
         """One verdict each."""
         self.calls.append(len(batch))
-        return [Verdict(subject.user != "refused", None, 1, 0, degraded=False) for subject in batch]
+        self.claims += claims
+        verdicts = [
+            Verdict(subject.user != "refused", None, 1, 0, self._away, self._known.get(claim.id, Known.NEW))
+            for subject, claim in zip(batch, claims, strict=True)
+        ]
+        return Ruling(verdicts, self._vouched)
+
+    def settle(self, settled: Iterable[Settled]) -> None:
+        """Note it."""
+        self.settled += [(each.id, each.how) for each in settled]
 
 
 class OpenDoor:
-    """Lets everyone pass but those it has an answer for."""
+    """Lets everyone pass but those whose product it has an answer for; knows whose purchases have an outcome."""
 
-    def __init__(self, refusals: dict[str, Problem] | None = None) -> None:
-        self._refusals = refusals or {}
+    def __init__(self, refusals: dict[str, Problem] | None = None, decided: Container[str] | None = ()) -> None:
+        self._refusals, self._decided = refusals or {}, decided
 
-    async def refusals(self, requests: list[AnyRequest]) -> list[Problem | None]:
+    def refusals(self, requests: list[PurchaseRequested]) -> list[Problem | None]:
         """One answer each."""
         return [self._refusals.get(request.product_id) for request in requests]
+
+    async def decided(self, purchase_ids: list[str]) -> Container[str] | None:
+        """Those it was told of; None: nobody can tell."""
+        return self._decided
 
 
 class _Report:

@@ -24,8 +24,8 @@ BUYER = Subject("ann", "127.0.0.1")
 class Rig:
     """An appender over an in-memory log."""
 
-    def __init__(self, door: OpenDoor | None = None) -> None:
-        self.log, self.limits = MemoryProducer(), AllowAll()
+    def __init__(self, door: OpenDoor | None = None, limits: AllowAll | None = None) -> None:
+        self.log, self.limits = MemoryProducer(), limits or AllowAll()
         producer: Producer = self.log  # type: ignore[assignment]  # the three methods that the appender uses
         self.appender = Appender(producer, self.limits, door or OpenDoor(), BrokerClock(), Metrics(CollectorRegistry()))
 

@@ -9,20 +9,22 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import lru_cache, partial
-from typing import Protocol
+from typing import Final, Literal, Protocol
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from gateway import problems
+from gateway.claims import Ruling
 from gateway.metrics import Metrics
 from gateway.problems import Problem
 from gateway.tail import BrokerClock
+from ratelimit.claim import DEADLINE_S, Claim, Known, Settled
 from ratelimit.limiter import BATCH_MAX, Subject, Verdict
 from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests
 from stampede_schemas.identifiers import Position
-from stampede_schemas.requests import AnyRequest
+from stampede_schemas.requests import AnyRequest, PurchaseRequested
 from stampede_schemas.topics import REQUESTS, partition_of
 
 TICK_S = 0.003
@@ -37,23 +39,35 @@ _partition_of = lru_cache(maxsize=10_000)(partition_of)  # a sale is a few produ
 
 
 class Limits(Protocol):
-    """Judges a tick's requests in one call, one verdict each, and never raises. Claims will be asked here too."""
+    """Judges a tick's requests and what is claimed of them in one call, and never raises."""
 
-    async def check(self, batch: Sequence[Subject]) -> list[Verdict]:
+    async def check(self, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
         """One verdict per subject, in order; at most BATCH_MAX subjects."""
+        ...
+
+    def settle(self, settled: Iterable[Settled]) -> None:
+        """What became of them."""
         ...
 
 
 class Door(Protocol):
-    """Says no where the answer is certain without the log."""
+    """Says no where the answer is certain without the log, if the purchase is new."""
 
-    async def refusals(self, requests: list[AnyRequest]) -> list[Problem | None]:
+    def refusals(self, requests: list[PurchaseRequested]) -> list[Problem | None]:
         """One answer per request, in order; None lets it pass."""
         ...
 
+    async def decided(self, purchase_ids: list[str]) -> Container[str] | None:
+        """Which of them have an outcome already; None: that cannot be told now."""
+        ...
 
-Appended = Position
-Answer = Appended | Problem
+
+class Replayed:
+    """It was accepted before, and its first answer holds."""
+
+
+REPLAYED: Final = Replayed()
+Answer = Position | Replayed | Problem
 
 
 class Waiting:
@@ -65,6 +79,12 @@ class Waiting:
         self.request, self.subject, self.done = request, subject, done
         self.partition = _partition_of(request.product_id)
         self.entered = time.monotonic()
+
+    @property
+    def purchase(self) -> PurchaseRequested:
+        """The request of a buyer: there is no other kind."""
+        assert isinstance(self.request, PurchaseRequested)
+        return self.request
 
     def answer(self, answer: Answer) -> None:
         """Tell the caller, unless it is gone."""
@@ -78,7 +98,9 @@ class Appender:
     def __init__(self, producer: Producer, limits: Limits, door: Door, clock: BrokerClock, metrics: Metrics) -> None:
         self._producer, self._limits, self._door, self._clock, self._metrics = producer, limits, door, clock, metrics
         self._waiting: list[Waiting] = []
-        self._in_flight: dict[int, tuple[float, list[Waiting]]] = {}  # record -> when it was handed over, what is in it
+        self._judged_at = 0.0  # the tick under way
+        # record -> when it was handed over, when its tick began, what is in it
+        self._in_flight: dict[int, tuple[float, float, list[Waiting]]] = {}
         self._records = 0
         self._requests_in_flight = 0
         self._arrived = asyncio.Event()
@@ -126,7 +148,8 @@ class Appender:
 
     async def drain(self) -> None:
         """Wait until nothing is waiting or in flight, for at most DRAIN_S_MAX."""
-        unanswered = [w.done for w in self._waiting] + [w.done for _, group in self._in_flight.values() for w in group]
+        in_flight = [waiting for *_, group in self._in_flight.values() for waiting in group]
+        unanswered = [waiting.done for waiting in self._waiting + in_flight]
         if unanswered:
             await asyncio.wait(unanswered, timeout=DRAIN_S_MAX)
 
@@ -143,34 +166,65 @@ class Appender:
                     self._produce(partition, group[start : start + REQUESTS_PER_RECORD_MAX])
         except Exception:  # one tick's bug must not end the gateway: its requests are told, the next tick goes on
             _log.exception("a tick failed")
+            self._settle([waiting for waiting in batch if not waiting.done.done()], "o")
             for waiting in batch:
                 waiting.answer(Problem(problems.INTERNAL, "The gateway failed; send the same key again."))
 
     async def _judge(self, batch: list[Waiting]) -> list[Waiting]:
-        now = time.monotonic()
-        passed = [waiting for waiting in batch if waiting.subject is None]
+        now = self._judged_at = time.monotonic()
+        passed: list[Waiting] = []
         asked: list[Waiting] = []
         for waiting in batch:
-            if waiting.subject is not None:
-                if now - waiting.entered > WAIT_S_MAX:
-                    waiting.answer(overloaded())
-                else:
-                    asked.append(waiting)
-        verdicts = await self._limits.check([waiting.subject for waiting in asked if waiting.subject is not None])
-        allowed: list[Waiting] = []
-        for waiting, verdict in zip(asked, verdicts, strict=True):
-            if verdict.allowed:
-                allowed.append(waiting)
+            if waiting.subject is None:
+                passed.append(waiting)
+            elif now - waiting.entered > WAIT_S_MAX:
+                waiting.answer(overloaded())
             else:
-                waiting.answer(_limited(verdict))
-        if allowed:
-            refusals = await self._door.refusals([waiting.request for waiting in allowed])
-            for waiting, refusal in zip(allowed, refusals, strict=True):
-                if refusal is None:
-                    passed.append(waiting)
-                else:
-                    waiting.answer(refusal)
+                asked.append(waiting)
+        if not asked:
+            return passed
+        purchases = [waiting.purchase for waiting in asked]
+        refusals = self._door.refusals(purchases)
+        # What the door will turn away is looked for, but claims nothing: its key stays as good as new.
+        claims = [
+            Claim(purchase.purchase_id, purchase.fingerprint, purchase.buyer_id, refusal is None)
+            for purchase, refusal in zip(purchases, refusals, strict=True)
+        ]
+        verdicts, vouched = await self._limits.check([w.subject for w in asked if w.subject is not None], claims)
+        turned_away: dict[str, tuple[Waiting, Problem]] = {}
+        for waiting, refusal, verdict in zip(asked, refusals, verdicts, strict=True):
+            answer = _answer(verdict, vouched=vouched)
+            if answer is not None:
+                waiting.answer(answer)
+                if verdict.degraded:  # the call may have claimed it before it was given up
+                    self._settle([waiting], "d")
+            elif refusal is not None and vouched and verdict.known is Known.NEW:
+                turned_away[waiting.purchase.purchase_id] = waiting, refusal
+            else:
+                passed.append(waiting)
+        if turned_away:
+            passed += await self._turn_away(turned_away)
         return passed
+
+    async def _turn_away(self, turned_away: dict[str, tuple[Waiting, Problem]]) -> list[Waiting]:
+        """Those whose purchase has an outcome, or of whom nobody can tell, go to the log all the same."""
+        decided = await self._door.decided(list(turned_away))
+        passed: list[Waiting] = []
+        for purchase_id, (waiting, refusal) in turned_away.items():
+            if decided is None or purchase_id in decided:
+                passed.append(waiting)
+            else:
+                waiting.answer(refusal)
+        return passed
+
+    def _settle(self, group: list[Waiting], how: Literal["a", "o", "d"]) -> None:
+        self._limits.settle(
+            [
+                Settled(request.purchase_id, request.fingerprint, request.buyer_id, how)
+                for waiting in group
+                if waiting.subject is not None and isinstance(request := waiting.request, PurchaseRequested)
+            ]
+        )
 
     def _produce(self, partition: int, group: list[Waiting]) -> None:
         value = encode_requests([waiting.request for waiting in group])
@@ -186,17 +240,24 @@ class Appender:
         except BufferError:
             for waiting in group:
                 waiting.answer(overloaded())
+            self._settle(group, "d")
             return
-        self._in_flight[self._records] = (time.monotonic(), group)
+        self._in_flight[self._records] = (time.monotonic(), self._judged_at, group)
         self._requests_in_flight += len(group)
         self._sent.set()
 
     def _delivered(self, number: int, error: KafkaError | None, message: Message) -> None:
-        handed_over, group = self._in_flight.pop(number)
+        handed_over, judged_at, group = self._in_flight.pop(number)
         self._requests_in_flight -= len(group)
         if error is not None:
             self._failed_at = time.monotonic()
             _log.error("a record of %d requests was not acknowledged: %s", len(group), error.str())
+            for waiting in group:
+                waiting.answer(_unknown())
+            self._settle(group, "o")
+            return
+        self._settle(group, "a")
+        if time.monotonic() - judged_at > DEADLINE_S:  # its claim says nothing any more, and others go by that
             for waiting in group:
                 waiting.answer(_unknown())
             return
@@ -221,6 +282,27 @@ def overloaded() -> Problem:
     """More than can be taken; nothing was logged. The jitter keeps those sent away from coming back as one."""
     seconds = random.randint(1, 3)  # noqa: S311 - jitter is no secret
     return Problem(problems.OVERLOADED, "Too many requests are waiting; nothing was done.", retry_after_s=seconds)
+
+
+def _answer(verdict: Verdict, *, vouched: bool) -> Replayed | Problem | None:
+    """What is to be said at once; None: nothing yet. A Redis that may have forgotten refuses nobody."""
+    if verdict.known is Known.ACCEPTED:
+        return REPLAYED
+    if vouched and verdict.known is Known.OTHER:
+        return key_reused()
+    if vouched and verdict.known is Known.IN_FLIGHT:
+        return in_flight()
+    return None if verdict.allowed else _limited(verdict)
+
+
+def key_reused() -> Problem:
+    """One key, two bodies."""
+    return Problem(problems.KEY_REUSED, "Its first request had another body; use a new key for a new purchase.")
+
+
+def in_flight() -> Problem:
+    """A twin is neither in the log nor refused yet."""
+    return Problem(problems.IN_FLIGHT, "The first request with this key is not in the log yet.", retry_after_s=1)
 
 
 def _limited(verdict: Verdict) -> Problem:

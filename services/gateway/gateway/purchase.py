@@ -1,6 +1,6 @@
 """POST /v1/purchases: the hot path, a bare ASGI callable in front of everything else.
 
-A body is answered by this order of checks: size and shape, who, what is known already, limits, door, log. 202 means
+A body is answered by this order of checks: size and shape, who, what is known already, Redis, door, log. 202 means
 that the log has acknowledged. Must not allocate what an ordinary purchase does not need: spans are built for sampled
 purchases only, problems only when the answer is no.
 """
@@ -13,7 +13,7 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import admission, problems, views
-from gateway.appender import Appender
+from gateway.appender import Answer, Appender, in_flight, key_reused
 from gateway.identity import Authenticator
 from gateway.lookup import Lookup
 from gateway.metrics import Metrics
@@ -182,9 +182,12 @@ class PurchaseEndpoint:
             answer = await self._append(request, client[0] if client else None)
             if isinstance(answer, Problem):
                 return answer
-            self._lookup.remember(request, answer)
-            if trace is not None:
-                self._record_send_span(trace, request, answer)
+            if isinstance(answer, Position):
+                self._lookup.remember(request, answer)
+                if trace is not None:
+                    self._record_send_span(trace, request, answer)
+            else:
+                seen = True
         reply = await self._reply(request, wait_s, replayed=seen)
         if not wait_s and admission.responds_async(headers) and not isinstance(reply, Problem):
             reply[1].append((b"preference-applied", b"respond-async"))
@@ -198,14 +201,10 @@ class PurchaseEndpoint:
         if first is None:
             return False
         if first != request.fingerprint:
-            return Problem(problems.KEY_REUSED, "Its first request had another body; use a new key for a new purchase.")
-        if known is None:
-            return Problem(
-                problems.IN_FLIGHT, "The first request with this key is not in the log yet.", retry_after_s=1
-            )
-        return True
+            return key_reused()
+        return in_flight() if known is None else True
 
-    async def _append(self, request: PurchaseRequested, address: str | None) -> Position | Problem:
+    async def _append(self, request: PurchaseRequested, address: str | None) -> Answer:
         self._on_their_way[request.purchase_id] = request.fingerprint
         try:
             return await self._appender.append(request, Subject(request.buyer_id, address))
@@ -221,6 +220,8 @@ class PurchaseEndpoint:
         if wait_s:
             headers.append((b"preference-applied", b"wait=%d" % wait_s))
             decided = await self._decided(purchase_id, wait_s)
+            if decided is not None and decided.row_decides:
+                decided = None  # it may be the second of two positions, and its row is not there yet
             if decided is not None and decided.status == "rejected":
                 return _rejected(decided, tuple(headers[1:]))
             if decided is not None and decided.status in ("reserved", "confirmed"):

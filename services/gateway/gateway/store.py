@@ -1,7 +1,7 @@
 """What the gateway reads from Postgres: the point to start from, rows of purchases, the installation's identity.
 
-It writes one thing, once: the fingerprint of the first gateway's identity key. Every failure to reach the database
-is `Away`; no caller may hang on it.
+It writes what all gateways must agree on: the fingerprint of the identity key, and which Redis is believed. Every
+failure to reach the database is `Away`; no caller may hang on it.
 """
 
 from dataclasses import dataclass
@@ -98,6 +98,25 @@ class Store:
         )
         rows = await self._fetch("SELECT value FROM installation WHERE name = 'identity_kid'")
         return str(rows[0]["value"])
+
+    async def installation(self, name: str) -> str | None:
+        """What is kept under a name for all gateways; None: nothing ever was. Raises Away."""
+        rows = await self._fetch("SELECT value FROM installation WHERE name = $1", name)
+        return str(rows[0]["value"]) if rows else None
+
+    async def replace_installation(self, name: str, old: str | None, new: str) -> None:
+        """Keep `new` there if it is still `old` (None: nothing) that is kept. Raises Away."""
+        if old is None:
+            await self._fetch(
+                "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, new
+            )
+        else:
+            await self._fetch("UPDATE installation SET value = $3 WHERE name = $1 AND value = $2", name, old, new)
+
+    async def applied(self) -> dict[int, int]:
+        """By partition, the last request of which Postgres holds the outcome. Raises Away."""
+        rows = await self._fetch("SELECT partition, source_offset FROM progress")
+        return {row["partition"]: row["source_offset"] for row in rows}
 
     async def snapshot(self) -> Snapshot:
         """Products, latest purchases and progress, read at one instant. Raises Away, NotMigrated."""

@@ -196,13 +196,16 @@ class Limiter:
         self._metrics.refused.inc(len(batch) - allowed)
         return judged
 
-    async def refresh(self, settled: Sequence[Settled] = ()) -> Judged:
-        """Learn what Redis knows; to be called each second or so. A Redis that lost the policies gets them again."""
-        judged = await self.judge((), (), settled)
-        if judged.stamp and self._behind:
+    async def refresh(self) -> None:
+        """Learn what Redis knows; to be called each second or so where there may be no batch for long."""
+        await self.judge()
+        await self.mend()
+
+    async def mend(self) -> None:
+        """Give a Redis that lost the policies, or knows older ones, those in force."""
+        if self._behind and not self.degraded:
             with contextlib.suppress(RedisAway):
                 await self._keep(self._force.version, self._force.line)
-        return judged
 
     async def change(self, line: str) -> int:
         """Put other policies in force, for everyone and for good; their version.
