@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -48,6 +48,15 @@ _SOON = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, K
 _log = logging.getLogger(__name__)
 
 
+class Part(NamedTuple):
+    """What goes into one transaction: the records' effect, where they move the progress, and themselves."""
+
+    batch: Batch
+    moves: dict[int, Move]
+    sources: dict[At, Message]
+    started_ns: int
+
+
 class Writer:
     """One member of the group."""
 
@@ -71,7 +80,8 @@ class Writer:
         self.readers: dict[int, CountingReader] = {}
         self._suspect: dict[int, int] = {}
         self._stopped: set[int] = set()
-        self._failed: BaseException | None = None
+        self._mine: list[int] = []
+        self._placed = True
         self._reached: dict[int, int] = {}
         self._committed_at = 0.0
 
@@ -98,62 +108,91 @@ class Writer:
         try:
             while not self._stopping.is_set():
                 messages = await reading
-                reading = self._loop.run_in_executor(thread, _read, client)
                 self._beat()
-                if self._failed:
-                    raise self._failed
+                if not self._placed:  # what was read until now is dropped
+                    await self._place(client, thread)
+                    messages = []
+                reading = self._loop.run_in_executor(thread, _read, client)
                 if await self._write(messages):
                     self._commit(client)
                 else:
-                    await reading  # drop what was read ahead
-                    applied = [one for one in client.assignment() if one.partition not in self._stopped]
-                    await self._loop.run_in_executor(thread, self._take, client, applied)
-                    reading = self._loop.run_in_executor(thread, _read, client)
+                    self._placed = False
         finally:
             await reading
 
-    async def _write(self, messages: list[Message]) -> bool:
-        """Take the records in and commit them; False when reading has to start again from the stored progress."""
-        started = time.time_ns()
-        at = 0
-        while at < len(messages):
-            batch, moves, sources = Batch(), dict[int, Move](), dict[At, Message]()
-            while at < len(messages) and batch.decisions < ORDERS_PER_TRANSACTION_MAX:
-                if not self._take_in(messages[at], batch, moves, sources):
-                    return False
-                at += 1
-            if not moves:
-                continue
+    async def _place(self, client: Consumer, thread: ThreadPoolExecutor) -> None:
+        """Go to the stored progress, however long it takes to learn it.
+
+        Meanwhile nothing is fetched (Kafka is the buffer, not this process), but the consumer is polled: it stays in
+        its group and hears of new owners.
+        """
+        while not self._placed and not self._stopping.is_set():
+            mine = self._mine
+            asking = asyncio.create_task(self._stored([n for n in mine if n not in self._stopped]))
             try:
-                new = await self._store(moves, batch, sources)
-            except Overtaken:
-                _log.info("another writer moved partitions %s on: going to the stored progress", sorted(moves))
-                return False
-            except PartitionBroken as broken:
-                await self._stop(broken)
-                return False
-            except Exception as error:
-                if not is_outage(error):
-                    raise
-                _log.warning("a batch was not written: %s", said(error))
-                return False
-            self._reached |= {partition: move.to.next_offset for partition, move in moves.items()}
-            self._measure(batch, new, started)
-            self._spans.batch(batch, started)
-            started = time.time_ns()
+                await self._loop.run_in_executor(thread, _hold, client)
+                while not (await asyncio.wait({asking}, timeout=IDLE_WAIT_S))[0]:
+                    await self._loop.run_in_executor(thread, _hold, client)
+                stored = await asking
+            finally:
+                asking.cancel()
+            if mine is self._mine:
+                await self._loop.run_in_executor(thread, self._go_to, client, stored)
+
+    async def _write(self, messages: list[Message]) -> bool:
+        """Take the records in and commit them; False when reading has to start again from the stored progress.
+
+        While Postgres works on one transaction, the next one is made ready.
+        """
+        writing: asyncio.Task[bool] | None = None
+        at, in_line = 0, True
+        try:
+            while at < len(messages) and in_line:
+                part = Part(Batch(), {}, {}, time.time_ns())
+                while at < len(messages) and in_line and part.batch.decisions < ORDERS_PER_TRANSACTION_MAX:
+                    in_line = self._take_in(messages[at], part)
+                    at += 1
+                    if writing:
+                        await asyncio.sleep(0)  # for Postgres' answers
+                if writing and not await writing:
+                    return False
+                writing = asyncio.create_task(self._written(part)) if part.moves and in_line else None
+            return (writing is None or await writing) and in_line
+        finally:
+            if writing:
+                await asyncio.wait({writing})
+
+    async def _written(self, part: Part) -> bool:
+        try:
+            new = await self._store(part)
+        except Overtaken:
+            _log.info("another writer moved partitions %s on: going to the stored progress", sorted(part.moves))
+            return False
+        except PartitionBroken as broken:
+            await self._stop(broken)
+            return False
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            _log.warning("a batch was not written: %s", said(error))
+            return False
+        self._reached |= {partition: move.to.next_offset for partition, move in part.moves.items()}
+        self._measure(part.batch, new, part.started_ns)
+        self._spans.batch(part.batch, part.started_ns)
         return True
 
-    async def _store(self, moves: dict[int, Move], batch: Batch, sources: dict[At, Message]) -> int:
+    async def _store(self, part: Part) -> int:
         """Write one batch; if Postgres refuses something in it, once more, in parts."""
         try:
             async with self._units.open() as unit:
-                return await store.apply(unit, moves, batch, confirm=self._confirm)
+                return await store.apply(unit, part.moves, part.batch, confirm=self._confirm)
         except Exception as error:
             if not is_row_error(error):
                 raise
             _log.warning("a batch holds what Postgres will never take, writing it in parts: %s", said(error))
         async with self._units.open() as unit:
-            return await store.apply(unit, moves, batch, confirm=self._confirm, sources=_sources(sources))
+            sources = _sources(part.sources)
+            return await store.apply(unit, part.moves, part.batch, confirm=self._confirm, sources=sources)
 
     async def _stop(self, broken: PartitionBroken) -> None:
         """Apply nothing more of this partition; the others go on, and the gauge that is set here pages."""
@@ -162,8 +201,8 @@ class Writer:
         work = partial(self._units.pool.execute, STOP, broken.partition, str(broken))
         await retry_outages(work, self._beat, self._stopping, "stopping a partition")
 
-    def _take_in(self, message: Message, batch: Batch, moves: dict[int, Move], sources: dict[At, Message]) -> bool:
-        """Add one record to the batch; False when it is not the next one and the partition has to be read anew."""
+    def _take_in(self, message: Message, part: Part) -> bool:
+        """Add one record to the part; False when it is not the next one and the partition has to be read anew."""
         if (error := message.error()) is not None:
             check_passing(error, DECISIONS.name)
             _log.info("Kafka: %s", error.str())
@@ -182,15 +221,16 @@ class Writer:
             self._suspect[partition] = was
             return False
         read = reader.read(offset, message.value())
-        moves[partition] = Move(moves[partition].was if partition in moves else was, reader.progress)
+        began = part.moves[partition].was if partition in part.moves else was
+        part.moves[partition] = Move(began, reader.progress)
         if isinstance(read, Void):
             self._metrics.void.labels(read.reason).inc()
             if read.reason == "jump":
                 _log.error("a decisions record was lost on its way: %s/%d at %d", DECISIONS.name, partition, offset)
             return True
         try:
-            batch.add(partition, read.source_offset, decode_decisions(read))
-            sources[partition, read.source_offset] = message
+            part.batch.add(partition, read.source_offset, decode_decisions(read))
+            part.sources[partition, read.source_offset] = message
         except msgspec.DecodeError as error:
             raise LogBroken(
                 f"{DECISIONS.name}/{partition} holds at {offset} what this version cannot read ({error}): "
@@ -220,24 +260,20 @@ class Writer:
 
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         self._stopped.clear()  # perhaps somebody has seen to it: tried anew
-        self._take(client, partitions)
+        self._mine, self._placed = [partition.partition for partition in partitions], False
+        client.assign([])
 
     def _revoked(self, client: Consumer, partitions: list[TopicPartition]) -> None:
         _log.info("giving up partitions %s", sorted(partition.partition for partition in partitions))
-        self.readers = {}
+        self._mine, self.readers = [], {}
         client.unassign()
 
-    def _take(self, client: Consumer, partitions: list[TopicPartition]) -> None:
-        """Assign the partitions at their stored progress. What is wrong with the log is kept for `run` to raise."""
-        try:
-            wanted = [partition.partition for partition in partitions]
-            found = asyncio.run_coroutine_threadsafe(self._stored(wanted), self._loop).result()
-            readers = patiently(partial(self._resume, found))
-            client.assign([TopicPartition(DECISIONS.name, n, r.progress.next_offset) for n, r in readers.items()])
-            self.readers = readers
-        except Exception as error:
-            self._failed = error
-            client.assign([])
+    def _go_to(self, client: Consumer, stored: dict[int, Progress]) -> None:
+        readers = patiently(partial(self._resume, stored))
+        places = [TopicPartition(DECISIONS.name, n, reader.progress.next_offset) for n, reader in readers.items()]
+        client.assign(places)
+        client.resume(places)
+        self.readers, self._placed = readers, True
 
     def _resume(self, stored: dict[int, Progress]) -> dict[int, CountingReader]:
         free = consumer(self._kafka)
@@ -309,3 +345,11 @@ def _sources(messages: dict[At, Message]) -> dict[At, Source]:
 def _read(client: Consumer) -> list[Message]:
     first = client.consume(1, IDLE_WAIT_S)
     return first + client.consume(RECORDS_PER_READ_MAX - 1, GATHER_WAIT_S) if first else []
+
+
+def _hold(client: Consumer) -> None:
+    """Fetch nothing more, drop what comes all the same, and do what the group asks."""
+    client.pause(client.assignment())
+    message = client.poll(0)
+    if message is not None and (error := message.error()) is not None:
+        check_passing(error, DECISIONS.name)
