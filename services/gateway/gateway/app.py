@@ -14,18 +14,21 @@ from starlette.types import ASGIApp
 
 from eventlog.kafka import producer, topic_ids
 from gateway.appender import Appender
-from gateway.buyers import BuyersApi
+from gateway.apps import Parts, buyers_app, operators_app
+from gateway.claims import Claims, request_ends
+from gateway.commands import Commands
+from gateway.events import SaleFeed, Streams
 from gateway.identity import authenticator
 from gateway.listener import Listener
 from gateway.lookup import Lookup, SaleDoor
 from gateway.metrics import Metrics
-from gateway.operators import OperatorsApi
 from gateway.projection import Projection
 from gateway.purchase import BodyReader, PurchaseEndpoint
-from gateway.rest import BodyGuard
+from gateway.rest import BodyGuard, Probes
 from gateway.settings import Settings
 from gateway.store import Away, NotMigrated, Snapshot, Store
 from gateway.tail import BrokerClock, Tail, Watchers
+from gateway.trust import Trust
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
@@ -68,7 +71,7 @@ class Gateway:
             settings.auth, production=settings.env == "prod", host=settings.http_host, tokens=settings.tokens
         )
         try:
-            identity = settings.identity()
+            identity, webhook_secrets = settings.identity(), settings.webhook_secrets()
         except (ValueError, OSError) as error:
             raise CannotStart(str(error)) from None
         registry = build_registry("gateway", settings.instance)
@@ -80,15 +83,20 @@ class Gateway:
         self._tail = tail = Tail(settings.kafka, projection, watchers, clock)
         limiter = Limiter(redis, parse_policies(settings.limits), gateways=settings.gateways, registry=registry)
         log = producer(settings.kafka, **{"linger.ms": 1, "client.id": settings.instance})
-        self._appender = Appender(log, limiter, SaleDoor(projection, tail, store, clock), clock, metrics)
+        claims = Claims(limiter, Trust(store, lambda: request_ends(settings.kafka)))
+        self._appender = Appender(log, claims, SaleDoor(projection, tail, store, clock), clock, metrics)
         metrics.lag.set_function(lambda: tail.lag)
         metrics.void.set_function(lambda: tail.voids)
-        lookup = Lookup(projection, watchers, store, identity)
-        buyers = BuyersApi(projection, lookup, identity, who, clock, self._live, self._ready).build()
+        lookup = Lookup(projection, watchers, store, identity, claims)
+        commands = Commands(producer(settings.kafka, **{"client.id": f"{settings.instance}-commands"}))
+        streams, sale = Streams(), SaleFeed(projection, clock)
+        parts = Parts(
+            projection, watchers, clock, store, lookup, identity, who, self._appender, commands, streams, sale
+        )
+        buyers = buyers_app(parts, webhook_secrets, Probes(self._live, self._started, self._ready))
         door = PurchaseEndpoint(
             BodyGuard(buyers, bodies), bodies, identity, who, lookup, self._appender, tracing, metrics
         )
-        operators = OperatorsApi(projection, watchers, self._appender, identity, clock, settings.admin_key_sha256)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tracing.close)
             stack.push_async_callback(redis.aclose)
@@ -98,16 +106,20 @@ class Gateway:
             stack.push_async_callback(ops.close)
             stack.push_async_callback(tail.close)
             await self._start_tail(tail, store, projection, identity.fingerprint)
-            await stack.enter_async_context(_running(who.run()))
-            await stack.enter_async_context(_running(bodies.sweep()))
+            for work in (who.run(), bodies.sweep(), commands.run(), sale.run()):
+                await stack.enter_async_context(_running(work))
+            await claims.look()
+            stack.push_async_callback(claims.close)
+            await stack.enter_async_context(_running(claims.run()))
             await stack.enter_async_context(_running(self._appender.run()))
             stack.push_async_callback(self._appender.drain)
             serving = self._serving("http", settings.http_host, settings.http_port, door)
             http = await stack.enter_async_context(serving)
-            guarded = BodyGuard(operators.build(), bodies)
+            guarded = BodyGuard(operators_app(parts, settings.admin_key_sha256), bodies)
             serving = self._serving("admin", settings.admin_host, settings.admin_port, guarded)
             admin = await stack.enter_async_context(serving)
             await self._serve_until_stopped(tail)
+            streams.close()
             await _drain(http, admin)
 
     async def _serve_until_stopped(self, tail: Tail) -> None:
@@ -185,6 +197,9 @@ class Gateway:
         finally:
             listener.close()
             await task
+
+    def _started(self) -> Checks:
+        return {"projection": self._caught_up or "the decisions are still being read"}
 
     def _live(self) -> Checks:
         return {"tail": not self._tail.failed.done() or "it has stopped"}

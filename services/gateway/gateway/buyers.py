@@ -1,223 +1,238 @@
-"""The buyers' API apart from the purchase POST: products, purchases, health. FastAPI; also documents the POST.
+"""A buyer's purchases: lists, states, events, cancellation. FastAPI routes; also documents the POST that buys.
 
-Must not be slow where buyers poll: products are answered from the projection, purchases mostly so.
+Nobody but its buyer sees a purchase: to others it does not exist.
 """
 
-import time
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Request
+from fastapi import FastAPI, Header, Path, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
 
-from gateway import admission, problems, views
+from gateway import admission, events, problems, views, wire
 from gateway.admission import IdentityKey
+from gateway.commands import Commands
+from gateway.cursors import CURSOR_LENGTH_MAX, CursorInvalid, Cursors
+from gateway.events import EventStream, PurchaseFeed, Streams
 from gateway.identity import Authenticator
 from gateway.lookup import Lookup
+from gateway.orders_sql import After, orders_of_buyer
 from gateway.problems import Problem, Refused
-from gateway.projection import Projection, PurchaseStatus, SaleStatus
-from gateway.rest import add_problem_handlers, health, problem_responses
-from gateway.tail import BrokerClock
-from stampede_schemas.identifiers import QUANTITY_MAX, ProductId
-from telemetry.ops import Checks
+from gateway.projection import Projection, Purchase
+from gateway.rest import ANYWHERE, WITH_BODY, answers, event_stream, problem_responses
+from gateway.store import Store
+from stampede_schemas.identifiers import BuyerId
+from stampede_schemas.orders import CancelRequested
 
-CACHE_S = 1
-_FRESH = {"cache-control": f"public, max-age={CACHE_S}"}
+PAGE_MAX = 100
+PAGE_DEFAULT = 20
+_SIGNED_IN: dict[str, Any] = {"security": [{"token": []}, {"demoUser": []}]}
+_MINE = (problems.UNAUTHENTICATED, problems.NOT_FOUND, *ANYWHERE)
+_PURCHASE_PROBLEMS = (
+    problems.KEY_INVALID,
+    problems.UNAUTHENTICATED,
+    problems.UNKNOWN_PRODUCT,
+    problems.SOLD_OUT,
+    problems.NOT_OPEN,
+    problems.REJECTED,
+    problems.IN_FLIGHT,
+    problems.KEY_REUSED,
+    problems.RATE_LIMITED,
+    problems.OUTCOME_UNKNOWN,
+)
 
-
-class PurchaseOrder(BaseModel):
-    """What to buy. Unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-    product_id: Annotated[str, Field(pattern=admission.PRODUCT_ID_PATTERN)]
-    quantity: Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
-    payment_method: Annotated[str, Field(pattern=admission.PAYMENT_METHOD_PATTERN)] = admission.PAYMENT_METHOD_DEFAULT
-
-
-class Links(BaseModel):
-    """Where to look next."""
-
-    self: str
-
-
-class PendingPurchase(BaseModel):
-    """Accepted: it is in the log, and will be decided."""
-
-    purchase_id: str
-    status: Literal["pending"]
-    links: Links
-
-
-class Price(BaseModel):
-    """Minor units of `currency`."""
-
-    unit_minor: int
-    total_minor: int
-    currency: str
-
-
-class LogPosition(BaseModel):
-    """Where the request stands in `stampede.requests`."""
-
-    partition: int
-    offset: int
-    index: int
-
-
-class PurchaseState(BaseModel):
-    """A purchase now. `version` rises with every change."""
-
-    purchase_id: str
-    status: PurchaseStatus
-    version: int
-    product_id: str | None
-    quantity: int
-    reason: str | None
-    reservation_no: int | None
-    price: Price | None
-    hold_until: str | None
-    refund: Literal["none", "due", "done"]
-    log_position: LogPosition | None
-    trace_id: str | None
-    links: Links
-
-
-class ProductState(BaseModel):
-    """A product and what is left of it. `may_reopen`: units on hold may come back."""
-
-    product_id: str
-    name: str
-    status: SaleStatus
-    available: int
-    may_reopen: bool
-    stock: int
-    unit_price_minor: int
-    currency: str
-    per_buyer_limit: int
-    hold_ms: int
-    opens_at: str | None
-    closes_at: str | None
-    server_time: str
-
-
-class Products(BaseModel):
-    """All products, by id."""
-
-    products: list[ProductState]
-    server_time: str
+PurchaseIdInPath = Annotated[str, Path(description="as the purchase's Location names it", examples=[wire.ID])]
+CursorInQuery = Annotated[str | None, Query(max_length=CURSOR_LENGTH_MAX, description="`next_cursor` of a page")]
+LimitInQuery = Annotated[int, Query(ge=1, le=PAGE_MAX, description="how many at most")]
 
 
 class BuyersApi:
-    """The handlers, over what they need; `build` makes the app."""
+    """The handlers, over what they need; `add_to` puts them into an app."""
 
     def __init__(
         self,
         projection: Projection,
         lookup: Lookup,
+        store: Store,
         identity: IdentityKey,
         authenticator: Authenticator,
-        clock: BrokerClock,
-        live: Callable[[], Checks],
-        ready: Callable[[], Checks],
+        commands: Commands,
+        streams: Streams,
+        purchases: PurchaseFeed,
     ) -> None:
-        self._projection, self._lookup, self._identity, self._clock = projection, lookup, identity, clock
-        self._authenticator, self._live, self._ready = authenticator, live, ready
+        self._projection, self._lookup, self._store, self._identity = projection, lookup, store, identity
+        self._authenticator, self._commands, self._streams, self._purchases = (
+            authenticator,
+            commands,
+            streams,
+            purchases,
+        )
+        self._cursors = Cursors(identity.cursor_key)
 
-    def build(self) -> FastAPI:
-        """The app; connects to nothing."""
-        app = FastAPI(title="Stampede", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
-        add_problem_handlers(app)
-        purchase: dict[int | str, dict[str, Any]] = {201: {"model": PurchaseState}, 202: {"model": PendingPurchase}}
-        unchanged: dict[int | str, dict[str, Any]] = {304: {"description": "unchanged"}}
-        app.add_api_route(
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes."""
+        route = app.add_api_route
+        route(
             views.PURCHASES_PATH,
             _document_purchase,
             methods=["POST"],
             operation_id="purchase",
+            tags=["purchases"],
             status_code=202,
-            responses=purchase | problem_responses(400, 401, 404, 409, 413, 415, 422, 429, 503),
+            responses=answers(202, wire.PurchaseAccepted, "in the log", wire.PENDING, Location="the purchase")
+            | answers(201, wire.PurchaseState, "reserved, or confirmed already (`Prefer: wait`)", wire.RESERVED)
+            | problem_responses(*_PURCHASE_PROBLEMS, *WITH_BODY),
+            openapi_extra=_SIGNED_IN,
         )
-        route = app.get
-        route("/v1/products", operation_id="listProducts", response_model=Products)(self.products)
         route(
-            "/v1/products/{product_id}",
-            operation_id="getProduct",
-            response_model=ProductState,
-            responses=unchanged | problem_responses(404),
-        )(self.product)
+            views.PURCHASES_PATH,
+            self.own_purchases,
+            operation_id="listPurchases",
+            tags=["purchases"],
+            responses=answers(200, wire.Purchases, "a page", {"purchases": [wire.RESERVED], "next_cursor": None})
+            | problem_responses(problems.UNAUTHENTICATED, *ANYWHERE),
+            openapi_extra=_SIGNED_IN,
+        )
+        one = views.PURCHASES_PATH + "/{purchase_id}"
         route(
-            "/v1/purchases/{purchase_id}",
+            one,
+            self.purchase,
             operation_id="getPurchase",
-            response_model=PurchaseState,
-            responses=problem_responses(401, 404, 422, 503),
-        )(self.purchase)
-        route("/livez", include_in_schema=False)(self.livez)
-        route("/readyz", include_in_schema=False)(self.readyz)
-        return app
+            tags=["purchases"],
+            responses=answers(200, wire.PurchaseState, "the purchase as it is now", wire.DECLINED)
+            | problem_responses(*_MINE),
+            openapi_extra=_SIGNED_IN,
+        )
+        route(
+            one + "/events",
+            self.purchase_events,
+            operation_id="watchPurchase",
+            tags=["purchases"],
+            responses=event_stream("each state as an event named like its status, `id` its version")
+            | {204: {"description": "nothing will follow what you have seen; do not connect again"}}
+            | problem_responses(problems.RATE_LIMITED, *_MINE),
+            openapi_extra=_SIGNED_IN,
+        )
+        route(
+            one + "/cancel",
+            self.cancel,
+            methods=["POST"],
+            operation_id="cancelPurchase",
+            tags=["purchases"],
+            status_code=202,
+            responses=answers(202, wire.PurchaseAccepted, "in the log", wire.CANCELLING, Location="the purchase")
+            | problem_responses(problems.NOT_CANCELLABLE, problems.OUTCOME_UNKNOWN, *_MINE, *WITH_BODY),
+            openapi_extra=_SIGNED_IN,
+        )
 
-    async def products(self, request: Request) -> Response:
-        """All products with their availability."""
-        now_ms = self._now_ms()
-        known = sorted(self._projection.products.values(), key=lambda product: product.product_id)
-        shown = [views.product(product, now_ms, server_time=False) for product in known if product.status != "retired"]
-        server_time = views.instant(now_ms)
-        whole = {"products": [product | {"server_time": server_time} for product in shown], "server_time": server_time}
-        return _cacheable(request, views.etag(shown), whole)
-
-    async def product(self, request: Request, product_id: str) -> Response:
-        """One product with its availability."""
-        known = self._projection.products.get(ProductId(product_id))
-        if known is None:
-            raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
-        now_ms = self._now_ms()
-        tag = views.etag(views.product(known, now_ms, server_time=False))
-        return _cacheable(request, tag, views.product(known, now_ms))
+    async def own_purchases(
+        self, request: Request, limit: LimitInQuery = PAGE_DEFAULT, cursor: CursorInQuery = None
+    ) -> Response:
+        """The caller's purchases, newest first. One shows here once it is in the database, soon after its decision."""
+        buyer_id = await self._buyer(request)
+        scope = (buyer_id, views.PURCHASES_PATH)
+        after = read_cursor(self._cursors, cursor, *scope)
+        rows = await self._store.page(orders_of_buyer(buyer_id, limit + 1, after))
+        following = self._cursors.write(rows[limit - 1][1], *scope) if len(rows) > limit else None
+        shown = [views.purchase_fields(self._newest(row)) for row, _ in rows[:limit]]
+        body = views.encoded({"purchases": shown, "next_cursor": following})
+        return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
     async def purchase(
         self,
         request: Request,
-        purchase_id: str,
-        wait: Annotated[int, Query(ge=0, le=admission.WAIT_S_MAX)] = 0,
-        version: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+        purchase_id: PurchaseIdInPath,
+        wait: Annotated[int, Query(ge=0, le=admission.WAIT_S_MAX, description="seconds")] = 0,
+        version: Annotated[int | None, Query(ge=0, le=2**31, description="what is known already")] = None,
     ) -> Response:
         """A purchase of the caller. With `wait`, ends at the first change after `version` (default: now)."""
-        subject = await self._authenticator.subject(admission.pick(request.headers.raw))
-        if isinstance(subject, Problem):
-            raise Refused(subject)
-        known = await self._lookup.find(purchase_id)
-        if known is None or known.buyer_id != self._identity.buyer_id(subject):
-            raise Refused(Problem(problems.NOT_FOUND, "You have no purchase with this id."))
+        _, known = await self._own(request, purchase_id)
         if wait:
             seen = known.version if version is None else version
             known = await self._lookup.change(purchase_id, seen, wait) or known
         headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if known.may_change else {})
         return Response(views.purchase(known), media_type="application/json", headers=headers)
 
-    async def livez(self, request: Request) -> Response:
-        """Whether the process works."""
-        return health(self._live(), verbose="verbose" in request.query_params)
+    async def purchase_events(
+        self,
+        request: Request,
+        purchase_id: PurchaseIdInPath,
+        last_event_id: Annotated[str | None, Header(description="the last `id` seen: go on behind it")] = None,
+    ) -> Response:
+        """The life of a purchase as server-sent events; ends with its last one.
 
-    async def readyz(self, request: Request) -> Response:
-        """Whether to send buyers here."""
-        return health(self._ready(), verbose="verbose" in request.query_params)
+        Each event is the whole purchase, so states that passed while nobody listened are not told again. `hold_until`
+        may still be null in the event of a reservation.
+        """
+        buyer_id, known = await self._own(request, purchase_id)
+        seen = events.last_event_id(last_event_id)
+        if known.version <= seen and not known.may_change:
+            return Response(status_code=204)
+        if (refused := self._streams.take(buyer_id)) is not None:
+            raise Refused(refused)
+        return EventStream(self._purchases.frames(known.purchase_id, seen), self._streams, buyer_id)
 
-    def _now_ms(self) -> int:
-        return self._clock.now_ms() or int(time.time() * 1000)
+    async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
+        """Ask for a purchase to be undone: units go back on sale, money back to the buyer. Asking twice is asking once.
+
+        202 means that the wish is in the log; what becomes of it shows in the purchase. No body is needed.
+        """
+        buyer_id, known = await self._own(request, purchase_id)
+        check_cancellable(known)
+        request_id = self._identity.request_id("cancel", known.purchase_id)
+        wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=buyer_id)
+        if (refused := await self._commands.append(wish, known.purchase_id)) is not None:
+            raise Refused(refused)
+        self._projection.cancel_asked(known.purchase_id)
+        body = {
+            "purchase_id": known.purchase_id,
+            "status": known.status,
+            "links": views.links(known.purchase_id),
+        }
+        headers = {"location": views.location(known.purchase_id), "cache-control": "no-store"}
+        return Response(views.encoded(body), 202, media_type="application/json", headers=headers)
+
+    async def _buyer(self, request: Request) -> BuyerId:
+        subject = await self._authenticator.subject(admission.pick(request.headers.raw))
+        if isinstance(subject, Problem):
+            raise Refused(subject)
+        return self._identity.buyer_id(subject)
+
+    async def _own(self, request: Request, purchase_id: str) -> tuple[BuyerId, Purchase]:
+        buyer_id = await self._buyer(request)
+        known = await self._lookup.find(purchase_id)
+        if known is None or known.buyer_id != buyer_id:
+            raise Refused(Problem(problems.NOT_FOUND, "You have no purchase with this id."))
+        return buyer_id, known
+
+    def _newest(self, row: Purchase) -> Purchase:
+        known = self._projection.purchase(row.purchase_id)
+        return known if known is not None and known.version > row.version else row
 
 
-def _cacheable(request: Request, tag: str, shown: object) -> Response:
-    headers = _FRESH | {"etag": tag}
-    asked = {part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")}
-    if tag in asked or "*" in asked:
-        return Response(status_code=304, headers=headers)
-    return Response(views.encoded(shown), media_type="application/json", headers=headers)
+def check_cancellable(known: Purchase) -> None:
+    """Refuse what has ended. Raises Refused."""
+    if known.ended:
+        extra = {"purchase_status": known.status, "reason": known.reason}
+        raise Refused(Problem(problems.NOT_CANCELLABLE, f"The purchase is {known.status} already.", extra=extra))
+
+
+def read_cursor(cursors: Cursors, cursor: str | None, *scope: str) -> After | None:
+    """Where the page begins; None: at the beginning. Raises Refused."""
+    try:
+        return None if cursor is None else cursors.read(cursor, *scope)
+    except CursorInvalid:
+        detail = "The cursor is none of ours, or was made for another caller or other filters; begin without one."
+        raise Refused(Problem(problems.INVALID_BODY, detail)) from None
 
 
 async def _document_purchase(  # its arguments are the documentation
-    order: PurchaseOrder,  # noqa: ARG001
-    idempotency_key: Annotated[str, Header(min_length=1, max_length=admission.KEY_LENGTH_MAX)],  # noqa: ARG001
-    prefer: Annotated[str | None, Header(description="wait=N, at most 5 s: answer with the decision")] = None,  # noqa: ARG001
-) -> PendingPurchase:
+    order: wire.PurchaseOrder,  # noqa: ARG001
+    idempotency_key: Annotated[  # noqa: ARG001
+        str, Header(min_length=1, max_length=admission.KEY_LENGTH_MAX, pattern=r"^[!-~]+$", examples=["my-first"])
+    ],
+    prefer: Annotated[  # noqa: ARG001
+        str | None, Header(description="wait=N, at most 5 s: answer with the decision; respond-async: do not wait")
+    ] = None,
+) -> None:
     """Buy. 202 once the log has acknowledged; the same key and body get the same answer, for ever."""
     raise AssertionError("answered by gateway.purchase before FastAPI sees it")

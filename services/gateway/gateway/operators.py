@@ -1,87 +1,63 @@
-"""The operators' API, on a listener of its own: products come on sale, change, get more stock.
+"""The operators' routes for products: they come on sale, change, get more stock, and leave.
 
 Every action is a request in the log and is answered with its decision; every action leaves one audit line. Operators
 are neither limited nor shed.
 """
 
-import hashlib
-import hmac
-import logging
 import secrets
-import time
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Header, Request
 from fastapi.responses import Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from gateway import admission, problems, views
+from gateway import admission, problems, views, wire
+from gateway.access import Access, key_of
 from gateway.admission import IdentityKey
 from gateway.appender import Appender
-from gateway.buyers import ProductState
+from gateway.catalogue import ProductIdInPath
 from gateway.problems import Problem, Refused
 from gateway.projection import OperatorOutcome, Projection
-from gateway.rest import add_problem_handlers, problem_responses
+from gateway.rest import OPERATED, answers, problem_responses
 from gateway.tail import BrokerClock, Watchers
 from stampede_schemas.decisions import Ignored, ProductListed, RestockRejected
-from stampede_schemas.identifiers import (
-    HOLD_MS_MAX,
-    INSTANT_MS_MAX,
-    PRICE_MINOR_MAX,
-    QUANTITY_MAX,
-    STOCK_MAX,
-    Millis,
-    ProductId,
-    RequestId,
+from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis, ProductId, RequestId
+from stampede_schemas.requests import (
+    ProductChangeRequested,
+    ProductListRequested,
+    ProductRetireRequested,
+    RestockRequested,
 )
-from stampede_schemas.requests import AnyRequest, ProductChangeRequested, ProductListRequested, RestockRequested
 
 DECISION_S_MAX = 5.0
-HOLD_MS_DEFAULT = 120_000
-PER_BUYER_LIMIT_DEFAULT = 10
-_audit = logging.getLogger("gateway.audit")
+PRODUCTS_PATH = "/admin/v1/products"
+ProductRequest = ProductListRequested | ProductChangeRequested | ProductRetireRequested | RestockRequested
+_NOT_SHOWN = frozenset({"v", "request_id", "action"})  # of a request; the rest is in its decision again
 
-PriceMinor = Annotated[int, Field(ge=0, le=PRICE_MINOR_MAX, strict=True)]
-HoldMs = Annotated[int, Field(ge=1, le=HOLD_MS_MAX, strict=True)]
-PerBuyerLimit = Annotated[int, Field(ge=1, le=QUANTITY_MAX, strict=True)]
-
-
-class ProductToList(BaseModel):
-    """A product to put on sale. Instants are RFC 3339 with an offset; an absent end of the window is open."""
-
-    model_config = ConfigDict(extra="forbid")
-    product_id: Annotated[str, Field(pattern=admission.PRODUCT_ID_PATTERN)]
-    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
-    unit_price_minor: PriceMinor
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
-    stock: Annotated[int, Field(ge=0, le=STOCK_MAX, strict=True)]
-    per_buyer_limit: PerBuyerLimit = PER_BUYER_LIMIT_DEFAULT
-    hold_ms: HoldMs = HOLD_MS_DEFAULT
-    opens_at: AwareDatetime | None = None
-    closes_at: AwareDatetime | None = None
-
-
-class ProductChange(BaseModel):
-    """What to change; absent fields stay."""
-
-    model_config = ConfigDict(extra="forbid")
-    unit_price_minor: PriceMinor | None = None
-    per_buyer_limit: PerBuyerLimit | None = None
-    hold_ms: HoldMs | None = None
-    opens_at: AwareDatetime | None = None
-    closes_at: AwareDatetime | None = None
-
-
-class Restock(BaseModel):
-    """Units to add, or to take away when negative."""
-
-    model_config = ConfigDict(extra="forbid")
-    quantity: Annotated[int, Field(ge=-STOCK_MAX, le=STOCK_MAX, strict=True)]
+KeyInHeader = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=admission.KEY_LENGTH_MAX,
+        pattern=admission.KEY_PATTERN,
+        description="the same key is the same action, done once",
+        examples=["list-tea"],
+    ),
+]
+RequiredKeyInHeader = Annotated[
+    str,
+    Header(
+        min_length=1,
+        max_length=admission.KEY_LENGTH_MAX,
+        pattern=admission.KEY_PATTERN,
+        description="a new one for each new action: adding twice is not adding once",
+        examples=["restock-1"],
+    ),
+]
 
 
 class OperatorsApi:
-    """The handlers, over what they need; `build` makes the app."""
+    """The handlers, over what they need; `add_to` puts them into an app."""
 
     def __init__(
         self,
@@ -90,45 +66,56 @@ class OperatorsApi:
         appender: Appender,
         identity: IdentityKey,
         clock: BrokerClock,
-        key_sha256: str,
+        access: Access,
     ) -> None:
         self._projection, self._watchers, self._appender, self._identity = projection, watchers, appender, identity
-        self._clock, self._key_sha256 = clock, key_sha256.lower()
+        self._clock, self._access = clock, access
 
-    def build(self) -> FastAPI:
-        """The app; connects to nothing."""
-        app = FastAPI(
-            title="Stampede operators",
-            version="1",
-            docs_url=None,
-            redoc_url=None,
-            redirect_slashes=False,
-            dependencies=[Depends(self._authorise)],
-        )
-        add_problem_handlers(app)
-        told = problem_responses(400, 401, 404, 409, 413, 415, 422, 503)
-        base = "/admin/v1/products"
-        for path, handler, methods, operation in (
-            (base, self.list_product, ["POST"], "listProduct"),
-            (base + "/{product_id}", self.change_product, ["PATCH"], "changeProduct"),
-            (base + "/{product_id}/restock", self.restock, ["POST"], "restock"),
-            (base + "/{product_id}/{action}", self.act, ["POST"], "openCloseOrPause"),
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes."""
+        told = (
+            answers(200, wire.ProductState, "done, or done before", wire.PRODUCT)
+            | answers(202, wire.Undecided, "in the log, not decided yet", {"product_id": "tea", "status": "pending"})
+        )  # fmt: skip
+        created = answers(201, wire.ProductState, "on sale", wire.PRODUCT, Location="where buyers see it")
+        kinds = (*OPERATED, problems.PRODUCT_CONFLICT, problems.OUTCOME_UNKNOWN)
+        keyed, known = (*kinds, problems.KEY_REUSED), (*kinds, problems.UNKNOWN_PRODUCT)
+        one = PRODUCTS_PATH + "/{product_id}"
+        for path, handler, method, operation, responses in (
+            (PRODUCTS_PATH, self.list_product, "POST", "listProduct", created | problem_responses(*keyed)),
+            (one, self.change_product, "PATCH", "changeProduct", problem_responses(*known, problems.KEY_REUSED)),
+            (
+                one + "/restock",
+                self.restock,
+                "POST",
+                "restockProduct",
+                problem_responses(*known, problems.KEY_REUSED, problems.RESTOCK_REJECTED),
+            ),
+            (one + "/{action}", self.act, "POST", "actOnProduct", problem_responses(*known)),
         ):
             app.add_api_route(
-                path, handler, methods=methods, operation_id=operation, response_model=ProductState, responses=told
+                path,
+                handler,
+                methods=[method],
+                operation_id=operation,
+                tags=["products"],
+                responses=told | responses,
+                openapi_extra={"security": [{"operator": []}]},
             )
-        return app
 
-    async def list_product(self, request: Request, product: ProductToList) -> Response:
+    async def list_product(
+        self, request: Request, product: wire.ProductToList, idempotency_key: KeyInHeader = None
+    ) -> Response:
         """Put a product on sale: 201, or 200 when it already was with the same content."""
+        del idempotency_key  # for the documentation; read below, where sending it twice is noticed
         product_id = ProductId(product.product_id)
-        wanted = product.model_dump_json()
         # A second try without a key of its own is the same request only if it asks for the same.
-        request_id = self._identity.request_id("list", product_id, self._key(request) or wanted)
+        request_id = self._identity.request_id("list", product_id, key_of(request) or product.model_dump_json())
         opens, closes = _ms(product.opens_at), _ms(product.closes_at)
         if opens is not None and closes is not None and closes <= opens:
             raise Refused(Problem(problems.INVALID_BODY, "closes_at must be after opens_at."))
         return await self._decide(
+            request,
             "list",
             ProductListRequested(
                 request_id=request_id,
@@ -144,13 +131,21 @@ class OperatorsApi:
             ),
         )
 
-    async def change_product(self, request: Request, product_id: str, change: ProductChange) -> Response:
+    async def change_product(
+        self,
+        request: Request,
+        product_id: ProductIdInPath,
+        change: wire.ProductChange,
+        idempotency_key: KeyInHeader = None,
+    ) -> Response:
         """Change price, limit, hold time or window; reservations keep what they were made with."""
+        del idempotency_key
         return await self._decide(
+            request,
             "change",
             ProductChangeRequested(
                 request_id=self._request_id(request, "change", product_id),
-                product_id=_existing(product_id),
+                product_id=existing_id(product_id),
                 unit_price_minor=change.unit_price_minor,
                 per_buyer_limit=change.per_buyer_limit,
                 opens_at_ms=_ms(change.opens_at),
@@ -159,46 +154,57 @@ class OperatorsApi:
             ),
         )
 
-    async def restock(self, request: Request, product_id: str, restock: Restock) -> Response:
+    async def restock(
+        self,
+        request: Request,
+        product_id: ProductIdInPath,
+        restock: wire.Restock,
+        idempotency_key: RequiredKeyInHeader,
+    ) -> Response:
         """Add or take away units. Needs an Idempotency-Key: adding twice is not adding once."""
+        del idempotency_key
         if restock.quantity == 0:
             raise Refused(Problem(problems.INVALID_BODY, "quantity must not be 0."))
-        key = self._key(request)
+        key = key_of(request)
         if key is None:
             raise Refused(Problem(problems.KEY_INVALID, "Send an Idempotency-Key header: a new one for each restock."))
         request_id = self._identity.request_id("restock", product_id, key)
-        before = self._projection.outcome(request_id)
-        if getattr(before, "quantity", restock.quantity) != restock.quantity:
-            raise Refused(Problem(problems.KEY_REUSED, "The first request with this key had another quantity."))
-        return await self._decide(
-            "restock",
-            RestockRequested(request_id=request_id, product_id=_existing(product_id), quantity=restock.quantity),
-        )
+        wish = RestockRequested(request_id=request_id, product_id=existing_id(product_id), quantity=restock.quantity)
+        return await self._decide(request, "restock", wish)
 
-    async def act(self, request: Request, product_id: str, action: Literal["open", "close", "pause"]) -> Response:
-        """Open, close or pause the sale of a product."""
-        return await self._decide(
-            action,
-            ProductChangeRequested(
-                request_id=self._request_id(request, action, product_id),
-                product_id=_existing(product_id),
-                action=action,
-            ),
-        )
+    async def act(
+        self,
+        request: Request,
+        product_id: ProductIdInPath,
+        action: Literal["open", "close", "pause", "retire"],
+        idempotency_key: KeyInHeader = None,
+    ) -> Response:
+        """Open, close or pause the sale of a product; or retire it for good: its reservations are forgotten."""
+        del idempotency_key
+        request_id, known = self._request_id(request, action, product_id), existing_id(product_id)
+        wish: ProductRequest
+        if action == "retire":
+            wish = ProductRetireRequested(request_id=request_id, product_id=known)
+        else:
+            wish = ProductChangeRequested(request_id=request_id, product_id=known, action=action)
+        return await self._decide(request, action, wish)
 
-    async def _decide(self, action: str, request: AnyRequest) -> Response:
-        request_id, product_id = _ids(request)
+    async def _decide(self, request: Request, action: str, wish: ProductRequest) -> Response:
+        request_id, product_id = wish.request_id, wish.product_id
         outcome = self._projection.outcome(request_id)
         repeated = outcome is not None
         if outcome is None:
-            appended = await self._appender.append(request, None)
+            appended = await self._appender.append(wish, None)
             if isinstance(appended, Problem):
-                self._note(action, product_id, request_id, appended.kind.slug)
+                self._note(request, action, wish, appended.kind.slug)
                 raise Refused(appended)
             outcome = self._projection.outcome(request_id)
             if outcome is None and await self._watchers.changed(request_id, DECISION_S_MAX):
                 outcome = self._projection.outcome(request_id)
-        self._note(action, product_id, request_id, "undecided" if outcome is None else type(outcome).__name__)
+        elif _asks_for_another(wish, outcome):
+            self._note(request, action, wish, problems.KEY_REUSED.slug)
+            raise Refused(Problem(problems.KEY_REUSED, "The first request with this key asked for something else."))
+        self._note(request, action, wish, "undecided" if outcome is None else type(outcome).__name__)
         return self._answer(product_id, outcome, repeated=repeated)
 
     def _answer(self, product_id: ProductId, outcome: OperatorOutcome | None, *, repeated: bool) -> Response:
@@ -214,7 +220,7 @@ class OperatorsApi:
         product = self._projection.products.get(product_id)
         if product is None:
             raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
-        now_ms = self._clock.now_ms() or int(time.time() * 1000)
+        now_ms = self._clock.shown_ms()
         created = isinstance(outcome, ProductListed) and not repeated
         return Response(
             views.encoded(views.product(product, now_ms)),
@@ -223,41 +229,28 @@ class OperatorsApi:
             media_type="application/json",
         )
 
-    async def _authorise(self, request: Request) -> None:
-        given = admission.pick(request.headers.raw).get(b"authorization") or b""
-        scheme, _, token = given.partition(b" ")
-        digest = hashlib.sha256(token.strip()).hexdigest()
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(digest, self._key_sha256):
-            _audit.warning("refused", extra={"action": request.method, "path": request.url.path, "outcome": "refused"})
-            raise Refused(Problem(problems.UNAUTHENTICATED, "Send Authorization: Bearer with the operators' key."))
-
-    def _key(self, request: Request) -> str | None:
-        headers = admission.pick(request.headers.raw)
-        if b"idempotency-key" not in headers:
-            return None
-        key = admission.idempotency_key(headers)
-        if isinstance(key, Problem):
-            raise Refused(key)
-        return key
-
     def _request_id(self, request: Request, action: str, product_id: str) -> RequestId:
-        key = self._key(request) or secrets.token_hex(16)  # setting the same twice is harmless
+        key = key_of(request) or secrets.token_hex(16)  # setting the same twice is harmless
         return self._identity.request_id(action, product_id, key)
 
-    def _note(self, action: str, product_id: str, request_id: str, outcome: str) -> None:
-        told = {"action": action, "product_id": product_id, "request_id": request_id, "outcome": outcome}
-        _audit.info("operator action", extra=told)
+    def _note(self, request: Request, action: str, wish: ProductRequest, outcome: str) -> None:
+        told = {"product_id": wish.product_id, "request_id": wish.request_id, "outcome": outcome}
+        self._access.note(request, action, **told)
 
 
-def _ids(request: AnyRequest) -> tuple[RequestId, ProductId]:
-    assert isinstance(request, (ProductListRequested, ProductChangeRequested, RestockRequested))
-    return request.request_id, request.product_id
-
-
-def _existing(product_id: str) -> ProductId:
+def existing_id(product_id: str) -> ProductId:
+    """A product id in its one spelling. Raises Refused: no product can have it."""
     if not admission.is_product_id(product_id):
         raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
     return ProductId(product_id)
+
+
+def _asks_for_another(wish: ProductRequest, outcome: OperatorOutcome) -> bool:
+    """Whether the decision of this wish's id is one of a wish for something else."""
+    everything = isinstance(wish, ProductListRequested)
+    asked = {name: getattr(wish, name) for name in wish.__struct_fields__ if name not in _NOT_SHOWN}
+    shown = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+    return any(shown.get(name, value) != value for name, value in asked.items() if everything or value is not None)
 
 
 def _ms(at: datetime | None) -> Millis | None:

@@ -57,9 +57,14 @@ class Product:
     confirmed: int = 0
 
     @property
+    def on_hold(self) -> int:
+        """Units that are reserved and not paid for yet."""
+        return max(self.stock - self.available - self.confirmed, 0)
+
+    @property
     def may_reopen(self) -> bool:
         """Whether holds exist that may end and give their units back."""
-        return self.stock - self.available - self.confirmed > 0
+        return self.on_hold > 0
 
     def sale_status(self, now_ms: int | None) -> SaleStatus:
         """What a buyer sees at broker time `now_ms`; with None the window is taken to be open."""

@@ -1,22 +1,24 @@
 """What the two FastAPI apps share: bodies are bounded before they are parsed, and every no is a problem document."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
+import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import admission, problems
-from gateway.problems import Problem, Refused
+from gateway.problems import Kind, Problem, Refused
 from gateway.purchase import BodyReader, respond
 from gateway.store import Away, NotMigrated
 from telemetry.ops import Checks
 from telemetry.tracing import new_traceparent, trace_id_of
 
+EXAMPLE_TRACE = "0af7651916cd43dd8448eb211c80319c"
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 _BY_STATUS = {
     400: problems.MALFORMED,
@@ -27,8 +29,9 @@ _BY_STATUS = {
 
 
 class ProblemDocument(BaseModel):
-    """RFC 9457, with what a client needs for deciding whether to try again."""
+    """RFC 9457, with what a client needs for deciding whether to try again. Some types have members of their own."""
 
+    model_config = ConfigDict(extra="allow")
     type: str
     title: str
     status: int
@@ -37,18 +40,42 @@ class ProblemDocument(BaseModel):
     trace_id: str
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of these error statuses."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    return {
-        status: {"description": problems_of(status), "model": ProblemDocument, "content": content}
-        for status in statuses
-    }
+Responses = dict[int | str, dict[str, Any]]
+ANYWHERE = (problems.MALFORMED, problems.INVALID_BODY, problems.OVERLOADED, problems.UNAVAILABLE)
+OPEN: dict[str, Any] = {"security": []}  # a route for everybody
+WITH_BODY = (*ANYWHERE, problems.TOO_LARGE, problems.UNSUPPORTED_MEDIA)
+OPERATED = (problems.KEY_INVALID, problems.UNAUTHENTICATED, problems.FORBIDDEN, *WITH_BODY)
 
 
-def problems_of(status: int) -> str:
-    """The problem types that come with a status, for readers of the documentation."""
-    return ", ".join(kind.slug for kind in problems.KINDS if kind.status == status) or "problem"
+def problem_responses(*kinds: Kind) -> Responses:
+    """The OpenAPI description of these ways of saying no, each with an example."""
+    found: Responses = {}
+    for kind in sorted({*kinds}, key=lambda kind: (kind.status, kind.slug)):
+        schema = {"$ref": "#/components/schemas/ProblemDocument"}
+        told = found.setdefault(kind.status, {"description": "", "model": ProblemDocument})
+        told["description"] += f"{', ' if told['description'] else ''}{kind.slug}"
+        media = told.setdefault("content", {}).setdefault("application/problem+json", {"schema": schema})
+        example = msgspec.json.decode(Problem(kind, f"{kind.title}.").body(EXAMPLE_TRACE))
+        media.setdefault("examples", {})[kind.slug] = {"summary": kind.title, "value": example}
+        if kind.retryable:
+            told["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+    return found
+
+
+def answers(status: int, model: type[BaseModel], description: str, example: object, **headers: str) -> Responses:
+    """The OpenAPI description of one good answer."""
+    content = {"application/json": {"example": example}}
+    told: dict[str, Any] = {"model": model, "description": description, "content": content}
+    if headers:
+        shown = {name.replace("_", "-"): what for name, what in headers.items()}
+        told["headers"] = {n: {"description": what, "schema": {"type": "string"}} for n, what in shown.items()}
+    return {status: told}
+
+
+def event_stream(what: str) -> Responses:
+    """The OpenAPI description of server-sent events."""
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {200: {"description": f"server-sent events: {what}", "content": content}}
 
 
 class BodyGuard:
@@ -68,6 +95,8 @@ class BodyGuard:
         body = refused if refused is not None else await self._bodies.read(receive)
         if body is None:
             return
+        if isinstance(body, bytes) and body:
+            body = admission.without_duplicates(body) or body
         if isinstance(body, Problem):
             trace_id = trace_id_of(new_traceparent(0.0))
             await respond(send, body.kind.status, body.response_headers(), body.body(trace_id))
@@ -96,6 +125,26 @@ def health(checks: Checks, *, verbose: bool) -> Response:
     return Response(problems._encode(shown), media_type="application/json")
 
 
+class Probes(NamedTuple):
+    """What the process says of itself: it works, it has begun, send it buyers."""
+
+    live: Callable[[], Checks]
+    started: Callable[[], Checks]
+    ready: Callable[[], Checks]
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add /livez, /startupz and /readyz."""
+
+        def probe(checks: Callable[[], Checks]) -> Callable[[Request], Awaitable[Response]]:
+            async def asked(request: Request) -> Response:
+                return health(checks(), verbose="verbose" in request.query_params)
+
+            return asked
+
+        for path, checks in (("/livez", self.live), ("/startupz", self.started), ("/readyz", self.ready)):
+            app.add_route(path, probe(checks), include_in_schema=False)
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Make every error of this app a problem document."""
 
@@ -112,8 +161,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return answer(Problem(problems.MALFORMED, "The body is not JSON."))
+        if tuple(first["loc"]) == ("header", "idempotency-key"):
+            return answer(Problem(problems.KEY_INVALID, f"Send one Idempotency-Key header: {first['msg']}."))
         return answer(Problem(problems.INVALID_BODY, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"))
 
     async def away(_: Request, _error: Exception) -> Response:

@@ -55,6 +55,10 @@ class BrokerClock:
         """Broker time in milliseconds; None while no record was seen."""
         return None if self._ahead_ms is None else int(self._clock() * 1000 + self._ahead_ms)
 
+    def shown_ms(self) -> int:
+        """The time to show to people: the broker's, or our own while that is unknown."""
+        return self.now_ms() or int(self._clock() * 1000)
+
 
 class Watchers:
     """Who waits for a key to change. Bounded: beyond the limit a waiter is not woken, but looks again by itself."""
@@ -200,7 +204,9 @@ class Tail:
         else:
             decisions = decode_decisions(envelope)
             self._clock.saw(envelope.appended_at_ms)
-            self._watchers.wake(self._projection.fold(partition, envelope.source_offset, decisions, envelope.appended_at_ms))
+            self._watchers.wake(
+                self._projection.fold(partition, envelope.source_offset, decisions, envelope.appended_at_ms)
+            )
         self._note_end(partition)
 
     def _note_end(self, partition: int) -> None:

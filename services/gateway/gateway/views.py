@@ -1,12 +1,13 @@
 """How products and purchases look from outside. Pure; instants become RFC 3339 in UTC, money stays minor units."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
 
-from gateway.projection import Product, Purchase
-from stampede_schemas.identifiers import PurchaseId
+from gateway.projection import Product, Projection, Purchase
+from stampede_schemas.identifiers import ProductId, PurchaseId
 
 PURCHASES_PATH = "/v1/purchases"
 _encode = msgspec.json.Encoder().encode
@@ -26,35 +27,48 @@ def location(purchase_id: str) -> str:
 
 def pending(purchase_id: PurchaseId) -> bytes:
     """The body of a 202: a function of the id alone, so that a repeat is byte for byte the same."""
+    at = f"{PURCHASES_PATH}/{purchase_id}"
     return (
-        f'{{"purchase_id":"{purchase_id}","status":"pending","links":{{"self":"{PURCHASES_PATH}/{purchase_id}"}}}}'
+        f'{{"purchase_id":"{purchase_id}","status":"pending",'
+        f'"links":{{"self":"{at}","events":"{at}/events","cancel":"{at}/cancel"}}}}'
     ).encode()
+
+
+def links(purchase_id: str) -> dict[str, str]:
+    """Where to look next, as in `pending`."""
+    at = location(purchase_id)
+    return {"self": at, "events": f"{at}/events", "cancel": f"{at}/cancel"}
 
 
 def purchase(known: Purchase) -> bytes:
     """The body of a purchase in whatever state it is."""
+    return _encode(purchase_fields(known))
+
+
+def purchase_fields(known: Purchase, *, buyer: bool = False) -> dict[str, object]:
+    """A purchase; with its buyer's pseudonym for operators."""
     price = None
     if known.unit_price_minor is not None:
         total = known.unit_price_minor * known.quantity
         price = {"unit_minor": known.unit_price_minor, "total_minor": total, "currency": known.currency}
     at = known.position
-    return _encode(
-        {
-            "purchase_id": known.purchase_id,
-            "status": known.status,
-            "version": known.version,
-            "product_id": known.product_id,
-            "quantity": known.quantity,
-            "reason": known.reason,
-            "reservation_no": known.reservation_no,
-            "price": price,
-            "hold_until": instant(known.hold_until_ms),
-            "refund": known.refund,
-            "log_position": {"partition": at.partition, "offset": at.offset, "index": at.index} if at else None,
-            "trace_id": known.trace_id,
-            "links": {"self": location(known.purchase_id)},
-        }
-    )
+    shown: dict[str, object] = {
+        "purchase_id": known.purchase_id,
+        "status": known.status,
+        "version": known.version,
+        "product_id": known.product_id,
+        "quantity": known.quantity,
+        "reason": known.reason,
+        "reservation_no": known.reservation_no,
+        "price": price,
+        "hold_until": instant(known.hold_until_ms),
+        "changed_at": instant(known.changed_at_ms),
+        "refund": known.refund,
+        "log_position": {"partition": at.partition, "offset": at.offset, "index": at.index} if at else None,
+        "trace_id": known.trace_id,
+        "links": links(known.purchase_id),
+    }
+    return shown | {"buyer_id": known.buyer_id} if buyer else shown
 
 
 def product(known: Product, now_ms: int, *, server_time: bool = True) -> dict[str, object]:
@@ -76,9 +90,35 @@ def product(known: Product, now_ms: int, *, server_time: bool = True) -> dict[st
     return shown | {"server_time": instant(now_ms)} if server_time else shown
 
 
-def etag(shown: object) -> str:
-    """The entity tag of a body without its `server_time`: what a buyer waits to see change."""
-    return f'"{hashlib.blake2b(_encode(shown), digest_size=12).hexdigest()}"'
+def sale(
+    projection: Projection,
+    product_ids: Iterable[ProductId],
+    decided: Mapping[str, int],
+    per_second: Mapping[str, float],
+    now_ms: int,
+) -> bytes:
+    """A frame of the public feed: counts and these products; nothing that names a purchase or a buyer."""
+    products = []
+    for product_id in product_ids:
+        known = projection.products[product_id]
+        shown = product(known, now_ms, server_time=False)
+        products.append(shown | {"confirmed": known.confirmed, "on_hold": known.on_hold})
+    at = instant(now_ms)
+    return _encode({"server_time": at, "decided": decided, "per_second": per_second, "products": products})
+
+
+def etag(shown: object, now_ms: int) -> str:
+    """A strong entity tag: of the content, and of the instant that the body shows as its `server_time`.
+
+    Equal tags mean equal bytes, on any gateway. Whether a body is still good is a question about its content alone:
+    see `same_content`.
+    """
+    return f'"{hashlib.blake2b(_encode(shown), digest_size=12).hexdigest()}-{now_ms:x}"'
+
+
+def same_content(tag: str, other: str) -> bool:
+    """Whether two tags are of bodies that differ in their `server_time` at most."""
+    return tag.partition("-")[0] == other.partition("-")[0]
 
 
 def encoded(shown: object) -> bytes:

@@ -1,0 +1,93 @@
+"""Products as everybody sees them, and the sale live. FastAPI routes, answered from the projection.
+
+Must not be slow: this is where a crowd polls.
+"""
+
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Request
+from fastapi.responses import Response
+
+from gateway import events, problems, views, wire
+from gateway.events import EventStream, SaleFeed, Streams
+from gateway.problems import Problem, Refused
+from gateway.projection import Projection
+from gateway.rest import ANYWHERE, OPEN, Responses, answers, event_stream, problem_responses
+from gateway.tail import BrokerClock
+from stampede_schemas.identifiers import ProductId
+
+CACHE_S = 1
+_FRESH = {"cache-control": f"public, max-age={CACHE_S}"}
+ProductIdInPath = Annotated[str, Path(examples=["tea"])]
+
+
+class Catalogue:
+    """The handlers, over what they need; `add_to` puts them into an app."""
+
+    def __init__(self, projection: Projection, clock: BrokerClock, streams: Streams, sale: SaleFeed) -> None:
+        self._projection, self._clock, self._streams, self._sale = projection, clock, streams, sale
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes."""
+        unchanged: Responses = {304: {"description": "what you have is still good"}}
+        tag = {"ETag": "of these very bytes", "Cache_Control": "for how long not to ask again"}
+        whole = {"products": [wire.PRODUCT], "server_time": wire.AT}
+        route = app.get
+        route(
+            "/v1/products",
+            operation_id="listProducts",
+            tags=["products"],
+            responses=answers(200, wire.Products, "all products", whole, **tag)
+            | unchanged
+            | problem_responses(*ANYWHERE),
+            openapi_extra=OPEN,
+        )(self.products)
+        route(
+            "/v1/products/{product_id}",
+            operation_id="getProduct",
+            tags=["products"],
+            responses=answers(200, wire.ProductState, "the product", wire.PRODUCT, **tag)
+            | unchanged
+            | problem_responses(problems.UNKNOWN_PRODUCT, *ANYWHERE),
+            openapi_extra=OPEN,
+        )(self.product)
+        route(
+            "/v1/sale/events",
+            operation_id="watchSale",
+            tags=["products"],
+            responses=event_stream("`sale`: everything; then `changes`: what has changed, at most ten a second")
+            | problem_responses(problems.OVERLOADED),
+            openapi_extra=OPEN,
+        )(self.sale_events)
+
+    async def products(self, request: Request) -> Response:
+        """All products with their availability."""
+        now_ms = self._clock.shown_ms()
+        known = sorted(self._projection.products.values(), key=lambda product: product.product_id)
+        shown = [views.product(product, now_ms, server_time=False) for product in known if product.status != "retired"]
+        server_time = views.instant(now_ms)
+        whole = {"products": [product | {"server_time": server_time} for product in shown], "server_time": server_time}
+        return _cacheable(request, views.etag(shown, now_ms), whole)
+
+    async def product(self, request: Request, product_id: ProductIdInPath) -> Response:
+        """One product with its availability."""
+        known = self._projection.products.get(ProductId(product_id))
+        if known is None:
+            raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+        now_ms = self._clock.shown_ms()
+        tag = views.etag(views.product(known, now_ms, server_time=False), now_ms)
+        return _cacheable(request, tag, views.product(known, now_ms))
+
+    async def sale_events(self) -> Response:
+        """The sale live, for everybody: stock, what is decided, and how fast. Counts only."""
+        if (refused := self._streams.take(events.EVERYBODY)) is not None:
+            raise Refused(refused)
+        return EventStream(self._sale.frames(), self._streams, events.EVERYBODY)
+
+
+def _cacheable(request: Request, tag: str, shown: object) -> Response:
+    asked = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    held = next((one for one in asked if one == "*" or views.same_content(one, tag)), None)
+    if held is not None:
+        return Response(status_code=304, headers=_FRESH | {"etag": tag if held == "*" else held})
+    return Response(views.encoded(shown), media_type="application/json", headers=_FRESH | {"etag": tag})

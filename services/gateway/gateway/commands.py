@@ -1,0 +1,67 @@
+"""Puts commands (cancellations, what payment providers report) on `stampede.order-commands`, and waits for the log.
+
+They are few, so each is a record and a delivery report of its own, on a producer that purchases do not share. Every
+command has an id derived from what it asks for: one that is sent twice is heard once.
+"""
+
+import asyncio
+import logging
+import time
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from gateway import problems
+from gateway.problems import Problem
+from stampede_schemas.codec import encode
+from stampede_schemas.orders import AnyCommand
+from stampede_schemas.topics import ORDER_COMMANDS, partition_of
+
+POLL_S = 0.002
+IN_FLIGHT_MAX = 1_000
+ANSWER_S_MAX = 6.0  # longer than the producer's own patience: its report is the better answer
+_log = logging.getLogger(__name__)
+
+
+class Commands:
+    """Appends commands one by one. `run` must be running for anything to be acknowledged."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._in_flight: dict[asyncio.Future[bool], float] = {}
+        self._sent = asyncio.Event()
+
+    async def append(self, command: AnyCommand, key: str) -> Problem | None:
+        """None once the log has acknowledged; `key` (a purchase, or a product) names the partition."""
+        if len(self._in_flight) >= IN_FLIGHT_MAX:
+            return Problem(problems.OVERLOADED, "Too many commands are on their way.", retry_after_s=2)
+        done = asyncio.get_running_loop().create_future()
+
+        def reported(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                _log.error("a command was not acknowledged: %s", error.str())
+            if not done.done():
+                done.set_result(error is None)
+
+        self._in_flight[done] = time.monotonic()
+        try:
+            self._producer.produce(ORDER_COMMANDS.name, encode(command), key, partition_of(key), on_delivery=reported)
+            self._sent.set()
+            async with asyncio.timeout(ANSWER_S_MAX):
+                acknowledged = await done
+        except (BufferError, TimeoutError):
+            acknowledged = False
+        finally:
+            del self._in_flight[done]
+        if acknowledged:
+            return None
+        detail = "The log did not acknowledge in time; send the same request again, it will be acted on once."
+        return Problem(problems.OUTCOME_UNKNOWN, detail, extra={"outcome": "unknown"}, retry_after_s=1)
+
+    async def run(self) -> None:
+        """Serve delivery reports while any are outstanding."""
+        while True:
+            await self._sent.wait()
+            while self._in_flight:
+                self._producer.poll(0)
+                await asyncio.sleep(POLL_S)
+            self._sent.clear()

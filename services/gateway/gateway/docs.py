@@ -1,0 +1,96 @@
+"""`/docs`: the description of a listener as Swagger UI, from our own host; and that description as a file.
+
+`python -m gateway.docs [folder]` writes openapi.json (buyers) and openapi-admin.json (operators).
+"""
+
+import sys
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import problems
+from gateway.problems import Problem
+from gateway.rest import answer
+
+FILES = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon.png": "image/png",
+}
+FRESH_S = 86_400
+_START = b"""window.onload = () => SwaggerUIBundle({
+  url: "openapi.json", dom_id: "#ui", deepLinking: true, tryItOutEnabled: true, persistAuthorization: true,
+  presets: [SwaggerUIBundle.presets.apis], layout: "BaseLayout"});
+"""
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>%s</title><link rel="icon" href="docs/favicon.png"><link rel="stylesheet" href="docs/swagger-ui.css"></head>
+<body><div id="ui"></div><script src="docs/swagger-ui-bundle.js"></script><script src="docs/start.js"></script></body>
+</html>
+"""
+# Swagger UI sets styles in its elements and draws with data: images; no script but ours runs, nothing comes from afar.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
+)
+_SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+
+
+def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
+    """Serve the app's description and its page; the schemes are how callers may be known."""
+    generate = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            generate()["components"]["securitySchemes"] = security_schemes
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's own way of extending a description
+    page = (_PAGE % app.title).encode()
+
+    async def shown(_: Request) -> Response:
+        headers = _SAFE | {"content-security-policy": _POLICY, "x-frame-options": "DENY"}
+        return Response(page, media_type="text/html", headers=headers)
+
+    async def part(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name == "start.js":
+            return Response(_START, media_type="text/javascript", headers=_SAFE)
+        headers = _SAFE | {"cache-control": f"public, max-age={FRESH_S}", "content-type": FILES.get(name, "")}
+        if name not in FILES:
+            return answer(Problem(problems.NOT_FOUND, "The documentation has no such part."))
+        return Response(_content(name), headers=headers)
+
+    app.add_route("/docs", shown, include_in_schema=False)
+    app.add_route("/docs/{name}", part, include_in_schema=False)
+
+
+@cache
+def _content(name: str) -> bytes:
+    return (files("fastapi_offline") / "static" / name).read_bytes()
+
+
+def text(app: FastAPI) -> bytes:
+    """The description of an app as it is committed."""
+    return msgspec.json.format(msgspec.json.encode(app.openapi()), indent=2) + b"\n"
+
+
+def main() -> int:
+    """Write both descriptions."""
+    from gateway.apps import described
+
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1]
+    for name, app in described().items():
+        (folder / name).write_bytes(text(app))
+        print(folder / name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Server-sent events: the life of one purchase, and the sale as everybody may see it.
+
+Streams are bounded in number, in time and in how far a listener may fall behind. An event is the whole state, so a
+listener that missed some has missed nothing: `id` is the version, the same on every gateway, and a stream goes on
+anywhere from the last one seen. The public feed carries counts only; nothing in it names a purchase or a buyer.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway import problems, views
+from gateway.lookup import Lookup
+from gateway.problems import Problem
+from gateway.projection import Projection, Purchase
+from gateway.store import Away, NotMigrated
+from gateway.tail import BrokerClock, Watchers
+from stampede_schemas.identifiers import ProductId
+
+STREAMS_MAX = 5_000
+STREAMS_OF_ONE_MAX = 10
+STREAM_S_MAX = 600.0  # then the listener connects again, perhaps to a gateway with less to do
+HEARTBEAT_S = 10.0  # shorter than what proxies call idle
+BEHIND_S_MAX = 5.0
+AWAY_S = 1.0
+FRAME_S_MIN = 0.1
+FRAME_S_MAX = 1.0  # rates change while nothing is decided
+RATE_OVER_S = 2.0
+PRODUCTS_SHOWN_MAX = 200
+EVERYBODY = "everybody"
+_HEADERS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+_BEGIN = b"retry: 1000\n\n"
+_HEARTBEAT = b":\n\n"
+
+
+class Streams:
+    """The streams that are open. Each has a place from `take` until its response has ended."""
+
+    def __init__(self, streams_max: int = STREAMS_MAX) -> None:
+        self._streams_max = streams_max
+        self._of: Counter[str] = Counter()
+        self._count = 0
+        self._writers: set[asyncio.Task[bool]] = set()
+        self._closed = False
+
+    def take(self, owner: str) -> Problem | None:
+        """A place for `owner` (a pseudonym, or a word for everybody), or why there is none."""
+        if self._closed or self._count >= self._streams_max:
+            return Problem(problems.OVERLOADED, "Too many streams are open here; poll instead.", retry_after_s=5)
+        if owner != EVERYBODY and self._of[owner] >= STREAMS_OF_ONE_MAX:
+            detail = f"You have {STREAMS_OF_ONE_MAX} streams open; close one."
+            return Problem(problems.RATE_LIMITED, detail, retry_after_s=5)
+        self._of[owner] += 1
+        self._count += 1
+        return None
+
+    def give_back(self, owner: str) -> None:
+        """The place of `owner` is free again."""
+        self._count -= 1
+        self._of[owner] -= 1
+        if not self._of[owner]:
+            del self._of[owner]
+
+    def close(self) -> None:
+        """End every stream; listeners go to another gateway."""
+        self._closed = True
+        for writer in self._writers:
+            writer.cancel()
+
+    async def write(self, frames: AsyncGenerator[bytes, None], send: Send, receive: Receive) -> bool:
+        """Send frames until they end, the listener leaves or falls behind, or time is up. False: it fell behind."""
+        writer, gone = asyncio.create_task(_write(frames, send)), asyncio.create_task(_gone(receive))
+        self._writers.add(writer)
+        try:
+            await asyncio.wait((writer, gone), timeout=STREAM_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._writers.discard(writer)
+            for task in (writer, gone):
+                task.cancel()
+            await asyncio.wait((writer, gone))
+        return writer.cancelled() or writer.result()
+
+
+class EventStream(Response):
+    """A response of frames, in a place taken from `streams` for `owner`."""
+
+    def __init__(self, frames: AsyncGenerator[bytes, None], streams: Streams, owner: str) -> None:
+        super().__init__(status_code=200, media_type="text/event-stream")
+        self._frames, self._streams, self._owner = frames, streams, owner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Stream; a listener that fell behind is left without the end of its response, and so hung up on."""
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
+            if await self._streams.write(self._frames, send, receive):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._streams.give_back(self._owner)
+
+
+class PurchaseFeed:
+    """The lives of purchases. What this gateway has seen it tells from memory: a crowd of listeners asks no row."""
+
+    def __init__(self, projection: Projection, watchers: Watchers, lookup: Lookup) -> None:
+        self._projection, self._watchers, self._lookup = projection, watchers, lookup
+
+    async def frames(self, purchase_id: str, seen: int) -> AsyncGenerator[bytes, None]:
+        """The states of a purchase above version `seen`, until nothing can change any more."""
+        while True:
+            try:
+                known = await self._next(purchase_id, seen)
+            except (Away, NotMigrated):
+                yield _HEARTBEAT
+                await asyncio.sleep(AWAY_S)
+                continue
+            if known is None:
+                return
+            if known.version > seen:
+                seen = known.version
+                yield _frame(known.status, views.purchase(known), seen)
+            else:
+                yield _HEARTBEAT
+            if not known.may_change:
+                return
+
+    async def _next(self, purchase_id: str, seen: int) -> Purchase | None:
+        known = self._projection.purchase(purchase_id)
+        if known is None or known.buyer_id is None or known.row_decides:
+            return await self._lookup.change(purchase_id, seen, HEARTBEAT_S)
+        if known.version <= seen:
+            await self._watchers.changed(purchase_id, HEARTBEAT_S)
+            known = self._projection.purchase(purchase_id)
+        return known or await self._lookup.find(purchase_id)
+
+
+class SaleFeed:
+    """The sale, as frames that are made once for all listeners: what changed, or everything for who needs it."""
+
+    def __init__(self, projection: Projection, clock: BrokerClock) -> None:
+        self._projection, self._clock = projection, clock
+        self._number = 0
+        self._delta = b""
+        self._whole: bytes | None = None  # of this number; made when the first listener needs it
+        self._next = asyncio.Event()
+        self._listeners = 0
+        self._made_at = 0.0
+        self._rates: dict[str, float] = {}
+        self._counted: list[tuple[float, dict[str, int]]] = []
+
+    async def run(self) -> None:
+        """Make frames, at most ten a second, for as long as there are listeners."""
+        while True:
+            await asyncio.sleep(FRAME_S_MIN)
+            due = self._projection.tally.touched or time.monotonic() - self._made_at >= FRAME_S_MAX
+            if self._listeners and due:
+                self._make()
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """Everything, then what changes; everything again after a frame was missed."""
+        if not self._listeners:  # nothing was made while nobody listened
+            self._whole, self._counted, self._rates = None, [], dict.fromkeys(_counts(self._projection), 0.0)
+        self._listeners += 1
+        try:
+            seen = -1
+            while True:
+                if self._number == seen:
+                    await self._next.wait()
+                yield self._delta if self._number == seen + 1 and seen >= 0 else self._full()
+                seen = self._number
+        finally:
+            self._listeners -= 1
+
+    def _make(self) -> None:
+        tally = self._projection.tally
+        changed = sorted(tally.touched)[:PRODUCTS_SHOWN_MAX]
+        tally.touched.difference_update(changed)
+        self._made_at = time.monotonic()
+        self._rate(self._made_at)
+        self._number += 1
+        self._delta = _frame("changes", self._body(changed))
+        self._whole = None
+        self._next.set()
+        self._next = asyncio.Event()
+
+    def _full(self) -> bytes:
+        if self._whole is None:
+            self._whole = _frame("sale", self._body(sorted(self._projection.products)[:PRODUCTS_SHOWN_MAX]))
+        return self._whole
+
+    def _rate(self, now: float) -> None:
+        counts = _counts(self._projection)
+        self._counted = [(at, then) for at, then in self._counted if now - at <= RATE_OVER_S] + [(now, counts)]
+        since, then = self._counted[0]
+        over = max(now - since, FRAME_S_MIN)
+        self._rates = {kind: round((count - then[kind]) / over, 1) for kind, count in counts.items()}
+
+    def _body(self, product_ids: list[ProductId]) -> bytes:
+        return views.sale(self._projection, product_ids, _counts(self._projection), self._rates, self._clock.shown_ms())
+
+
+def _counts(projection: Projection) -> dict[str, int]:
+    tally = projection.tally
+    return {
+        "reserved": tally.reserved,
+        "rejected": tally.rejected,
+        "released": tally.released,
+        "confirmed": tally.confirmed,
+    }
+
+
+def last_event_id(text: str | None) -> int:
+    """The version in a Last-Event-ID header; -1 (nothing seen) when there is none or it is none of ours."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else -1
+
+
+def _frame(event: str, data: bytes, number: int | None = None) -> bytes:
+    head = b"" if number is None else b"id: %d\n" % number
+    return head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
+
+
+async def _write(frames: AsyncGenerator[bytes, None], send: Send) -> bool:
+    try:
+        async for frame in frames:
+            async with asyncio.timeout(BEHIND_S_MAX):
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+    except TimeoutError:
+        return False
+    finally:
+        await frames.aclose()  # its `finally` runs now, not some day
+    return True
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,142 @@
+"""The operators' routes for orders: all of them in a list with filters, and their cancellation, one or a whole product.
+
+Cancelling is a command to the order-writer; 202 means that the log has it. What becomes of it shows in the orders.
+"""
+
+import secrets
+from typing import Annotated, Final
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import Response
+
+from gateway import admission, problems, views, wire
+from gateway.access import Access, key_of
+from gateway.admission import IdentityKey
+from gateway.buyers import (
+    PAGE_DEFAULT,
+    CursorInQuery,
+    LimitInQuery,
+    PurchaseIdInPath,
+    check_cancellable,
+    read_cursor,
+)
+from gateway.catalogue import ProductIdInPath
+from gateway.commands import Commands
+from gateway.cursors import Cursors
+from gateway.lookup import Lookup
+from gateway.operators import PRODUCTS_PATH, KeyInHeader, existing_id
+from gateway.orders_sql import orders
+from gateway.problems import Problem, Refused
+from gateway.projection import Projection
+from gateway.rest import OPERATED, answers, problem_responses
+from gateway.store import Store
+from stampede_schemas.identifiers import ID_LENGTH_MAX
+from stampede_schemas.orders import AnyCommand, CancelProductRequested, CancelRequested
+
+ORDERS_PATH = "/admin/v1/orders"
+ACTOR: Final = "operator"
+
+
+class OrderDesk:
+    """The handlers, over what they need; `add_to` puts them into an app."""
+
+    def __init__(
+        self,
+        projection: Projection,
+        lookup: Lookup,
+        store: Store,
+        identity: IdentityKey,
+        commands: Commands,
+        access: Access,
+    ) -> None:
+        self._projection, self._lookup, self._store, self._identity = projection, lookup, store, identity
+        self._commands, self._access = commands, access
+        self._cursors = Cursors(identity.cursor_key)
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes."""
+        page = answers(200, wire.Orders, "a page", {"orders": [wire.ORDER], "next_cursor": None})
+        one = answers(202, wire.PurchaseAccepted, "in the log", wire.CANCELLING)
+        whole = answers(202, wire.Cancelling, "in the log", {"product_id": "tea", "status": "cancelling"})
+        gone = problem_responses(
+            *OPERATED, problems.NOT_FOUND, problems.NOT_CANCELLABLE, problems.OUTCOME_UNKNOWN, problems.UNAVAILABLE
+        )
+        unknown = problem_responses(*OPERATED, problems.UNKNOWN_PRODUCT, problems.OUTCOME_UNKNOWN)
+        for path, handler, method, operation, status, responses in (
+            (ORDERS_PATH, self.page, "GET", "listOrders", 200, page | problem_responses(*OPERATED)),
+            (ORDERS_PATH + "/{purchase_id}/cancel", self.cancel, "POST", "cancelOrder", 202, one | gone),
+            (
+                PRODUCTS_PATH + "/{product_id}/cancel-orders",
+                self.cancel_all,
+                "POST",
+                "cancelOrdersOfProduct",
+                202,
+                whole | unknown,
+            ),
+        ):
+            app.add_api_route(
+                path,
+                handler,
+                methods=[method],
+                operation_id=operation,
+                tags=["orders"],
+                status_code=status,
+                responses=responses,
+                openapi_extra={"security": [{"operator": []}]},
+            )
+
+    async def page(
+        self,
+        request: Request,
+        product_id: Annotated[str | None, Query(pattern=admission.PRODUCT_ID_PATTERN)] = None,
+        status: Annotated[wire.OrderStatus | None, Query()] = None,
+        buyer_id: Annotated[str | None, Query(min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[a-z0-9-]+$")] = None,
+        limit: LimitInQuery = PAGE_DEFAULT,
+        cursor: CursorInQuery = None,
+    ) -> Response:
+        """All orders that match, newest first. A cursor is good for the filters it was made for."""
+        scope = (ACTOR, ORDERS_PATH, product_id or "", status or "", buyer_id or "")
+        after = read_cursor(self._cursors, cursor, *scope)
+        query = orders(limit + 1, after, buyer_id=buyer_id, product_id=product_id, status=status)
+        rows = await self._store.page(query)
+        following = self._cursors.write(rows[limit - 1][1], *scope) if len(rows) > limit else None
+        shown = [views.purchase_fields(row, buyer=True) for row, _ in rows[:limit]]
+        self._access.note(request, "list orders", outcome="shown", product_id=product_id, buyer_id=buyer_id)
+        body = views.encoded({"orders": shown, "next_cursor": following})
+        return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
+
+    async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
+        """Undo one order, whoever's it is; a confirmed one is refunded. Asking twice is asking once."""
+        known = await self._lookup.find(purchase_id)
+        if known is None:
+            raise Refused(Problem(problems.NOT_FOUND, "There is no order with this id."))
+        check_cancellable(known)
+        request_id = self._identity.request_id("cancel by operator", known.purchase_id)
+        wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=ACTOR)
+        await self._append(request, "cancel order", wish, known.purchase_id)
+        self._projection.cancel_asked(known.purchase_id)
+        body = {"purchase_id": known.purchase_id, "status": known.status, "links": views.links(known.purchase_id)}
+        return Response(views.encoded(body), 202, media_type="application/json")
+
+    async def cancel_all(
+        self, request: Request, product_id: ProductIdInPath, idempotency_key: KeyInHeader = None
+    ) -> Response:
+        """Undo every order of a product that was reserved before this is heard. Close the product first."""
+        del idempotency_key  # for the documentation; read below
+        known = existing_id(product_id)
+        if known not in self._projection.products:
+            raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+        request_id = self._identity.request_id("cancel all", known, key_of(request) or secrets.token_hex(16))
+        wish = CancelProductRequested(request_id=request_id, product_id=known, actor=ACTOR)
+        await self._append(request, "cancel orders of product", wish, known)
+        return Response(
+            views.encoded({"product_id": known, "status": "cancelling"}), 202, media_type="application/json"
+        )
+
+    async def _append(self, request: Request, action: str, wish: AnyCommand, key: str) -> None:
+        refused = await self._commands.append(wish, key)
+        outcome = "accepted" if refused is None else refused.kind.slug
+        request_id = wish.request_id if isinstance(wish, (CancelRequested, CancelProductRequested)) else None
+        self._access.note(request, action, of=key, request_id=request_id, outcome=outcome)
+        if refused is not None:
+            raise Refused(refused)

@@ -1,0 +1,87 @@
+"""What payment providers report: the signature over time and body, then the body itself. Pure.
+
+`Stampede-Signature: t=<seconds since the epoch>,v1=<hex>`, where v1 is HMAC-SHA256 of `<t>.<body>`; several v1 may be
+given, and several secrets be valid, while one takes over from another. A report older than the window is refused, one
+that is repeated within it is harmless: its id makes it one.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from gateway import admission, problems
+from gateway.problems import Problem
+from stampede_schemas.identifiers import PRICE_MINOR_MAX
+from stampede_schemas.orders import PaymentReported, RefundReported
+
+SIGNATURE_HEADER = "Stampede-Signature"
+REPLAY_WINDOW_S = 300
+SIGNATURES_MAX = 4
+PURCHASE_ID_PATTERN = r"^[a-z0-9]{4}-[0-9a-f]{32}$"
+_PLAIN = r"^[!#-\[\]-~]{1,96}$"
+
+
+def _whole(pattern: str) -> str:
+    return pattern[:-1] + r"\Z"  # Python's $ lets a final newline through
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A provider's words. `amount_minor` is the whole of what was paid, or given back, in minor units."""
+
+    report_id: Annotated[str, msgspec.Meta(pattern=_whole(_PLAIN))]
+    purchase_id: Annotated[str, msgspec.Meta(pattern=_whole(PURCHASE_ID_PATTERN))]
+    outcome: Literal["approved", "declined", "refunded"]
+    amount_minor: Annotated[int, msgspec.Meta(ge=0, le=PRICE_MINOR_MAX)]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
+    provider_ref: Annotated[str, msgspec.Meta(max_length=128)] = ""
+
+
+_report = msgspec.json.Decoder(Report)
+
+
+def signature(secret: str, at_s: int, body: bytes) -> str:
+    """The header value for a body signed at `at_s`."""
+    return f"t={at_s},v1={_mac(secret, str(at_s), body)}"
+
+
+def check_signature(header: str | None, body: bytes, secrets: Sequence[str], now_s: float) -> Problem | None:
+    """Refuse a body that nobody with a valid secret has signed within the window."""
+    parts = [part.strip().partition("=") for part in (header or "").split(",")]
+    times = [value for name, _, value in parts if name == "t"]
+    given = [value for name, _, value in parts if name == "v1"][:SIGNATURES_MAX]
+    if len(times) != 1 or not given or not (times[0].isascii() and times[0].isdigit() and len(times[0]) <= 12):
+        return Problem(problems.SIGNATURE_INVALID, f"Send one {SIGNATURE_HEADER}: t=<seconds>,v1=<hex>.")
+    # Every secret is tried against every signature: how long it takes tells nothing.
+    matches = [
+        hmac.compare_digest(_mac(secret, times[0], body).encode(), one.lower().encode())
+        for secret in secrets
+        for one in given
+    ]
+    if not any(matches):
+        return Problem(problems.SIGNATURE_INVALID, "The signature is not that of this body with any valid secret.")
+    if abs(now_s - int(times[0])) > REPLAY_WINDOW_S:
+        return Problem(problems.SIGNATURE_INVALID, f"The signature is more than {REPLAY_WINDOW_S} s from now.")
+    return None
+
+
+def command(body: bytes) -> PaymentReported | RefundReported | Problem:
+    """The report as a command to the order-writer."""
+    try:
+        report = _report.decode(body)
+    except msgspec.ValidationError as error:
+        return Problem(problems.INVALID_BODY, f"{error}.")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Problem(problems.MALFORMED, "The body is not JSON.")
+    if (repeated := admission.without_duplicates(body)) is not None:
+        return repeated
+    fields = {name: getattr(report, name) for name in Report.__struct_fields__ if name != "outcome"}
+    if report.outcome == "refunded":
+        return RefundReported(**fields)
+    return PaymentReported(**fields, outcome=report.outcome)
+
+
+def _mac(secret: str, at: str, body: bytes) -> str:
+    return hmac.new(secret.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
