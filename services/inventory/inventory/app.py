@@ -41,8 +41,8 @@ class Inventory:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._registry: CollectorRegistry = build_registry("inventory", settings.instance)
         self._tracing: Tracing = configure("inventory", settings.instance, settings.span_file, settings.trace_sample)
+        self._registry: CollectorRegistry = build_registry("inventory", settings.instance, self._tracing)
         self._was_assigned = False
         # Positions are only good for the topics they were read from; a wrong or missing topic stops us here.
         self._topic_ids = topic_ids(settings.kafka, TOPICS)
