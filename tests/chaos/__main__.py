@@ -6,6 +6,7 @@ Every choice comes from the seed, which is printed. Exit code 0: no violation; 1
 
 import argparse
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -20,6 +21,7 @@ from replay import live, salefile
 from tests.chaos.arena import BUILDS, Arena
 from tests.chaos.builds.points import FOLDER
 from tests.chaos.faults import FAULTS, KINDS
+from tests.chaos.links import links
 from tests.chaos.plan import Round, rounds
 from tests.chaos.play import Played, play
 from tests.chaos.results import FOLDER as RESULTS
@@ -46,9 +48,13 @@ def parser() -> argparse.ArgumentParser:
 def arena(tell: Callable[[str], None]) -> Iterator[Arena]:
     """A stack of test builds, two of each service that can have two, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="stampede-chaos-") as made:
-        env = {FOLDER: made, "PYTHONPATH": str(ROOT)}
-        with stack(env, modules=BUILDS, inventory=2, gateway=2, order_writer=2) as running:
-            fought = Arena(running, Path(made), tell)
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        env = {FOLDER: made, "PYTHONPATH": path}
+        with (
+            links() as wires,
+            stack(env, modules=BUILDS, inventory=2, gateway=2, order_writer=2, also=wires.options) as running,
+        ):
+            fought = Arena(running, wires, Path(made), tell)
             try:
                 yield fought
             finally:

@@ -7,6 +7,7 @@ started itself or what the stack of this run keeps.
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,18 +19,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from redis import Redis
 
 from devstack.failure import StackError
 from devstack.ports import anywhere, is_free
 from stampede_schemas.topics import PARTITIONS
-from tests.chaos.builds import points
+from tests.chaos.builds import clock, points
+from tests.chaos.links import Links
 from tests.support.stack import ROOT, LocalStack
 
 HEAL_S_MAX = 90.0
 DIED_S_MAX = 12.0
 LOOK_S = 0.05
-BUILDS = {"inventory": "tests.chaos.builds.inventory", "order-writer": "tests.chaos.builds.order_writer"}
+BUILDS = {
+    "gateway": "tests.chaos.builds.gateway",
+    "inventory": "tests.chaos.builds.inventory",
+    "order-writer": "tests.chaos.builds.order_writer",
+}
 
 
 class Kill(NamedTuple):
@@ -57,11 +62,11 @@ class Outsider:
                     "STAMPEDE_OPS_PORT": str(next(port for port in anywhere() if is_free(port))),
                     "STAMPEDE_DATA_DIR": str(folder / "outside"),
                     points.FOLDER: str(folder),
-                    points.PARENT: str(os.getpid()),
+                    points.BOUND: "stdin",
                 }
                 | own,
                 cwd=ROOT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end comes when we are gone, however we went
                 stdout=log,
                 stderr=log,
             )
@@ -76,13 +81,16 @@ class Outsider:
         self._process.send_signal(number)
         if number == signal.SIGKILL:
             self._process.wait()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
 
 
 class Arena:
     """One running stack under attack."""
 
-    def __init__(self, running: LocalStack, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, running: LocalStack, links: Links, folder: Path, tell: Callable[[str], None]) -> None:
         self.stack = running
+        self.links = links
         self.folder = folder
         self.tell = tell
         self.kills: list[Kill] = []
@@ -112,14 +120,15 @@ class Arena:
     def kill(self, name: str, *, clean: bool = False) -> None:
         """kill -9, or a graceful restart; waits for the process to run first, if it is just being restarted."""
         partitions = self.owned(name) if name.startswith("inventory") else frozenset()
-        self._signal(name, signal.SIGTERM if clean else signal.SIGKILL)
+        self.send(name, signal.SIGTERM if clean else signal.SIGKILL)
         at_ms = time.time_ns() // 1_000_000
         owning = f", which owned {len(partitions)} partitions" if name.startswith("inventory") else ""
         self.tell(f"{'restart' if clean else 'kill -9'} of {name}{owning}")
         if name.startswith("inventory"):
             self.kills.append(Kill(at_ms, name, clean, partitions))
 
-    def _signal(self, name: str, number: signal.Signals) -> int:
+    def send(self, name: str, number: signal.Signals) -> int:
+        """Send it a signal, once it runs again if it is just being restarted. Its pid."""
         deadline = time.monotonic() + HEAL_S_MAX
         while True:
             try:
@@ -133,18 +142,18 @@ class Arena:
     def frozen(self, name: str) -> Iterator[None]:
         """SIGSTOP for the length of a block, to the process and all its children (those of Postgres are many)."""
         self.tell(f"{name} is frozen")
-        with self._thawed(name, self._signal(name, signal.SIGSTOP)):
+        with self._thawed(name, self.send(name, signal.SIGSTOP)):
             yield
 
     @contextlib.contextmanager
-    def frozen_at(self, name: str, point: str) -> Iterator[None]:
+    def frozen_at(self, name: str, point: str) -> Iterator[bool]:
         """The process stops itself at the point, for the length of a block; wherever it is, if it does not come by."""
         if self._strike_at([name], point, 0, signal.SIGSTOP):
             with self._thawed(name, int(self.stack.status()[name]["pid"])):
-                yield
+                yield True
         else:
             with self.frozen(name):
-                yield
+                yield False
 
     @contextlib.contextmanager
     def _thawed(self, name: str, pid: int) -> Iterator[None]:
@@ -181,11 +190,13 @@ class Arena:
         for one in names:
             points.struck(self.folder, one)  # what a former order left behind
             points.arm(self.folder, one, point, lets_pass, number)
-        deadline = time.monotonic() + DIED_S_MAX
         struck: list[str] = []
-        while not struck and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
-            struck = [one for one in names if points.struck(self.folder, one)]
+
+        def one_did() -> bool:
+            struck.extend(one for one in names if points.struck(self.folder, one))
+            return bool(struck)
+
+        self.wait_for(one_did, DIED_S_MAX)
         for one in names:
             points.disarm(self.folder, one)
         what = "kills" if number == signal.SIGKILL else "freezes"
@@ -207,14 +218,44 @@ class Arena:
         else:
             marker.unlink(missing_ok=True)
 
-    def flush_redis(self) -> None:
-        """FLUSHALL."""
-        self.tell("Redis is flushed")
-        client: Redis = Redis.from_url(self.stack.redis, socket_timeout=5)
+    @contextlib.contextmanager
+    def full_disk(self, names: list[str]) -> Iterator[list[int]]:
+        """No file of these can grow for the length of a block. Their pids; sockets and pipes are not files."""
+        processes = [psutil.Process(int(self.stack.status()[name]["pid"])) for name in names]
+        limits = [process.rlimit(psutil.RLIMIT_FSIZE) for process in processes]
+        self.tell(f"the disk is full for {', '.join(names)}")
+        for process, limit in zip(processes, limits, strict=True):
+            process.rlimit(psutil.RLIMIT_FSIZE, (0, limit[1]))
         try:
-            client.flushall()
+            yield [process.pid for process in processes]
         finally:
-            client.close()
+            for process, limit in zip(processes, limits, strict=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.rlimit(psutil.RLIMIT_FSIZE, limit)
+
+    @contextlib.contextmanager
+    def wrong_clock(self, name: str, by_s: float) -> Iterator[bool]:
+        """It is restarted by another clock, and afterwards by the right one. Whether it read the wrong one."""
+        self.tell(f"{name} gets a clock that is {by_s:+.0f} s wrong")
+        clock.set_wrong(self.folder, name, by_s)
+        try:
+            self.stack.restart(name)
+            yield clock.runs_wrong(self.folder, name)
+        finally:
+            clock.set_right(self.folder, name)
+            self.stack.restart(name)
+
+    def metric(self, name: str, metric: str) -> float:
+        """What a process tells of itself, summed over labels."""
+        lines = _said(f"{self.stack.status()[name]['ops']}/metrics").splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{metric}[ {{]", line))
+
+    def wait_for(self, condition: Callable[[], bool], wait_s: float) -> bool:
+        """Whether it held within so many seconds."""
+        deadline = time.monotonic() + wait_s
+        while not (holds := condition()) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        return holds
 
     # ---- and undone
 
@@ -235,8 +276,9 @@ class Arena:
             time.sleep(LOOK_S)
 
     def leave(self) -> None:
-        """Nothing stays frozen, no outsider stays."""
+        """Nothing stays frozen, no link stays broken, no outsider stays."""
         self._thaw(list(self._frozen))
+        self.links.heal()
         for outsider in self._outsiders:
             outsider.end()
         self._outsiders.clear()

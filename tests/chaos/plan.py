@@ -17,6 +17,7 @@ ALONE_TIMES = 3
 TAIL_S = 4.0  # the sale goes on after the last fault has ended
 PRODUCTS = 3
 SHORT_PER_ROUND = 3
+LONG_PER_ROUND = 2
 MIXED_PER_ROUND = 3
 ODD_PARTITION = PARTITIONS - 1  # products that two rule versions decide differently live here, and nothing else
 STOCK_SHARE = 0.85  # of the buyers who come can be served: sold out only near the end
@@ -63,11 +64,12 @@ class Round(NamedTuple):
 
 
 def rounds(seed: int, kinds: Mapping[str, Kind], arrivals_per_s: float) -> Iterator[Round]:
-    """Rounds without end: first every fault once, the short ones together, then mixtures of different targets."""
+    """Rounds without end: first every fault once, the short ones in threes, lasting ones in twos; then mixtures."""
     dice = Random(seed)
     number = 0
     for names in _each_once(dice, kinds):
-        yield draw(dice, number, names, kinds, arrivals_per_s)
+        lasting = len(names) == LONG_PER_ROUND and all(kinds[name].lasts_s[1] > 0 for name in names)
+        yield draw(dice, number, names, kinds, arrivals_per_s, overlap=lasting)
         number += 1
     while True:
         yield draw(dice, number, _mixture(dice, kinds), kinds, arrivals_per_s, overlap=True)
@@ -81,8 +83,21 @@ def _each_once(dice: Random, kinds: Mapping[str, Kind]) -> list[list[str]]:
     short = [name for name in names if kinds[name].lasts_s[1] == 0 and name not in alone]
     groups = [short[at : at + SHORT_PER_ROUND] for at in range(0, len(short), SHORT_PER_ROUND)]
     groups += [[name] * ALONE_TIMES for name in alone]
-    groups += [[name] for name in names if name not in short and name not in alone]
+    groups += _in_twos([name for name in names if name not in short and name not in alone], kinds)
     dice.shuffle(groups)
+    return groups
+
+
+def _in_twos(names: list[str], kinds: Mapping[str, Kind]) -> list[list[str]]:
+    """Lasting faults at once, two by two: of different targets, and of about the same length."""
+    left = sorted(names, key=lambda name: kinds[name].lasts_s[1])
+    groups = []
+    while left:
+        one = left.pop()
+        other = next((name for name in reversed(left) if kinds[name].target != kinds[one].target), None)
+        if other is not None:
+            left.remove(other)
+        groups.append([one] if other is None else [one, other])
     return groups
 
 

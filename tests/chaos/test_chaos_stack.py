@@ -27,12 +27,24 @@ def fought() -> Iterator[Arena]:
 @pytest.mark.parametrize(
     ("seed", "faults"),
     [
-        (1, ["order-writer before COMMIT", "inventory produced", "redis flushed"]),
-        (2, ["inventory frozen with decisions", "redis frozen", "gateway killed"]),
-        (3, ["rebalance storm", "order-writer killed"]),
-        (4, ["two owners, two groups", "ratelimit killed", "redis killed"]),
-        (5, ["two rule versions"]),
-        (6, ["kafka killed", "postgres killed"]),
+        (
+            1,
+            [
+                "order-writer before COMMIT",
+                "inventory produced",
+                "redis flushed",
+                "COMMIT unheard",
+                "gateway-kafka cut",
+            ],
+        ),
+        (
+            2,
+            ["inventory frozen with decisions", "redis failed over", "gateway killed", "order-writer-postgres stalled"],
+        ),
+        (3, ["rebalance storm", "order-writer killed", "gateway an hour ahead"]),
+        (4, ["two owners, two groups", "ratelimit killed", "redis killed", "order-writer-kafka cut", "COMMIT lost"]),
+        (5, ["two rule versions", "order-writer an hour behind", "gateway-redis slow"]),
+        (6, ["kafka with a full disk", "postgres killed", "inventory an hour ahead"]),
     ],
     ids=lambda value: "-".join(value).replace(" ", "_") if isinstance(value, list) else str(value),
 )

@@ -17,7 +17,7 @@ from inventory.protocol import Partition
 from inventory.worker import Worker
 from stampede_schemas.identifiers import Load
 from stampede_schemas.topics import STOCK_SNAPSHOTS
-from tests.chaos.builds.points import GROUP, PARENT, Points, exchange
+from tests.chaos.builds.points import BOUND, GROUP, Points, exchange
 from tests.chaos.builds.rules import other_rules
 
 SNAPSHOT_EVERY = 60  # decisions: every load begins with one, and some are cut short
@@ -98,17 +98,16 @@ class DyingWorker(Worker):
             POINTS.passed("snapshot half written")
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_parent() -> None:
+    os.read(0, 1)  # nobody writes: it returns when the other end is closed
     os._exit(1)
 
 
 def main() -> int:
     """The shipped program, with a mortal worker."""
     exchange(app, Worker=DyingWorker, LogReader=DyingReader, GROUP=os.environ.get(GROUP, app.GROUP))
-    if PARENT in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
+    if BOUND in os.environ:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     return program.main()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 FOLDER = "STAMPEDE_CHAOS_DIR"
 GROUP = "STAMPEDE_CHAOS_GROUP"  # another consumer group: it is given all partitions, for good
-PARENT = "STAMPEDE_CHAOS_PARENT"  # end with this process, whatever ends it
+BOUND = "STAMPEDE_CHAOS_BOUND"  # by its standard input to the process that started it: end with it
 
 
 class Points:

@@ -1,31 +1,13 @@
-"""The faults, one function each, with a name and a sentence. A strike returns whether it found what it wanted to hit.
-
-They block, and each begins and ends by itself. `seconds` is how long a lasting fault lasts; `dice` makes its choices.
-"""
+"""Processes that die, freeze, come back, and fight for one place."""
 
 import signal
 import time
-from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import NamedTuple
 
 from tests.chaos.arena import Arena
-from tests.chaos.plan import ODD_PARTITION, Kind
-
-Strikes = Callable[[Arena, Random, float], bool]
-
-
-class Fault(NamedTuple):
-    """`target` is held by one strike at a time; `zombie`: it must leave void records, or it tested nothing."""
-
-    sentence: str
-    strike: Strikes
-    target: str
-    lasts_s: tuple[float, float] = (0.0, 0.0)
-    zombie: bool = False
-    odd: bool = False
-    alone: bool = False
+from tests.chaos.faults.fault import Fault
+from tests.chaos.plan import ODD_PARTITION
 
 
 def _kill(role: str, arena: Arena, dice: Random, _seconds: float) -> bool:
@@ -61,10 +43,10 @@ def _freeze(role: str, arena: Arena, dice: Random, seconds: float) -> bool:
     return True
 
 
-def _freeze_with_decisions(arena: Arena, dice: Random, seconds: float) -> bool:
-    with arena.frozen_at(dice.choice(arena.names("inventory")), "decided"):
+def _freeze_at(role: str, point: str, arena: Arena, dice: Random, seconds: float) -> bool:
+    with arena.frozen_at(dice.choice(arena.names(role)), point) as there:
         time.sleep(seconds)
-    return True
+    return there
 
 
 def _two_groups(arena: Arena, dice: Random, seconds: float) -> bool:
@@ -131,11 +113,6 @@ def _rolling(arena: Arena, _dice: Random, seconds: float) -> bool:
     return True
 
 
-def _flush(arena: Arena, _dice: Random, _seconds: float) -> bool:
-    arena.flush_redis()
-    return True
-
-
 KILLED = ("gateway", "inventory", "order-writer", "ratelimit", "kafka", "postgres", "redis")
 CRASHES = ("fetched", "decided", "produced", "reported", "acked")
 WRITER_CRASHES = (
@@ -171,7 +148,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "inventory frozen with decisions": Fault(
         "the same, at the instant when it has decided and not yet produced",
-        _freeze_with_decisions,
+        partial(_freeze_at, "inventory", "decided"),
         "inventory",
         (12.0, 15.0),
         zombie=True,
@@ -182,8 +159,13 @@ FAULTS: dict[str, Fault] = {
         "order-writer",
         (12.0, 15.0),
     ),
+    "order-writer frozen before COMMIT": Fault(
+        "the same, when it has written a batch and not yet committed it",
+        partial(_freeze_at, "order-writer", "before COMMIT"),
+        "order-writer",
+        (12.0, 15.0),
+    ),
     "redis frozen": Fault("does not answer for some seconds", partial(_freeze, "redis"), "redis", (3.0, 8.0)),
-    "redis flushed": Fault("forgets everything", _flush, "redis"),
     "postgres away": Fault("does not answer for half a minute", partial(_freeze, "postgres"), "postgres", (30.0, 30.0)),
     "rebalance storm": Fault(
         "inventory workers join, leave and are killed, every 3 s", _storm, "inventory", (30.0, 60.0)
@@ -211,5 +193,3 @@ FAULTS: dict[str, Fault] = {
         odd=True,
     ),
 }
-
-KINDS = {name: Kind(fault.target, fault.lasts_s, fault.odd, fault.alone) for name, fault in FAULTS.items()}
