@@ -16,9 +16,11 @@ from confluent_kafka.admin import NewTopic
 from eventlog.kafka import admin_client, consumer, producer, read_range, watermarks
 from order_writer import app
 from order_writer.migrate import migrate
+from order_writer.outgoing import Outgoing, decode_outbox
 from order_writer.payment import Provider
 from order_writer.saga import Order
 from order_writer.settings import Settings
+from order_writer.unit import Units
 from order_writer.writer import patiently
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
 from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
@@ -305,6 +307,13 @@ def new_topics(kafka: str) -> None:
 async def installation(kafka: str, postgres: str) -> AsyncIterator[Installation]:
     """New topics on `kafka`, a new database on the server of `postgres`."""
     await asyncio.to_thread(new_topics, kafka)
+    async with tables(kafka, postgres) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def tables(kafka: str, postgres: str) -> AsyncIterator[Installation]:
+    """A new database, and the topics as they are: for tests that write no record."""
     name = f"orders_{next(_databases)}_{secrets.token_hex(3)}"
     place = Installation(kafka, f"{postgres.rpartition('/')[0]}/{name}", DecisionsLog(kafka))
     server = Installation(kafka, postgres, place.log)
@@ -312,3 +321,41 @@ async def installation(kafka: str, postgres: str) -> AsyncIterator[Installation]
     await migrate(place.postgres)
     yield place
     await server.rows(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def insert_orders(place: Installation, count: int, status: str = "reserved", *, product_id: str = "shoe") -> None:
+    """Rows as the log would have made them, `p1` to `p<count>`, their holds over since a minute."""
+    await place.rows(
+        """INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reservation_no, unit_price_minor,
+             currency, payment_method, fingerprint, partition, source_offset, source_index, hold_until, version)
+           SELECT 'p' || n, 'buyer-of-p' || n, $2::text, 2, $3::text, n, 4200, 'EUR', 'ok', 'f', 0, n, 0,
+                  now() - interval '1 minute', CASE $3 WHEN 'reserved' THEN 1 ELSE 2 END
+           FROM generate_series(1, $1) AS n""",
+        count,
+        product_id,
+        status,
+    )
+
+
+async def applied_until(place: Installation, topic: str, seconds: float, partitions: int = 12) -> None:
+    """Say that a topic is applied until so many seconds from now."""
+    await place.rows(
+        """INSERT INTO applied SELECT $1, n, now() + $2 * interval '1 second' FROM generate_series(0, $3 - 1) AS n
+           ON CONFLICT (topic, partition) DO UPDATE SET until = excluded.until""",
+        topic,
+        seconds,
+        partitions,
+    )
+
+
+@contextlib.asynccontextmanager
+async def units_of(place: Installation, connections: int = 8) -> AsyncIterator[Units]:
+    """Transactions on its database, beside any writer."""
+    async with asyncpg.create_pool(place.postgres, min_size=1, max_size=connections) as pool:
+        yield Units(pool, lambda *_: None)
+
+
+async def waiting_messages(place: Installation) -> list[Outgoing]:
+    """What transactions left in the outbox."""
+    rows = await place.rows("SELECT messages FROM outbox ORDER BY id")
+    return [message for row in rows for message in decode_outbox(row["messages"])]

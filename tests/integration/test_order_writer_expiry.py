@@ -1,0 +1,155 @@
+"""When a hold may end: each rule on a real database, with rows made by hand."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from order_writer import saga
+from order_writer.expiry import SWEEP_EVERY_S, Sweeper
+from order_writer.metrics import Metrics
+from order_writer.unit import Unit, Units
+from stampede_schemas.codec import decode_request, split_requests
+from stampede_schemas.identifiers import PurchaseId
+from stampede_schemas.requests import ReleaseRequested
+from stampede_schemas.topics import ORDER_COMMANDS, REQUESTS
+from tests.support.orders import Installation, applied_until, insert_orders, tables, units_of, until, waiting_messages
+from tests.support.stack import LocalStack
+
+GRACE_S = 5.0
+
+
+@pytest.fixture
+async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
+    """New tables."""
+    async with tables(quiet_servers.kafka, quiet_servers.postgres) as made:
+        yield made
+
+
+@pytest.fixture
+async def units(place: Installation) -> AsyncIterator[Units]:
+    """Transactions on them."""
+    async with units_of(place) as opened:
+        yield opened
+
+
+def sweeper(units: Units, grace_s: float = GRACE_S) -> Sweeper:
+    """One that sweeps when the test says so."""
+    return Sweeper(units, Metrics("test"), lambda: None, grace_s)
+
+
+async def released(place: Installation) -> int:
+    """How many holds have ended."""
+    return (await place.rows("SELECT count(*) FROM purchases WHERE status = 'released'"))[0][0]  # type: ignore[no-any-return]
+
+
+async def test_a_hold_ends_only_past_what_was_heard(place: Installation, units: Units) -> None:
+    """An approval may stand in any partition of the commands until all of them are applied beyond the hold's end."""
+    await insert_orders(place, 1)
+    for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -61.0)):  # never heard of; one is missing; all too early
+        await applied_until(place, ORDER_COMMANDS.name, seconds, partitions)
+        await sweeper(units).sweep()
+        assert await released(place) == 0
+    await place.rows("UPDATE applied SET until = now() WHERE partition > 0")
+    await sweeper(units).sweep()
+    assert await released(place) == 0  # one partition is behind
+    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    await sweeper(units).sweep()
+    assert await released(place) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "lease", "hold", "ended"),
+    [
+        (-3, 3, -2, False),  # begun before the hold's end, still open: one grace more
+        (-1, 3, -2, True),  # begun after it
+        (-3, -1, -2, True),  # nobody waits for it any more
+        (-9, 3, -GRACE_S - 1, True),  # the grace is over: it comes once
+    ],
+)
+async def test_an_open_authorisation_has_one_grace_more(
+    place: Installation, units: Units, asked: float, lease: float, hold: float, ended: bool
+) -> None:
+    """In seconds from now: when it began, until when it is leased, when the hold ends."""
+    await insert_orders(place, 1)
+    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    await place.rows("UPDATE purchases SET hold_until = now() + make_interval(secs => $1)", hold)
+    await place.rows(
+        """INSERT INTO payments (purchase_id, method, state, begun_at, asked_at, lease_until) VALUES
+           ('p1', 'ok', 'due', now(), now() + make_interval(secs => $1), now() + make_interval(secs => $2))""",
+        asked,
+        lease,
+    )
+    await sweeper(units).sweep()
+    assert await released(place) == ended
+
+
+async def test_several_sweepers_end_each_hold_once(place: Installation, units: Units) -> None:
+    """Four at once over 1,500 holds: one event, one release and one void each, and none waits for another's rows."""
+    await insert_orders(place, 1_500)
+    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+
+    async def sweep_all() -> None:
+        while await sweeper(units).sweep():
+            pass
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(sweep_all())
+    assert await released(place) == 1_500
+    messages = await waiting_messages(place)
+    events = Counter(message.key for message in messages if message.topic != REQUESTS.name)
+    requests = [decode_request(raw) for m in messages if m.topic == REQUESTS.name for raw in split_requests(m.value)]
+    backs = Counter(request.purchase_id for request in requests if isinstance(request, ReleaseRequested))
+    assert (len(events), set(events.values())) == (1_500, {1})
+    assert (len(backs), set(backs.values())) == (1_500, {1})
+    assert await place.value("SELECT count(*) FROM payments WHERE state = 'void_due'") == 1_500
+
+
+async def test_an_approval_under_way_is_not_overtaken(place: Installation, units: Units) -> None:
+    """Its transaction holds the row: the sweep passes over it, and afterwards finds it sold."""
+    await insert_orders(place, 2)
+    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    async with units.open() as approving:
+        await approving.tell([(PurchaseId("p1"), saga.PaymentApproved())])
+        await sweeper(units).sweep()
+        assert await place.statuses() == {"p1": "reserved", "p2": "released"}
+    await sweeper(units).sweep()
+    assert await place.statuses() == {"p1": "confirmed", "p2": "released"}
+
+
+class Interrupted(Units):
+    """A database that is away for the first transactions."""
+
+    away = 2
+    back_at = 0.0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Unit]:
+        """See Units."""
+        if self.away:
+            self.away -= 1
+            self.back_at = time.monotonic()
+            raise ConnectionRefusedError("away")
+        async with super().open() as unit:
+            yield unit
+
+
+async def test_sweeping_begins_after_one_grace_without_interruption(place: Installation, units: Units) -> None:
+    """At the start, and again after each time without the database: payments are asked about first."""
+    grace_s = 0.6
+    interrupted = Interrupted(units.pool, lambda *_: None)
+    await insert_orders(place, 1)
+    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    stopping, began = asyncio.Event(), time.monotonic()
+    task = asyncio.create_task(sweeper(interrupted, grace_s).run(stopping))
+    await until(lambda: released(place), "the hold's end", task=task)
+    ended = time.monotonic()
+    stopping.set()
+    await task
+    assert interrupted.away == 0
+    assert ended - interrupted.back_at >= grace_s
+    assert ended - began >= 3 * grace_s - SWEEP_EVERY_S
