@@ -17,7 +17,7 @@ START_SECONDS_MAX = 10.0
 
 
 class RedisServer:
-    """One server process; `url` stays the same over restarts, the data does not survive them."""
+    """One server process; `url` stays the same over restarts, of the data only what was saved survives them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,6 +40,17 @@ class RedisServer:
                     time.sleep(0.01)  # the pause of a poll with a deadline
                 else:
                     return
+
+    def save(self) -> None:
+        """Write down what it holds now: the next start begins with it."""
+        with Redis.from_url(self.url) as client:
+            client.save()
+
+    def forget(self) -> None:
+        """Lose everything, and what was saved too."""
+        (self._folder / "dump.rdb").unlink(missing_ok=True)
+        with Redis.from_url(self.url) as client:
+            client.flushall()
 
     def freeze(self) -> None:
         """SIGSTOP: connections are accepted by the kernel, nothing is answered."""

@@ -5,6 +5,7 @@ ignores the second: nothing here is needed for being right, only for giving a re
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from ratelimit.claim import Claim, Found, Settled
 from ratelimit.limiter import BATCH_MAX, Judged, Limiter, RedisAway, Subject, Verdict
 from stampede_schemas.topics import REQUESTS
 
-TELL_S = 0.1  # what no tick has told by then is told without one
+TELL_S = 0.005  # what no tick has told by then is told without one
 LOOK_S = 1.0
 LOOKS_MAX = 8  # questions about single purchases under way at once: ticks must not wait for a connection
 UNTOLD_MAX = 50_000
@@ -35,6 +36,7 @@ class Claims:
     def __init__(self, limiter: Limiter, trust: Trust) -> None:
         self._limiter, self._trust = limiter, trust
         self._untold: deque[Settled] = deque(maxlen=UNTOLD_MAX)
+        self._settled = asyncio.Event()
         self._told_at = time.monotonic()
         self._stamp = ""
         self._looks = asyncio.Semaphore(LOOKS_MAX)
@@ -52,6 +54,7 @@ class Claims:
     def settle(self, settled: Iterable[Settled]) -> None:
         """What became of requests that were let through; goes with the next call."""
         self._untold.extend(settled)
+        self._settled.set()
 
     async def find(self, purchase_id: str) -> tuple[Found | None, int, bool]:
         """The claim on a purchase, if there is one; Redis' clock in ms; whether "none" is to be believed."""
@@ -78,9 +81,13 @@ class Claims:
             if time.monotonic() - looked_at >= LOOK_S:
                 looked_at = time.monotonic()
                 await self.look()
-            elif self._untold and time.monotonic() - self._told_at >= TELL_S:
-                await self._ask()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._settled.wait()
             await asyncio.sleep(TELL_S)
+            self._settled.clear()
+            if self._untold and not self._limiter.degraded:
+                await self._ask()
 
     async def close(self) -> None:
         """Tell what is left, as long as Redis answers."""

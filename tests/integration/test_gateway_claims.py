@@ -1,0 +1,196 @@
+"""Repeats over two real gateways: while the log is undecided, after kills and restarts, with a Redis that forgot."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import httpx
+import pytest
+from redis import Redis
+
+from ratelimit.limiter import CLAIM_PREFIX
+from tests.support.sale import order
+from tests.support.stack import eventually
+from tests.support.two_gateways import TwoGateways, body_of, two_gateways
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[TwoGateways]:
+    """One stack for all; Redis is believed again after each test that took it away."""
+    with two_gateways() as running:
+        yield running
+
+
+def key() -> str:
+    """A key of a buyer of its own."""
+    return uuid4().hex
+
+
+def test_another_gateway_answers_a_repeat_before_the_log_has_decided(two: TwoGateways) -> None:
+    """The same bytes, marked as replayed; 422 for another body; pending for its owner only; 404 for what is not."""
+    tea, ann = two.product(), key()
+    assert two.unknown(1) == 404
+    with two.frozen("inventory-0"):
+        first = two.buy(0, tea, ann)
+        two.await_claim(first.json()["purchase_id"])
+        again = two.buy(1, tea, ann)
+        other = two.buy(1, tea, ann, quantity=2)
+        shown = two.show(1, first.json()["purchase_id"], ann)
+        strange = two.show(1, first.json()["purchase_id"], "somebody-else")
+    assert first.status_code == 202
+    assert body_of(again) == body_of(first)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+    assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
+    assert (shown.status_code, shown.json()["status"], strange.status_code) == (200, "pending", 404)
+    assert two.logged(tea, first.json()["purchase_id"]) == 1
+    assert two.show(1, first.json()["purchase_id"], ann, wait=5).json()["status"] in ("reserved", "confirmed")
+
+
+def test_twins_at_both_gateways_are_one_request(two: TwoGateways) -> None:
+    """One body for all that are accepted, the others are told that it is in flight, and the log holds it once."""
+    tea = two.product(100)
+
+    async def send(client: httpx.AsyncClient, url: str, name: str) -> httpx.Response:
+        headers = {"X-User-Id": name, "Idempotency-Key": name}
+        return await client.post(f"{url}/v1/purchases", json=order(tea), headers=headers)
+
+    async def all_at_once(names: list[str]) -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=20) as client:
+            urls = two.stack.endpoints.gateway * 3
+            return await asyncio.gather(*(send(client, url, name) for name in names for url in urls))
+
+    names = [key() for _ in range(10)]
+    answers = asyncio.run(all_at_once(names))
+    for number, name in enumerate(names):
+        told = answers[number * 6 : number * 6 + 6]
+        assert {answer.status_code for answer in told} <= {202, 409}
+        assert all(a.json()["type"] == "/problems/in-flight" for a in told if a.status_code == 409)
+        bodies = {answer.content for answer in told if answer.status_code == 202}
+        assert len(bodies) == 1, name
+        accepted = next(answer for answer in told if answer.status_code == 202)
+        assert two.logged(tea, accepted.json()["purchase_id"]) == 1
+
+
+def test_a_claim_in_flight_is_waited_for_until_its_deadline_and_never_refused_after_it(two: TwoGateways) -> None:
+    """Its gateway died before the log had it: 409 while it may still come, then accepted, once."""
+    tea, ann = two.product(), key()
+    with two.frozen("inventory-0"), Redis.from_url(two.redis.url) as redis:
+        purchase_id = two.buy(0, tea, ann).json()["purchase_id"]
+        _, at, _, fingerprint, buyer = two.await_claim(purchase_id)
+        redis.set(CLAIM_PREFIX + purchase_id, f"i {int(at) + 2_000} dead {fingerprint} {buyer}", px=60_000)
+        early = two.buy(1, tea, ann)
+        assert (early.status_code, early.json()["type"]) == (409, "/problems/in-flight")
+        assert early.headers["retry-after"] == "1"
+        assert two.show(1, purchase_id, ann).json()["status"] == "pending"
+        eventually(lambda: two.buy(1, tea, ann).status_code == 202, 5, "the deadline")
+    assert two.show(1, purchase_id, ann, wait=5).json()["status"] in ("reserved", "confirmed")
+    eventually(lambda: two.left(0, tea) == 9, 5, "one unit taken")
+
+
+def test_a_gateway_that_dies_right_after_the_answer_takes_nothing_with_it(two: TwoGateways) -> None:
+    """Killed before it could say that the claim was accepted: the other one gives the first answer."""
+    tea, ann = two.product(), key()
+    pid = two.stack.status()["gateway-1"]["pid"]
+    first = two.buy(1, tea, ann)
+    two.stack.kill("gateway-1", signal.SIGKILL)
+    again: list[httpx.Response] = []
+
+    def answered() -> bool:
+        again.append(two.buy(0, tea, ann))
+        return again[-1].status_code != 409
+
+    eventually(answered, 12, "an answer to the repeat")
+    assert body_of(again[-1]) == body_of(first)
+    two.stack.await_restart("gateway-1", pid)
+    assert body_of(two.buy(1, tea, ann)) == body_of(first)
+    eventually(lambda: two.left(1, tea) == 9, 5, "one unit taken")
+
+
+def test_a_repeat_after_sold_out_and_a_restart_gets_its_first_answer(two: TwoGateways) -> None:
+    """At each gateway; who comes new is told sold-out, and nothing of that is logged."""
+    tea, ann = two.product(1), key()
+    first = two.buy(0, tea, ann)
+    eventually(lambda: two.left(0, tea) == two.left(1, tea) == 0, 5, "sold out")
+    two.stack.restart("gateway-1")
+    for gateway in (0, 1):
+        again = two.buy(gateway, tea, ann)
+        assert body_of(again) == body_of(first)
+        assert again.headers["idempotency-replayed"] == "true"
+        late = two.buy(gateway, tea, key())
+        assert (late.status_code, late.json()["type"]) == (409, "/problems/sold-out")
+    assert two.buy(1, tea, ann, wait=5).status_code == 201
+
+
+def flushed(two: TwoGateways) -> None:
+    """It forgets everything."""
+    two.redis.forget()
+
+
+def older(two: TwoGateways) -> None:
+    """What was saved earlier takes its place, sentinel and all."""
+    two.redis.stop()
+    two.redis.start()
+
+
+def away(two: TwoGateways) -> None:
+    """It is gone."""
+    two.redis.stop()
+
+
+@pytest.mark.parametrize("loss", [flushed, older, away], ids=lambda loss: loss.__name__)
+def test_a_redis_that_forgot_refuses_nobody_and_denies_nothing(
+    two: TwoGateways, loss: Callable[[TwoGateways], None]
+) -> None:
+    """A repeat gets its first answer, the door stays open, and no purchase is said not to exist."""
+    tea, gone, ann = two.product(), two.product(1), key()
+    assert two.buy(0, gone, key(), wait=5).status_code == 201
+    eventually(lambda: two.left(1, gone) == 0, 5, "sold out")
+    two.redis.save()
+    try:
+        with two.frozen("inventory-0"):
+            first = two.buy(0, tea, ann)
+            purchase_id = first.json()["purchase_id"]
+            two.await_claim(purchase_id)
+            assert two.show(1, purchase_id, ann).json()["status"] == "pending"
+            loss(two)
+            assert two.show(1, purchase_id, ann).status_code == 503
+            assert two.unknown(1) == 503
+            again = two.buy(1, tea, ann)
+            assert body_of(again) == body_of(first)
+            assert two.buy(1, gone, key()).status_code == 202
+        assert two.show(1, purchase_id, ann, wait=5).json()["status"] in ("reserved", "confirmed")
+        eventually(lambda: two.left(0, tea) == two.left(1, tea) == 9, 5, "one unit taken")
+    finally:
+        if loss is away:
+            two.redis.start()
+        two.redis.forget()
+        two.vouched()
+
+
+def test_without_redis_only_the_row_tells_that_it_is_reserved(two: TwoGateways) -> None:
+    """While the order-writer is late a waiting buyer is told 202, and 201 once the row is there."""
+    tea, ann = two.product(), key()
+    two.redis.stop()
+    try:
+        with two.frozen("order-writer-0"):
+            early = two.buy(0, tea, ann, wait=1)
+        assert early.status_code == 202
+        late = two.buy(0, tea, ann, wait=5)
+        assert (late.status_code, late.json()["purchase_id"]) == (201, early.json()["purchase_id"])
+    finally:
+        two.redis.start()
+        two.redis.forget()
+        two.vouched()
+
+
+def test_a_flushed_redis_is_believed_again_when_all_it_may_have_forgotten_has_a_row(two: TwoGateways) -> None:
+    """Not sooner, and not because a gateway is restarted."""
+    before = two.stamp()
+    two.redis.forget()
+    eventually(lambda: two.unknown(0) == 503, 5, "distrust")
+    two.stack.restart("gateway-1")
+    assert two.unknown(1) == 503
+    assert two.stamp() != before
+    eventually(lambda: two.unknown(0) == two.unknown(1) == 404, 30, "trust")

@@ -1,0 +1,133 @@
+"""Two gateways over a real sale, and a Redis that the test may take from them: what repeats are told then."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import asyncpg
+import httpx
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from gateway.trust import NAME
+from ratelimit.limiter import CLAIM_PREFIX, Limiter
+from stampede_schemas.topics import REQUESTS, partition_of
+from tests.support.inventory import Log
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.sale import listing, order
+from tests.support.stack import LocalStack, eventually, stack
+
+
+@dataclass
+class TwoGateways:
+    """A stack with two gateways; `redis` is theirs alone."""
+
+    stack: LocalStack
+    redis: RedisServer
+
+    def product(self, stock: int = 10) -> str:
+        """A product of the test's own; both gateways show it."""
+        endpoints, product_id = self.stack.endpoints, f"tea-{uuid4().hex[:8]}"
+        headers = {"Authorization": f"Bearer {endpoints.admin_key}"}
+        body = listing(product_id, stock)
+        answer = httpx.post(f"{endpoints.admin}/admin/v1/products", json=body, headers=headers, timeout=10)
+        assert answer.status_code == 201, answer.text
+        for gateway in (0, 1):
+            eventually(lambda gateway=gateway: self.left(gateway, product_id) == stock, 10, "the product")  # type: ignore[misc]
+        return product_id
+
+    def left(self, gateway: int, product_id: str) -> int:
+        """How many units a gateway shows; -1: it knows no such product."""
+        answer = httpx.get(f"{self.stack.endpoints.gateway[gateway]}/v1/products/{product_id}")
+        return int(answer.json().get("available", -1))
+
+    def buy(
+        self, gateway: int, product_id: str, key: str, *, buyer: str = "", quantity: int = 1, wait: int = 0
+    ) -> httpx.Response:
+        """One POST; the key names the buyer too, unless told otherwise."""
+        headers = {"X-User-Id": buyer or key, "Idempotency-Key": key} | ({"Prefer": f"wait={wait}"} if wait else {})
+        url = f"{self.stack.endpoints.gateway[gateway]}/v1/purchases"
+        return httpx.post(url, json=order(product_id, quantity), headers=headers, timeout=20)
+
+    def show(self, gateway: int, purchase_id: str, buyer: str, wait: int = 0) -> httpx.Response:
+        """One GET, waiting for the first decision if asked to."""
+        url = f"{self.stack.endpoints.gateway[gateway]}/v1/purchases/{purchase_id}"
+        asked = {"wait": wait, "version": 0} if wait else {}
+        return httpx.get(url, params=asked, headers={"X-User-Id": buyer}, timeout=20)
+
+    def unknown(self, gateway: int) -> int:
+        """The status of a purchase that was never made: 404 where Redis vouches, 503 where it does not."""
+        installed = self.sql("SELECT value FROM installation WHERE name = 'identity_kid'")[0]["value"]
+        return self.show(gateway, f"{installed[:4]}-{uuid4().hex}", "nobody").status_code
+
+    def await_claim(self, purchase_id: str) -> list[str]:
+        """Wait until Redis knows that it was accepted; the parts of its claim."""
+        with Redis.from_url(self.redis.url) as client:
+
+            def claim() -> bytes:
+                return bytes(client.get(CLAIM_PREFIX + purchase_id) or b"")
+
+            eventually(lambda: claim().startswith(b"a "), 5, "an accepted claim")
+            return claim().decode().split(" ")
+
+    def logged(self, product_id: str, purchase_id: str) -> int:
+        """How many times a purchase stands in the log."""
+        records = Log(self.stack.kafka).records(REQUESTS.name, partition_of(product_id))
+        return sum((record.value or b"").count(purchase_id.encode()) for record in records)
+
+    def sql(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run one statement in Postgres."""
+
+        async def run() -> list[asyncpg.Record]:
+            connection = await asyncpg.connect(self.stack.postgres)
+            try:
+                return list(await connection.fetch(query, *arguments))
+            finally:
+                await connection.close()
+
+        return asyncio.run(run())
+
+    @contextlib.contextmanager
+    def frozen(self, name: str) -> Iterator[None]:
+        """A process that stands still. For less than ten seconds, or it loses its session."""
+        self.stack.kill(name, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.stack.kill(name, signal.SIGCONT)
+
+    def stamp(self) -> str:
+        """What Redis says of itself, once a gateway has given it a sentinel."""
+        found: list[str] = []
+
+        async def ask() -> bool:
+            async with AsyncRedis.from_url(self.redis.url) as client:
+                found.append((await Limiter(client, ()).judge()).stamp)
+            return found[-1][:1] not in ("", " ")
+
+        eventually(lambda: asyncio.run(ask()), 10, "a sentinel")
+        return found[-1]
+
+    def vouched(self) -> None:
+        """Let Redis be believed as it is now, without the time that it takes; nothing may have been lost."""
+        self.sql("UPDATE installation SET value = $2 WHERE name = $1", NAME, self.stamp())
+        for gateway in (0, 1):
+            eventually(lambda gateway=gateway: self.unknown(gateway) == 404, 10, "Redis is believed")  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def two_gateways(limits: str = "user:token_bucket:1000/s") -> Iterator[TwoGateways]:
+    """Everything, gone at the end."""
+    with redis_server() as redis:
+        env = {"STAMPEDE_REDIS": redis.url, "STAMPEDE_LIMITS": limits, "STAMPEDE_GATEWAYS": "2"}
+        with stack(env, gateway=2) as running:
+            yield TwoGateways(running, redis)
+
+
+def body_of(answer: httpx.Response) -> tuple[int, bytes, str]:
+    """What must be the same each time: status, bytes, Location."""
+    return answer.status_code, answer.content, answer.headers.get("location", json.dumps(None))
