@@ -1,5 +1,7 @@
 """What an order-writer counts. Names come from telemetry; no purchase or buyer id is ever a label."""
 
+from collections import Counter as Counts
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from order_writer.unit import Unit
@@ -50,5 +52,5 @@ class Metrics:
         self.overruled.inc(unit.overruled)
         for reason in unit.buried:
             self.dead_letters.labels(reason).inc()
-        for state in unit.changed:
-            self.orders.labels(type(state).__name__.lower()).inc()
+        for state, count in Counts(map(type, unit.changed)).items():
+            self.orders.labels(state.__name__.lower()).inc(count)

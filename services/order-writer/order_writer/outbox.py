@@ -37,7 +37,7 @@ class Relay:
     """Sends while it holds the lease."""
 
     def __init__(self, kafka: str, instance: str, units: Units, beat: Callable[[], None]) -> None:
-        self._producer: Producer = producer(kafka)
+        self._producer: Producer = producer(kafka, partitioner="murmur2")  # for what is placed BY_KEY
         self._instance, self._units, self._beat = instance, units, beat
         self._lease_ends = 0.0
 
