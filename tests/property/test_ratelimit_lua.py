@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from ratelimit.bucket import Buckets, Cell, Outcome
-from ratelimit.limiter import POLICIES, SCRIPT, SENTINEL
+from ratelimit.claim import DEADLINE_S, KEPT_S, Claim, Known, Settled
+from ratelimit.limiter import CLAIM_PREFIX, POLICIES, SCRIPT, SENTINEL
 from ratelimit.policy import Algorithm, Policy
 from tests.support.redis_server import redis_server
 
@@ -36,7 +37,7 @@ def ask(redis: Redis, policies: list[Policy], requests: list[list[Cell]], now_us
     """Limits alone, at a given instant (0: the server's own clock)."""
     keys = {cell.key: cell.policy for request in requests for cell in request}
     names = list(keys)
-    payload = (
+    payload: tuple[Any, ...] = (
         now_us,
         [(int(p.algorithm), p.quota, p.window_us, p.burst) for p in policies],
         [policies.index(policy) + 1 for policy in keys.values()],
@@ -109,3 +110,105 @@ def test_keys_expire_by_themselves(redis: Redis) -> None:
     ask(redis, policies, [[Cell("{rl}:bucket", policies[0]), Cell("{rl}:window", policies[1])]], 0)
     assert 0 < redis.pttl("{rl}:bucket") <= 201  # one of five a second
     assert 59_000 < redis.pttl("{rl}:window") <= 60_001
+
+
+class Book:
+    """The rule of claims in plain words: id -> (state, until when in ms, owner, fingerprint, buyer)."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[str, int, str, str, str]] = {}
+
+    def settle(self, each: Settled, owner: str, now_ms: int) -> None:
+        """Accepted is accepted, whoever says so; the rest is for a claim's owner while it is in flight."""
+        state, _, whose, _, _ = self.kept.get(each.id, ("", 0, "", "", ""))
+        if each.how == "a":
+            if state != "a":
+                self.kept[each.id] = ("a", now_ms, owner, each.fingerprint, each.buyer)
+        elif (state, whose) == ("i", owner):
+            if each.how == "d":
+                del self.kept[each.id]
+            else:
+                self.kept[each.id] = ("i", 0, owner, each.fingerprint, each.buyer)
+
+    def known(self, claim: Claim, now_ms: int) -> Known:
+        """What a request is told of the claim that is there."""
+        state, until_ms, _, fingerprint, _ = self.kept.get(claim.id, ("", 0, "", "", ""))
+        if not state:
+            return Known.NEW
+        if state == "i" and until_ms < now_ms:
+            return Known.AGAIN
+        if fingerprint != claim.fingerprint:
+            return Known.OTHER
+        return Known.ACCEPTED if state == "a" else Known.IN_FLIGHT
+
+    def take(self, claim: Claim, owner: str, now_ms: int) -> None:
+        """In flight for as long as a claim may be."""
+        until_ms = now_ms + int(DEADLINE_S * 1000)
+        self.kept[claim.id] = ("i", until_ms, owner, claim.fingerprint, claim.buyer)
+
+
+names, bodies = st.sampled_from("abc"), st.sampled_from(["f1", "f2"])
+claims = st.builds(Claim, names, bodies, st.just("ann"), st.booleans())
+settled = st.builds(Settled, names, bodies, st.just("ann"), st.sampled_from(["a", "o", "d"]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1_000, 9_999_000, 10_000_000, 10_001_000]),
+            st.sampled_from(["one", "two"]),
+            st.lists(claims, max_size=5),
+            st.lists(settled, max_size=3),
+        ),
+        max_size=10,
+    ),
+    st.integers(1, 4),
+)
+def test_claims_equal_their_model(
+    redis: Redis, ticks: list[tuple[int, str, list[Claim], list[Settled]]], burst: int
+) -> None:
+    """What is known, what it spends, what is kept: two gateways, repeats in one tick, deadlines met to the ms."""
+    redis.flushall()
+    policy = Policy("bucket", "user", Algorithm.TOKEN_BUCKET, 1, HOUR_US, burst)
+    model, book, now = Buckets(10), Book(), 1_800_000_000_000_000
+    for step, owner, batch, ended in ticks:
+        now += step
+        ids = [claim.id for claim in batch] + [each.id for each in ended]
+        keys = ["{rl}:ann", *[CLAIM_PREFIX + each for each in ids]]
+        places = range(FIRST + 1, FIRST + len(keys))
+        payload = (
+            now,
+            [(int(policy.algorithm), policy.quota, policy.window_us, policy.burst)],
+            [1],
+            [[FIRST]] * len(batch),
+            [(n, c.fingerprint, c.buyer, int(c.wanted)) for n, c in zip(places, batch, strict=False)],
+            [(n, s.fingerprint, s.buyer, s.how) for n, s in zip(places[len(batch) :], ended, strict=True)],
+            owner,
+            0,
+        )
+        fields = run(redis, payload, keys)[4]
+        for each in ended:
+            book.settle(each, owner, now // 1000)
+        for number, claim in enumerate(batch):
+            known = book.known(claim, now // 1000)
+            allowed = known is not Known.NEW or model.check([[Cell("ann", policy)]], now)[0].allowed
+            assert (fields[number * 5], fields[number * 5 + 4]) == (allowed, known)
+            if known is Known.AGAIN or (known is Known.NEW and claim.wanted and allowed):
+                book.take(claim, owner, now // 1000)
+        kept = {name: redis.get(CLAIM_PREFIX + name) for name in "abc"}
+        told = {name: " ".join(map(str, parts)).encode() for name, parts in book.kept.items()}
+        assert {name: value for name, value in kept.items() if value} == told
+        for name in told:
+            assert KEPT_S - 60 < redis.ttl(CLAIM_PREFIX + name) <= KEPT_S
+
+
+def test_the_stamp_changes_with_a_flush_and_not_otherwise(redis: Redis) -> None:
+    """The sentinel is gone with the claims; the run is that of the server's process."""
+    redis.flushall()
+    empty: tuple[Any, ...] = (0, [], [], [], [], [], "one", 0)
+    redis.set(SENTINEL, "s")
+    first, again = run(redis, empty, [])[1], run(redis, empty, [])[1]
+    assert first == again == f"s {redis.info('server')['run_id']} {redis.info('stats')['evicted_keys']}"
+    redis.flushall()
+    assert run(redis, empty, [])[1] != first

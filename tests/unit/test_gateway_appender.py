@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from confluent_kafka import Producer
 from prometheus_client import CollectorRegistry
 
+from eventlog.kafka import DELIVERY_TIMEOUT_MS
 from gateway import appender as rules
 from gateway import problems
-from gateway.appender import Answer, Appender
+from gateway.appender import REPLAYED, Answer, Appender
 from gateway.metrics import Metrics
 from gateway.problems import Problem
 from gateway.tail import BrokerClock
+from ratelimit.claim import DEADLINE_S, Known
 from ratelimit.limiter import Subject
 from stampede_schemas.identifiers import Position
 from stampede_schemas.topics import partition_of
@@ -24,10 +26,13 @@ BUYER = Subject("ann", "127.0.0.1")
 class Rig:
     """An appender over an in-memory log."""
 
-    def __init__(self, door: OpenDoor | None = None, limits: AllowAll | None = None) -> None:
+    def __init__(
+        self, door: OpenDoor | None = None, limits: AllowAll | None = None, claimed_s_max: float = DEADLINE_S
+    ) -> None:
         self.log, self.limits = MemoryProducer(), limits or AllowAll()
         producer: Producer = self.log  # type: ignore[assignment]  # the three methods that the appender uses
-        self.appender = Appender(producer, self.limits, door or OpenDoor(), BrokerClock(), Metrics(CollectorRegistry()))
+        metrics = Metrics(CollectorRegistry())
+        self.appender = Appender(producer, self.limits, door or OpenDoor(), BrokerClock(), metrics, claimed_s_max)
 
     async def append(self, count: int, product: str = "lamp", subject: Subject | None = BUYER) -> list[Answer]:
         """That many purchases at once."""
@@ -123,3 +128,67 @@ async def test_draining_answers_everything_that_was_accepted() -> None:
         await asyncio.sleep(0)
         await rig.appender.drain()
         assert not kinds(await answers)
+
+
+async def test_what_redis_knows_is_said_without_the_log() -> None:
+    """Accepted before: replayed; another body: 422; in flight: 409. In flight for too long goes to the log again."""
+    known = {"buy-0": Known.ACCEPTED, "buy-1": Known.OTHER, "buy-2": Known.IN_FLIGHT, "buy-3": Known.AGAIN}
+    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")})
+    async with running(Rig(door, AllowAll(known))) as rig:
+        answers = await rig.append(5)
+    assert answers[0] is REPLAYED
+    assert [answer.kind for answer in answers if isinstance(answer, Problem)] == [
+        problems.KEY_REUSED,
+        problems.IN_FLIGHT,
+        problems.SOLD_OUT,
+    ]
+    assert isinstance(answers[3], Position)
+    assert [claim.wanted for claim in rig.limits.claims] == [False] * 5
+    assert rig.limits.settled == [("buy-3", "a")]
+
+
+async def test_a_redis_that_may_have_forgotten_refuses_nobody() -> None:
+    """Neither for what it knows nor because the door is closed; only its yes counts."""
+    known = {"buy-0": Known.ACCEPTED, "buy-1": Known.OTHER, "buy-2": Known.IN_FLIGHT}
+    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")})
+    async with running(Rig(door, AllowAll(known, vouched=False))) as rig:
+        answers = await rig.append(4)
+    assert answers[0] is REPLAYED
+    assert not kinds(answers)
+    assert sum(rig.log.sizes()) == 3
+
+
+async def test_the_door_asks_for_outcomes_before_it_turns_anybody_away() -> None:
+    """Who has a row goes to the log, and everybody does when nobody can tell who has."""
+    closed = {"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")}
+    async with running(Rig(OpenDoor(closed, {"buy-1"}))) as rig:
+        answers = await rig.append(2)
+    assert kinds(answers[:1]) == {problems.SOLD_OUT}
+    assert isinstance(answers[1], Position)
+    async with running(Rig(OpenDoor(closed, None))) as rig:
+        assert not kinds(await rig.append(2))
+
+
+async def test_claims_are_settled_by_what_the_log_said() -> None:
+    """Accepted with the acknowledgement; open again without one; dropped where Redis went away over a refusal."""
+    async with running(Rig()) as rig:
+        await rig.append(1)
+        rig.log.failing = True
+        await rig.append(1)
+    assert rig.limits.settled == [("buy-0", "a"), ("buy-0", "o")]
+    async with running(Rig(limits=AllowAll(away=True))) as rig:
+        await rig.append(1, subject=Subject("refused", None))
+    assert rig.limits.settled == [("buy-0", "d")]
+
+
+async def test_an_acknowledgement_after_the_claims_deadline_is_no_acceptance() -> None:
+    """By then others may have been told that there is no such purchase: the same key must come again."""
+    async with running(Rig(claimed_s_max=-1.0)) as rig:
+        answers = await rig.append(1)
+    assert kinds(answers) == {problems.OUTCOME_UNKNOWN}
+    assert rig.limits.settled == [("buy-0", "a")]
+
+
+def test_the_producer_gives_up_before_a_claim_does() -> None:
+    """Else a purchase could still be on its way when its repeat is let in."""
+    assert rules.WAIT_S_MAX + DELIVERY_TIMEOUT_MS / 1000 < DEADLINE_S

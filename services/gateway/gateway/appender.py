@@ -95,7 +95,16 @@ class Waiting:
 class Appender:
     """Owns the producer's delivery reports. `run` must be running for anything to happen."""
 
-    def __init__(self, producer: Producer, limits: Limits, door: Door, clock: BrokerClock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        producer: Producer,
+        limits: Limits,
+        door: Door,
+        clock: BrokerClock,
+        metrics: Metrics,
+        claimed_s_max: float = DEADLINE_S,
+    ) -> None:
+        self._claimed_s_max = claimed_s_max
         self._producer, self._limits, self._door, self._clock, self._metrics = producer, limits, door, clock, metrics
         self._waiting: list[Waiting] = []
         self._judged_at = 0.0  # the tick under way
@@ -257,7 +266,7 @@ class Appender:
             self._settle(group, "o")
             return
         self._settle(group, "a")
-        if time.monotonic() - judged_at > DEADLINE_S:  # its claim says nothing any more, and others go by that
+        if time.monotonic() - judged_at > self._claimed_s_max:  # its claim says nothing any more, and others go by that
             for waiting in group:
                 waiting.answer(_unknown())
             return
