@@ -22,8 +22,9 @@ from gateway.identity import authenticator
 from gateway.listener import Listener
 from gateway.lookup import Lookup, SaleDoor
 from gateway.metrics import Metrics
+from gateway.overload import Load, StatusReads
 from gateway.projection import Projection
-from gateway.purchase import BodyReader, PurchaseEndpoint
+from gateway.purchase import PurchaseEndpoint
 from gateway.rest import BodyGuard, Probes
 from gateway.settings import Settings
 from gateway.store import Away, NotMigrated, Snapshot, Store
@@ -77,7 +78,7 @@ class Gateway:
         registry = build_registry("gateway", settings.instance)
         metrics = Metrics(registry)
         tracing = configure("gateway", settings.instance, settings.span_file, settings.trace_sample)
-        projection, watchers, clock, bodies = Projection(), Watchers(), BrokerClock(), BodyReader()
+        projection, watchers, clock = Projection(), Watchers(), BrokerClock()
         store = Store(settings.postgres.get_secret_value())
         redis = connect(settings.redis.get_secret_value())
         self._tail = tail = Tail(settings.kafka, projection, watchers, clock)
@@ -94,9 +95,9 @@ class Gateway:
             projection, watchers, clock, store, lookup, identity, who, self._appender, commands, streams, sale
         )
         buyers = buyers_app(parts, webhook_secrets, Probes(self._live, self._started, self._ready))
-        door = PurchaseEndpoint(
-            BodyGuard(buyers, bodies), bodies, identity, who, lookup, self._appender, tracing, metrics
-        )
+        load = Load(metrics)
+        rest = StatusReads(BodyGuard(buyers), load, settings.reads_max)
+        door = PurchaseEndpoint(rest, identity, who, lookup, self._appender, tracing, metrics)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tracing.close)
             stack.push_async_callback(redis.aclose)
@@ -106,18 +107,18 @@ class Gateway:
             stack.push_async_callback(ops.close)
             stack.push_async_callback(tail.close)
             await self._start_tail(tail, store, projection, identity.fingerprint)
-            for work in (who.run(), bodies.sweep(), commands.run(), sale.run()):
+            for work in (who.run(), load.run(), commands.run(), sale.run()):
                 await stack.enter_async_context(_running(work))
             await claims.look()
             stack.push_async_callback(claims.close)
             await stack.enter_async_context(_running(claims.run()))
             await stack.enter_async_context(_running(self._appender.run()))
             stack.push_async_callback(self._appender.drain)
-            serving = self._serving("http", settings.http_host, settings.http_port, door)
-            http = await stack.enter_async_context(serving)
-            guarded = BodyGuard(operators_app(parts, settings.admin_key_sha256), bodies)
-            serving = self._serving("admin", settings.admin_host, settings.admin_port, guarded)
-            admin = await stack.enter_async_context(serving)
+            http = await stack.enter_async_context(self._serving("http", settings.http_host, settings.http_port, door))
+            desk = BodyGuard(operators_app(parts, settings.admin_key_sha256))
+            admin = await stack.enter_async_context(
+                self._serving("admin", settings.admin_host, settings.admin_port, desk)
+            )
             await self._serve_until_stopped(tail)
             streams.close()
             await _drain(http, admin)

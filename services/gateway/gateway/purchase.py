@@ -5,7 +5,6 @@ that the log has acknowledged. Must not allocate what an ordinary purchase does 
 purchases only, problems only when the answer is no.
 """
 
-import asyncio
 import logging
 import random
 import time
@@ -29,52 +28,24 @@ from telemetry.tracing import Kind, Tracing, child_of, new_traceparent, trace_id
 
 RouteHeaders = list[tuple[bytes, bytes]]
 Reply = tuple[int, RouteHeaders, bytes, str]  # status, headers, body, outcome
-BODY_S_MAX = 9.0
-SWEEP_S = 1.0
 _log = logging.getLogger(__name__)
 _JSON = (b"content-type", b"application/json")
 _REPLAYED = (b"idempotency-replayed", b"true")
 
 
-class BodyReader:
-    """Reads small bodies. One sweep a second ends those that dawdle: a timer for each would cost more than the rest."""
-
-    def __init__(self) -> None:
-        self._reading: dict[asyncio.Task[object], float] = {}  # since when, oldest first
-
-    async def read(self, receive: Receive) -> bytes | Problem | None:
-        """The whole body, at most BODY_BYTES_MAX; None when the client has left."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._reading[task] = time.monotonic()
-        body = b""
-        try:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                part: bytes = message.get("body", b"")
-                body += part
-                if len(body) > admission.BODY_BYTES_MAX:
-                    return admission.too_large()
-                if not message.get("more_body", False):
-                    return body
-        except asyncio.CancelledError:
-            if task in self._reading:
-                raise  # not by our sweep: the server ends
-            task.uncancel()
-            return Problem(problems.MALFORMED, "The body did not arrive in time.", close=True)
-        finally:
-            self._reading.pop(task, None)
-
-    async def sweep(self) -> None:
-        """Run for as long as bodies are read."""
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            late = time.monotonic() - BODY_S_MAX
-            for task in [task for task, since in self._reading.items() if since < late]:
-                del self._reading[task]
-                task.cancel()
+async def read_body(receive: Receive) -> bytes | Problem | None:
+    """The whole body, at most BODY_BYTES_MAX; None when the client has left, or was too slow for the listener."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part: bytes = message.get("body", b"")
+        body += part
+        if len(body) > admission.BODY_BYTES_MAX:
+            return admission.too_large()
+        if not message.get("more_body", False):
+            return body
 
 
 async def respond(send: Send, status: int, headers: RouteHeaders, body: bytes) -> None:
@@ -103,7 +74,6 @@ class PurchaseEndpoint:
     def __init__(
         self,
         rest: ASGIApp,
-        bodies: BodyReader,
         identity: admission.IdentityKey,
         authenticator: Authenticator,
         lookup: Lookup,
@@ -111,7 +81,7 @@ class PurchaseEndpoint:
         tracing: Tracing,
         metrics: Metrics,
     ) -> None:
-        self._rest, self._bodies, self._identity, self._authenticator = rest, bodies, identity, authenticator
+        self._rest, self._identity, self._authenticator = rest, identity, authenticator
         self._lookup, self._appender, self._tracing, self._metrics = lookup, appender, tracing, metrics
         self._on_their_way: dict[str, str] = {}  # purchase_id -> fingerprint, until the log has answered
 
@@ -152,7 +122,7 @@ class PurchaseEndpoint:
     ) -> Reply | Problem | None:
         if (refused := admission.check_media(headers)) is not None:
             return refused
-        raw = await self._bodies.read(receive)
+        raw = await read_body(receive)
         if raw is None or isinstance(raw, Problem):
             return raw
         key = admission.idempotency_key(headers)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import admission, problems
 from gateway.problems import Kind, Problem, Refused
-from gateway.purchase import BodyReader, respond
+from gateway.purchase import read_body, respond
 from gateway.store import Away, NotMigrated
 from telemetry.ops import Checks
 from telemetry.tracing import new_traceparent, trace_id_of
@@ -81,8 +81,8 @@ def event_stream(what: str) -> Responses:
 class BodyGuard:
     """Reads the bounded body of a request before the app sees it, so that no route can read past the limit."""
 
-    def __init__(self, app: ASGIApp, bodies: BodyReader) -> None:
-        self._app, self._bodies = app, bodies
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its body in hand, or refuse it."""
@@ -92,7 +92,7 @@ class BodyGuard:
         headers = admission.pick(scope["headers"])
         empty = headers.get(b"content-length", b"0") == b"0" and b"content-type" not in headers
         refused = admission.check_length(headers) if empty else admission.check_media(headers)
-        body = refused if refused is not None else await self._bodies.read(receive)
+        body = refused if refused is not None else await read_body(receive)
         if body is None:
             return
         if isinstance(body, bytes) and body:

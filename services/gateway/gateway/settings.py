@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.admission import IDENTITY_SECRET_BYTES_MIN, IdentityKey
 from gateway.listener import REQUEST_S_MAX
+from gateway.overload import READS_MAX
 from gateway.tokens import LEEWAY_S_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
 from ratelimit.policy import parse_policies
 
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
     webhook_secret_file: Path | None = None
     limits: str = LIMITS_DEFAULT
     gateways: int = Field(default=1, ge=1, le=1000)
+    reads_max: int = Field(default=READS_MAX, ge=1)
     request_s_max: float = Field(default=REQUEST_S_MAX, ge=0.5, le=REQUEST_S_MAX)
     span_file: str = ""
     trace_sample: float = Field(default=1.0, ge=0, le=1)
