@@ -22,6 +22,7 @@ from tests.chaos.arena import BUILDS, Arena
 from tests.chaos.builds.points import FOLDER
 from tests.chaos.faults import FAULTS, KINDS
 from tests.chaos.links import links
+from tests.chaos.money import BOOKS
 from tests.chaos.plan import Round, rounds
 from tests.chaos.play import Played, play
 from tests.chaos.results import FOLDER as RESULTS
@@ -49,7 +50,7 @@ def arena(tell: Callable[[str], None]) -> Iterator[Arena]:
     """A stack of test builds, two of each service that can have two, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="stampede-chaos-") as made:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        env = {FOLDER: made, "PYTHONPATH": path}
+        env = {FOLDER: made, "PYTHONPATH": path, "STAMPEDE_PAYMENT_JOURNAL": f"{made}/{BOOKS}"}
         with (
             links() as wires,
             stack(env, modules=BUILDS, inventory=2, gateway=2, order_writer=2, also=wires.options) as running,
@@ -96,7 +97,7 @@ def main() -> int:
             for planned in rounds(seed, kinds, asked.arrivals):
                 played.append(_round(fought, planned))
                 if played[-1].wrong:
-                    tell(f"evidence: {_keep(fought, played[-1], seed)}")
+                    tell(f"evidence: {keep(fought, played[-1], seed)}")
                     break
                 if tell.minutes >= asked.minutes:
                     break
@@ -118,7 +119,7 @@ def _round(fought: Arena, planned: Round) -> Played:
     return one
 
 
-def _keep(fought: Arena, failed: Played, seed: int) -> Path:
+def keep(fought: Arena, failed: Played, seed: int) -> Path:
     """The log of the failed run as `replay check` reads it, and what every process said."""
     kept = ROOT / ".stack" / f"failed-chaos-{seed}-{failed.round.number}"
     shutil.rmtree(kept, ignore_errors=True)

@@ -125,16 +125,17 @@ def draw(
         ends_s = max(ends_s, strike.at_s + strike.lasts_s)
         at_s = (at_s if overlap else ends_s) + dice.uniform(*GAP_S) + (ALONE_GAP_S if kinds[name].alone else 0.0)
     lasts_s = ends_s + TAIL_S + (ALONE_GAP_S if kinds[names[-1]].alone else 0.0)
-    products = [_product(dice, odd=False) for _ in range(PRODUCTS)]
+    products = [product(dice, odd=False) for _ in range(PRODUCTS)]
     if any(kinds[name].odd for name in names):
-        products[0] = _product(dice, odd=True)
+        products[0] = product(dice, odd=True)
     rate = arrivals_per_s / PRODUCTS
     buyers = round(rate * lasts_s)
     stalls = (Stall(name, round(buyers * STOCK_SHARE), buyers, rate, dice.randrange(2**32)) for name in products)
     return Round(number, tuple(stalls), tuple(strikes), lasts_s)
 
 
-def _product(dice: Random, *, odd: bool) -> str:
+def product(dice: Random, *, odd: bool) -> str:
+    """The id of a new product, of two rule versions or of one."""
     while True:
         product_id = f"{MARK if odd else ''}tea-{dice.randrange(16**8):08x}"
         if (partition_of(product_id) == ODD_PARTITION) == odd:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from random import Random
 from typing import NamedTuple
 
@@ -10,14 +11,27 @@ from devstack.failure import StackError
 from replay.evidence import Evidence
 from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS
+from tests.chaos.money import BOOKS
 from tests.chaos.plan import Round, Stall, Strike
 from tests.chaos.recovery import Recovery, recoveries
 from tests.chaos.verdict import Verdict, check
 
-PATIENCE_S = 30.0  # after the last arrival; then a buyer who waits for stock gives up
-ROUND_S_MAX = 300.0
 TICK_S = 5.0
-DECLINED_SHARE, DUPLICATES_SHARE = 0.15, 0.1
+
+
+class Buying(NamedTuple):
+    """How the buyers of a round behave: shares 0..1 of all of them, and how long anything may take."""
+
+    declined: float = 0.15
+    unknown: float = 0.0
+    cancelled: float = 0.05
+    duplicates: float = 0.1
+    hold_ms: int = 60_000
+    patience_s: float = 30.0  # after the last arrival; then a buyer who waits for stock gives up
+    round_s_max: float = 300.0
+
+
+USUAL = Buying()
 
 
 class Played(NamedTuple):
@@ -28,21 +42,22 @@ class Played(NamedTuple):
     wrong: list[str]
     accepted: int
     confirmed: int
+    ends: str
     void: int
     drained_s: float
     recovered: list[Recovery]
     evidence: Evidence | None
 
 
-async def play(arena: Arena, planned: Round) -> Played:
-    """One round, at most five minutes long; whatever is wrong is in the result."""
+async def play(arena: Arena, planned: Round, buying: Buying = USUAL) -> Played:
+    """One round, at most as long as it may be; whatever is wrong is in the result."""
     began, kills_before = time.monotonic(), len(arena.kills)
     hits: list[bool] = []
     journals: list[Journal] = []
     try:
-        async with asyncio.timeout(ROUND_S_MAX):
-            journals, hits = await _sell(arena, planned)
-            verdict = await check(arena.stack, journals)
+        async with asyncio.timeout(buying.round_s_max):
+            journals, hits = await _sell(arena, planned, buying)
+            verdict = await check(arena.stack, journals, arena.folder / BOOKS)
     except (StackError, AssertionError, TimeoutError, OSError) as error:
         arena.tell(f"the round broke off after {time.monotonic() - began:.0f} s")
         arena.leave()
@@ -67,12 +82,16 @@ def _played(
     return Played(planned, hits, verdict.wrong, *counts, void, verdict.drained_s, recovered, verdict.evidence)
 
 
-def _counts(journals: list[Journal]) -> tuple[int, int]:
-    return sum(len(j.logged) for j in journals), sum(j.count("confirmed") for j in journals)
+def _counts(journals: list[Journal]) -> tuple[int, int, str]:
+    """How many were logged, how many confirmed, and how each purchase ended, as a sentence."""
+    logged = [attempt for journal in journals for attempt in journal.logged]
+    ends = Counter(f"{attempt.outcome} {attempt.reason}".strip() for attempt in logged)
+    told = ", ".join(f"{count:,} {end}" for end, count in sorted(ends.items()))
+    return len(logged), sum(attempt.outcome == "confirmed" for attempt in logged), told
 
 
-async def _sell(arena: Arena, planned: Round) -> tuple[list[Journal], list[bool]]:
-    crowds = [Crowd(arena.stack.endpoints, _sale(stall, planned.lasts_s)) for stall in planned.stalls]
+async def _sell(arena: Arena, planned: Round, buying: Buying) -> tuple[list[Journal], list[bool]]:
+    crowds = [Crowd(arena.stack.endpoints, _sale(stall, planned.lasts_s, buying)) for stall in planned.stalls]
     locks = {fault.target: asyncio.Lock() for fault in FAULTS.values()}
     watching = asyncio.create_task(_watch(arena, crowds))
     try:
@@ -88,14 +107,17 @@ async def _sell(arena: Arena, planned: Round) -> tuple[list[Journal], list[bool]
     return [sold.result() for sold in selling], hits
 
 
-def _sale(stall: Stall, lasts_s: float) -> Sale:
+def _sale(stall: Stall, lasts_s: float, buying: Buying) -> Sale:
     return Sale(
         units=stall.units,
         buyers=stall.buyers,
-        declined_share=DECLINED_SHARE,
-        duplicates_share=DUPLICATES_SHARE,
+        declined_share=buying.declined,
+        unknown_share=buying.unknown,
+        cancelled_share=buying.cancelled,
+        duplicates_share=buying.duplicates,
         arrivals_per_s=stall.arrivals_per_s,
-        patience_s=lasts_s + PATIENCE_S,
+        hold_ms=buying.hold_ms,
+        patience_s=lasts_s + buying.patience_s,
         seed=stall.seed,
         product_id=stall.product_id,
     )

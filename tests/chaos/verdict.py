@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
@@ -26,6 +27,7 @@ from stampede_schemas.codec import decode_decisions, decode_request, split_reque
 from stampede_schemas.identifiers import Millis, Position
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS
 from tests.chaos.builds.rules import other_rules
+from tests.chaos.money import facts, wrong_money
 from tests.chaos.plan import ODD_PARTITION
 from tests.support.stack import LocalStack
 
@@ -55,8 +57,8 @@ class Verdict(NamedTuple):
         return sum(len(partition.void) for partition in self.evidence.partitions.values())
 
 
-async def check(running: LocalStack, journals: list[Journal]) -> Verdict:
-    """Wait until all is quiet, then look at everything. The stack must be healed."""
+async def check(running: LocalStack, journals: list[Journal], books: Path) -> Verdict:
+    """Wait until all is quiet, then look at everything. The stack must be healed; `books` are the provider's."""
     began = time.monotonic()
     wrong = []
     while busy := await _busy(running):
@@ -70,6 +72,8 @@ async def check(running: LocalStack, journals: list[Journal]) -> Verdict:
         wrong += [f"{journal.sale.product_id}: {sentence}" for sentence in proof.wrong[:SAID_MAX]]
     evidence = await asyncio.to_thread(collect, running)
     wrong += await asyncio.to_thread(_judged, evidence, journals)
+    assert evidence.database is not None
+    wrong += list(wrong_money(facts(books), evidence.database.rows))[:SAID_MAX]
     return Verdict(wrong, drained_s, evidence)
 
 

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer
 from order_writer import __main__ as program
 from order_writer import app
 from order_writer.outbox import Relay
+from order_writer.payer import Outcome, Payer
 from order_writer.unit import Unit, Units
 from order_writer.writer import Writer
 from tests.chaos.builds.points import Points, exchange
@@ -53,9 +54,17 @@ class DyingRelay(Relay):
         return acknowledged
 
 
+class DyingPayer(Payer):
+    """Dies when the provider has answered and nobody has written it down."""
+
+    async def _write(self, outcomes: list[Outcome]) -> None:
+        POINTS.passed("before an answer is stored")
+        await super()._write(outcomes)
+
+
 def main() -> int:
     """The shipped program, with mortal parts."""
-    exchange(app, Units=DyingUnits, Writer=DyingWriter, Relay=DyingRelay)
+    exchange(app, Units=DyingUnits, Writer=DyingWriter, Relay=DyingRelay, Payer=DyingPayer)
     return program.main()
 
 

@@ -120,6 +120,7 @@ WRITER_CRASHES = (
     "after COMMIT, before the offset",
     "before the outbox is sent",
     "after the outbox is sent",
+    "before an answer is stored",
 )
 
 FAULTS: dict[str, Fault] = {

@@ -39,8 +39,11 @@ class Sale:
     units: int
     buyers: int
     declined_share: float = 0.0
+    unknown_share: float = 0.0  # pay in a way that never answers: their holds run out
+    cancelled_share: float = 0.0  # take it back, at once or when it is confirmed
     duplicates_share: float = 0.0
     arrivals_per_s: float = 0.0
+    hold_ms: int = 60_000
     patience_s: float = 60.0
     seed: int = 1
     product_id: str = field(default_factory=lambda: f"tea-{uuid4().hex[:10]}")
@@ -63,6 +66,7 @@ class Attempt:
     outcome: str = "unanswered"  # confirmed, released, rejected; sold_out (at the door: nothing was logged)
     reason: str = ""
     twin: bool = False
+    regrets: str = ""  # "at once" or "later": will take it back
 
 
 @dataclass(slots=True)
@@ -78,6 +82,11 @@ class Journal:
     def count(self, outcome: str) -> int:
         """How many attempts ended so."""
         return sum(attempt.outcome == outcome for attempt in self.attempts)
+
+    @property
+    def sold(self) -> int:
+        """How many are confirmed for good."""
+        return sum(attempt.outcome == "confirmed" and not attempt.regrets for attempt in self.attempts)
 
     @property
     def logged(self) -> list[Attempt]:
@@ -132,7 +141,7 @@ class Crowd:
             "currency": "EUR",
             "stock": self._sale.units,
             "per_buyer_limit": 1,
-            "hold_ms": 60_000,
+            "hold_ms": self._sale.hold_ms,
         }
         headers = {"Authorization": f"Bearer {self._endpoints.admin_key}", "Idempotency-Key": self._sale.product_id}
         async with http.post(f"{self._endpoints.admin}/admin/v1/products", json=product, headers=headers) as answer:
@@ -162,29 +171,36 @@ class Crowd:
             self._tell(self.journal)
             await asyncio.sleep(WINDOW_S)
 
-    def _arrivals(self) -> Iterator[tuple[float, str, bool]]:
-        """Each buyer's delay in seconds, way to pay, and whether everything is sent twice."""
+    def _arrivals(self) -> Iterator[tuple[float, str, bool, str]]:
+        """Each buyer's delay in seconds, way to pay, whether everything is sent twice, and when it is taken back."""
         at, sale = 0.0, self._sale
         for _ in range(sale.buyers):
             at += self._chance.expovariate(sale.arrivals_per_s) if sale.arrivals_per_s else 0.0
-            method = "declined" if self._chance.random() < sale.declined_share else "ok"
-            yield at, method, self._chance.random() < sale.duplicates_share
+            drawn = self._chance.random() - sale.declined_share
+            method = "declined" if drawn < 0 else "unknown" if drawn < sale.unknown_share else "ok"
+            twin = self._chance.random() < sale.duplicates_share
+            regrets = bool(sale.cancelled_share) and self._chance.random() < sale.cancelled_share
+            yield at, method, twin, self._chance.choice(["at once", "later"]) if regrets else ""
 
-    async def _buyer(self, http: aiohttp.ClientSession, number: int, arrival: tuple[float, str, bool]) -> None:
-        delay_s, method, twin = arrival
+    async def _buyer(self, http: aiohttp.ClientSession, number: int, arrival: tuple[float, str, bool, str]) -> None:
+        delay_s, method, twin, regrets = arrival
         buyer, asked = f"buyer-{number}", False
         if delay_s:
             await asyncio.sleep(delay_s)
         while not self._over.is_set() or (delay_s and not asked):
             asked = True
-            attempt = Attempt(buyer, uuid4().hex, method, twin=twin)
+            attempt = Attempt(buyer, uuid4().hex, method, twin=twin, regrets=regrets)
             self.journal.attempts.append(attempt)
             posts = [self._post(http, attempt) for _ in range(2 if twin else 1)]
             await asyncio.gather(*posts)
-            if attempt.purchase_id and attempt.outcome in {"unanswered", "sold_out"}:
+            if regrets == "at once" and attempt.purchase_id:
+                await self._cancel(http, attempt)
+            elif attempt.purchase_id and attempt.outcome in {"unanswered", "sold_out"}:
                 # "Sold out" at the door is no outcome: the twin of that request may have got in a moment later.
                 await self._follow(http, attempt)
-            if self.journal.count("confirmed") >= self._sale.units:
+            if regrets == "later" and attempt.outcome == "confirmed":
+                await self._cancel(http, attempt)
+            if self.journal.sold >= self._sale.units:
                 self._end()
             if attempt.outcome in {"confirmed", "released"}:
                 return
@@ -244,7 +260,21 @@ class Crowd:
         else:
             raise StackError(f"A purchase was answered {status}: {raw.decode(errors='replace')}")
 
-    async def _follow(self, http: aiohttp.ClientSession, attempt: Attempt) -> None:
+    async def _cancel(self, http: aiohttp.ClientSession, attempt: Attempt) -> None:
+        """Take the purchase back, and wait until that is done."""
+        attempt.outcome = "unanswered"
+        while True:
+            url = f"{self._gateway()}/v1/purchases/{attempt.purchase_id}/cancel"
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
+                async with http.post(url, headers={"X-User-Id": attempt.buyer}) as answer:
+                    if answer.status in {202, 409}:  # 409: it had ended otherwise
+                        break
+                    if answer.status not in {404, 429, 503}:
+                        raise StackError(f"A cancellation was answered {answer.status}: {await answer.text()}")
+            await asyncio.sleep(RETRY_S)
+        await self._follow(http, attempt, ENDED - {"confirmed"})
+
+    async def _follow(self, http: aiohttp.ClientSession, attempt: Attempt, until: frozenset[str] = ENDED) -> None:
         """Wait until the purchase has ended, by asking for its next change."""
         version = 0
         while True:
@@ -255,7 +285,7 @@ class Crowd:
                     if answer.status == 200:
                         version = found["version"]
                         attempt.polled.append((version, found["status"]))
-                        if found["status"] in ENDED:
+                        if found["status"] in until:
                             attempt.outcome, attempt.reason = found["status"], found.get("reason") or ""
                             return
                     elif answer.status not in {404, 429, 503}:
