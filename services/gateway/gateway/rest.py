@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import admission, problems
@@ -74,8 +75,7 @@ def answers(status: int, model: type[BaseModel], description: str, example: obje
 
 def event_stream(what: str) -> Responses:
     """The OpenAPI description of server-sent events."""
-    content = {"text/event-stream": {"schema": {"type": "string"}}}
-    return {200: {"description": f"server-sent events: {what}", "content": content}}
+    return {200: {"description": f"server-sent events: {what}", "content": {"text/event-stream": {}}}}
 
 
 class BodyGuard:
@@ -152,10 +152,13 @@ def add_problem_handlers(app: FastAPI) -> None:
         assert isinstance(error, Refused)
         return answer(error.problem)
 
-    async def http(_: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         kind = _BY_STATUS.get(error.status_code, problems.INTERNAL)
-        allowed = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
+        headers = error.headers or {}
+        if kind is problems.METHOD_NOT_ALLOWED:
+            headers = {"allow": ", ".join(_allowed(app, request))}
+        allowed = tuple((k.lower().encode(), v.encode()) for k, v in headers.items())
         return answer(Problem(kind, f"{kind.title}.", headers=allowed))
 
     async def invalid(_: Request, error: Exception) -> Response:
@@ -177,3 +180,11 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Away, away)
     app.add_exception_handler(NotMigrated, away)
     app.add_exception_handler(Exception, failed)
+
+
+def _allowed(app: FastAPI, request: Request) -> list[str]:
+    """What can be done with this path: the router tells of its first route alone."""
+    matching = [
+        route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
+    ]
+    return sorted({method for route in matching for method in route.methods or ()})
