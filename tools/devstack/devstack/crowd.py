@@ -266,7 +266,8 @@ class Crowd:
         while True:
             url = f"{self._gateway()}/v1/purchases/{attempt.purchase_id}/cancel"
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
-                async with http.post(url, headers={"X-User-Id": attempt.buyer}) as answer:
+                who = {"X-User-Id": attempt.buyer}
+                async with http.post(url, headers=who, skip_auto_headers={"Content-Type"}) as answer:
                     if answer.status in {202, 409}:  # 409: it had ended otherwise
                         break
                     if answer.status not in {404, 429, 503}:
