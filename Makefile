@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status trace test test-faults check format sim chaos bench-loading clean
+.PHONY: help setup lock demo up down status trace test test-faults check format sim chaos bench-loading bench-writer bench-read-side clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,12 @@ chaos: setup ## Break the real stack while it sells, and check everything: MINUT
 
 bench-loading: setup ## How fast 1,000,000 reservations load, and what a snapshot costs (RESERVATIONS=n)
 	@$(BIN)/python -m bench.loading --reservations $(or $(RESERVATIONS),1000000)
+
+bench-writer: setup ## What one order-writer persists, beside a bare insert loop (ORDERS=96000 ROUNDS=3)
+	@$(BIN)/python -m bench.writer --keep --orders $(or $(ORDERS),96000) --rounds $(or $(ROUNDS),3)
+
+bench-read-side: setup ## How long the lists of orders take among 5,000,000 (ROWS=n)
+	@$(BIN)/python -m bench.read_side --keep --rows $(or $(ROWS),5000000)
 
 clean: ## Stop the stack and remove its data
 	@if test -x $(BIN)/devstack; then $(BIN)/devstack clean; else rm -rf .stack; fi

@@ -24,11 +24,30 @@ SELECT '97ee-' || md5(n::text),
        1, status,
        CASE status WHEN 'rejected' THEN 'sold_out' WHEN 'released' THEN 'payment_declined' END,
        CASE WHEN status <> 'rejected' THEN n END, 4200, 'EUR', 'ok', 'f0f0f0f0f0f0f0f0f0f0f0', n % 12, n, 0,
-       CASE WHEN status <> 'rejected' THEN at END, CASE WHEN status IN ('rejected', 'reserved') THEN 1 ELSE 2 END, at, at
+       CASE WHEN status <> 'rejected' THEN at END,
+       CASE WHEN status IN ('rejected', 'reserved') THEN 1 ELSE 2 END, at, at
 FROM (SELECT n, timestamptz '2026-01-01' + n / 1000 * interval '50 ms' AS at,
              CASE WHEN n <= 200 AND n % 10 = 0 THEN 'reserved' WHEN n % 50 = 0 THEN 'released'
                   WHEN n % 10 < 3 THEN 'confirmed' ELSE 'rejected' END AS status
       FROM generate_series($1::bigint, $2::bigint) AS n) AS made"""  # noqa: S608 - constants only
+
+
+# Every list there is: by buyer, product, status, and what they give together; also those that find little or nothing.
+LISTS: dict[str, dict[str, str]] = {
+    "a buyer's own": {"buyer_id": PLAIN_BUYER},
+    "a buyer's of very many": {"buyer_id": EAGER_BUYER},
+    "a buyer's of one product": {"buyer_id": PLAIN_BUYER, "product_id": HOT_PRODUCT},
+    "a busy buyer's in a rare status": {"buyer_id": EAGER_BUYER, "status": "reserved"},
+    "all": {},
+    "one product's, half of all": {"product_id": HOT_PRODUCT},
+    "one product's, twenty, the oldest": {"product_id": RARE_PRODUCT},
+    "no product's": {"product_id": "no-such-shoe"},
+    "confirmed": {"status": "confirmed"},
+    "reserved, twenty, the oldest": {"status": "reserved"},
+    "one product's, released": {"product_id": HOT_PRODUCT, "status": "released"},
+    "one product's, reserved, hardly any": {"product_id": HOT_PRODUCT, "status": "reserved"},
+    "one product's, released, none": {"product_id": "shoe-501", "status": "released"},
+}
 
 
 class Touched(NamedTuple):
