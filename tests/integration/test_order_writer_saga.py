@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -19,20 +19,13 @@ from stampede_schemas.orders import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS
 from tests.support.orders import TRACEPARENT, Installation, installation, listed, reserved, until
-from tests.support.stack import LocalStack, components
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LocalStack]:
-    """A broker and a database of this module's own."""
-    with components() as running:
-        yield running
+from tests.support.stack import LocalStack
 
 
 @pytest.fixture
-async def place(servers: LocalStack) -> AsyncIterator[Installation]:
+async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
     """New topics, new tables."""
-    async with installation(servers.kafka, servers.postgres) as made:
+    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
         yield made
 
 
@@ -106,7 +99,7 @@ async def test_unknown_is_asked_again_until_it_is_known(place: Installation) -> 
 async def test_an_unpaid_hold_expires(place: Installation) -> None:
     """Nobody knows of its payment until the hold ends: released once, voided, and its stock asked back."""
     place.log.append(2, [listed()], [reserved("p1", 1, method="unknown", hold_ms=300)])
-    async with place.writer() as task:
+    async with place.writer(authorize_grace_ms=300) as task:
         await until(lambda: has(place, status="released", reason="hold_expired"), "expired", task=task)
         await until(lambda: place.value("SELECT true FROM payments WHERE state = 'voided'"), "voided", task=task)
         await until(lambda: empty(place), "sent", task=task)

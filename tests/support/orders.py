@@ -241,15 +241,19 @@ class Installation:
         """Every record of a topic, whole."""
         return list(_records(self.kafka, topic))
 
-    def command(self, command: AnyCommand) -> None:
+    def command(self, *commands: AnyCommand) -> None:
         """Append to `order-commands`."""
-        of = command.product_id if isinstance(command, CancelProductRequested) else command.purchase_id
-        self.append_command(partition_of(of), encode(command))
+        self.append_commands(
+            *(
+                (partition_of(it.product_id if isinstance(it, CancelProductRequested) else it.purchase_id), encode(it))
+                for it in commands
+            )
+        )
 
-    def append_command(self, partition: int, *values: bytes) -> None:
-        """Append any bytes to a partition of `order-commands`."""
+    def append_commands(self, *placed: tuple[int, bytes]) -> None:
+        """Append any bytes to partitions of `order-commands`."""
         client = producer(self.kafka)
-        for value in values:
+        for partition, value in placed:
             client.produce(ORDER_COMMANDS.name, value, partition=partition)
         assert client.flush(30) == 0
 

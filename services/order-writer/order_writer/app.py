@@ -29,8 +29,9 @@ from telemetry.ops import serve_ops
 from telemetry.tracing import configure
 
 CATCH_UP_LOOK_S = 0.05
-PROGRESS = "SELECT partition, next_offset, stopped FROM progress"
-COMMAND_PROGRESS = "SELECT partition, next_offset, false AS stopped FROM command_progress"
+# Of this very topic: whoever is given a partition of another one stops.
+PROGRESS = "SELECT partition, next_offset, stopped FROM progress WHERE topic_id = $1"
+COMMAND_PROGRESS = "SELECT partition, next_offset, false AS stopped FROM command_progress WHERE topic_id = $1"
 _log = logging.getLogger(__name__)
 
 
@@ -60,17 +61,17 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         member = (settings.kafka, settings.group, settings.instance, settings.session_timeout_s)
         selling_at_once = settings.payment == "none"
         paying = provider or _provider(settings)
-        topic_id = ids[DECISIONS.name]
+        topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
         writer = Writer(*member, topic_id, units, metrics, spans, health.beat("writer"), confirm=selling_at_once)
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(stopping))
             group.create_task(health.watch(stopping))
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
             group.create_task(Sampler(settings.kafka, pool, health.beat("sampler")).run(stopping))
-            if await _caught_up(pool, PROGRESS, ends[DECISIONS.name], health, stopping):
-                reader = CommandReader(*member, ids[ORDER_COMMANDS.name], units, health.beat("commands"))
+            if await _caught_up(pool, PROGRESS, topic_id, ends[DECISIONS.name], health, stopping):
+                reader = CommandReader(*member, commands_id, units, health.beat("commands"))
                 group.create_task(reader.run(stopping))
-            if await _caught_up(pool, COMMAND_PROGRESS, ends[ORDER_COMMANDS.name], health, stopping):
+            if await _caught_up(pool, COMMAND_PROGRESS, commands_id, ends[ORDER_COMMANDS.name], health, stopping):
                 health.forget("catching up")
                 health.caught_up.set()
                 _log.info("caught up")
@@ -121,15 +122,17 @@ def _ends(kafka: str) -> dict[str, dict[int, int]]:
         client.close()
 
 
-async def _caught_up(pool: Pool, query: str, ends: dict[int, int], health: Health, stopping: asyncio.Event) -> bool:
+async def _caught_up(
+    pool: Pool, query: str, topic_id: str, ends: dict[int, int], health: Health, stopping: asyncio.Event
+) -> bool:
     """Wait until all partitions are applied to `ends`, whoever applies them; False when asked to stop before."""
     beat = health.beat("catching up")
 
     async def behind() -> bool:
-        found = await pool.fetch(query)
+        found = await pool.fetch(query, topic_id)
         reached: dict[int, int] = {row["partition"]: row["next_offset"] for row in found}
         stopped = {row["partition"] for row in found if row["stopped"]}  # what is broken there must not hold all up
-        return any(reached.get(n, 0) < end for n, end in ends.items() if n not in stopped)
+        return any(reached.get(n, -1) < end for n, end in ends.items() if n not in stopped)
 
     while await retry_outages(behind, beat, stopping, "catching up"):
         await pause(stopping, CATCH_UP_LOOK_S)

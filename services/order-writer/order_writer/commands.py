@@ -42,7 +42,7 @@ UNPARK = """
 DELETE FROM pending_commands WHERE command_id IN (
   SELECT command_id FROM pending_commands JOIN purchases USING (purchase_id) LIMIT $1
   FOR UPDATE OF pending_commands SKIP LOCKED)
-RETURNING payload, appended_at, partition, source_offset"""
+RETURNING payload, partition, source_offset, appended_at"""
 GIVE_UP = """
 DELETE FROM pending_commands WHERE command_id IN (
   SELECT command_id FROM pending_commands c
@@ -50,7 +50,7 @@ DELETE FROM pending_commands WHERE command_id IN (
         < (SELECT min(until) FROM applied WHERE topic = $3 HAVING count(*) = $4)
     AND NOT EXISTS (SELECT FROM purchases u WHERE u.purchase_id = c.purchase_id)
   ORDER BY parked_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING payload, appended_at, partition, source_offset"""
+RETURNING payload, partition, source_offset, appended_at"""
 CANCEL_PRODUCTS = """
 INSERT INTO product_cancellations (request_id, product_id)
 SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (request_id) DO NOTHING"""

@@ -1,0 +1,272 @@
+"""What `order-commands` does to orders: once, in order with the decisions, and never forgotten."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from eventlog.reader import LogBroken
+from order_writer import commands
+from order_writer.commands import Arrived, Parked
+from order_writer.payment import Approved, Verdict, Voided
+from order_writer.product_cancel import ORDERS_PER_TRANSACTION_MAX, ProductCanceller
+from order_writer.saga import Order
+from order_writer.unit import Units
+from stampede_schemas.codec import encode
+from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
+from stampede_schemas.orders import CancelProductRequested, CancelRequested, PaymentReported
+from stampede_schemas.requests import ReleaseRequested
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, partition_of
+from tests.support.orders import (
+    Installation,
+    applied_until,
+    insert_orders,
+    installation,
+    listed,
+    reserved,
+    tables,
+    units_of,
+    until,
+    waiting_messages,
+)
+from tests.support.stack import LocalStack
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
+    """New topics, new tables."""
+    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
+        yield made
+
+
+@pytest.fixture
+async def quiet(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
+    """New tables, for tests that write no record."""
+    async with tables(quiet_servers.kafka, quiet_servers.postgres) as made:
+        yield made
+
+
+@pytest.fixture
+async def units(quiet: Installation) -> AsyncIterator[Units]:
+    """Transactions on them."""
+    async with units_of(quiet) as opened:
+        yield opened
+
+
+class Till:
+    """Approves everything, and remembers whom it was asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[PurchaseId] = []
+
+    async def authorize(self, order: Order) -> Verdict:
+        """Approve."""
+        self.asked.append(order.purchase_id)
+        return Approved()
+
+    query = authorize
+
+    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided:
+        """Done."""
+        del purchase_id, captured
+        return Voided()
+
+
+def cancel(purchase_id: str, actor: str = "", request_id: str = "c1") -> CancelRequested:
+    """By its buyer, unless by somebody else."""
+    return CancelRequested(
+        request_id=RequestId(request_id), purchase_id=PurchaseId(purchase_id), actor=actor or f"buyer-of-{purchase_id}"
+    )
+
+
+def paid(purchase_id: str, amount_minor: int = 8_400) -> PaymentReported:
+    """The provider says that the money is there."""
+    return PaymentReported(
+        report_id=RequestId(f"r-{purchase_id}"),
+        purchase_id=PurchaseId(purchase_id),
+        outcome="approved",
+        amount_minor=amount_minor,
+        currency="EUR",
+        provider_ref="x",
+    )
+
+
+async def letters(place: Installation, count: int) -> bool:
+    """Whether so many dead letters are there."""
+    return len(place.values(DEAD_LETTERS.name)) == count
+
+
+async def test_a_command_is_applied_once_whoever_reads_it(place: Installation) -> None:
+    """Two writers that do not know of each other read the same commands: a wrong one gives one dead letter, not two."""
+    place.log.append(0, [listed()], [reserved(f"p{i}", i + 1) for i in range(40)])
+    place.command(*(cancel(f"p{i}", "stranger") for i in range(40)))
+    async with (
+        place.writer("a", group="a", payment="none") as a,
+        place.writer("b", group="b", payment="none"),
+    ):
+        await until(lambda: letters(place, 40), "the letters", task=a)
+        assert await place.value("SELECT sum(next_offset) FROM command_progress") == 40
+        place.command(cancel("p1"))  # both read on from the same place
+        await until(lambda: place.value("SELECT sum(next_offset) = 41 FROM command_progress"), "one more", task=a)
+    assert await letters(place, 40)
+
+
+async def test_what_was_asked_before_the_start_comes_before_what_is_done(place: Installation) -> None:
+    """A cancellation waits in the log when the writer starts: nobody is charged for it, and nothing is told as sold."""
+    place.log.append(2, [listed()], [reserved("p1", 1), reserved("p2", 2)])
+    place.command(cancel("p1"))
+    till = Till()
+    async with place.writer(provider=till) as task:
+        await until(lambda: place.value("SELECT true FROM purchases WHERE status = 'confirmed'"), "p2", task=task)
+    assert await place.statuses() == {"p1": "released", "p2": "confirmed"}
+    assert till.asked == ["p2"]
+
+
+async def test_an_approval_that_waited_in_the_log_is_not_overtaken_by_expiry(place: Installation) -> None:
+    """The writer is away when the report comes and while the hold ends: the buyer has paid in time, and keeps it."""
+    place.log.append(2, [listed()], [reserved("p1", 1, hold_ms=400)])
+    async with place.writer(payment="webhook") as task:
+        await until(place.statuses, "a row", task=task)
+    place.command(paid("p1"))
+    await until(lambda: place.value("SELECT hold_until < now() FROM purchases"), "the hold's end")
+    async with place.writer(payment="webhook", authorize_grace_ms=0) as task:
+        await until(lambda: place.value("SELECT status <> 'reserved' FROM purchases"), "its end", task=task)
+    assert await place.statuses() == {"p1": "confirmed"}
+
+
+async def test_poison_is_buried_and_the_next_command_heard(place: Installation) -> None:
+    """Bytes of all kinds: one dead letter each, with equal bytes, and the good one after them is acted on."""
+    nul = encode(cancel("p1")).replace(b'"p1"', b'"\\u0000"')
+    poison = [b"", b"\xff\xfe", b"{", b"[" * 5_000, b'{"type":"Cancel"}', b'{"type":"PaymentReported","v":2}', nul]
+    place.log.append(0, [listed()], [reserved("p1", 1)])
+    place.append_commands(*((partition_of("p1"), value) for value in (*poison, encode(cancel("p1")))))
+    async with place.writer(payment="none") as task:
+        await until(lambda: place.value("SELECT reason FROM purchases WHERE status = 'released'"), "p1", task=task)
+        await until(lambda: letters(place, len(poison)), "the letters", task=task)
+    assert sorted(place.values(DEAD_LETTERS.name)) == sorted(poison)
+
+
+async def test_other_commands_than_those_it_knows_stop_the_writer(place: Installation) -> None:
+    """A topic that lost its tail, or was made anew, holds other commands: it says so rather than skip or repeat."""
+    place.command(cancel("p1"))
+    async with place.writer(payment="none") as task:
+        await until(lambda: place.value("SELECT sum(next_offset) = 1 FROM command_progress"), "heard", task=task)
+    await place.rows("UPDATE command_progress SET next_offset = next_offset + 1")
+    with pytest.raises(ExceptionGroup) as stopped:
+        async with asyncio.timeout(20), place.writer(payment="none") as task:
+            await task
+    assert stopped.group_contains(LogBroken, match="lost its tail")
+    await place.rows("UPDATE command_progress SET topic_id = 'that of a deleted topic'")
+    with pytest.raises(ExceptionGroup) as stopped:
+        async with asyncio.timeout(20), place.writer(payment="none") as task:
+            await task
+    assert stopped.group_contains(LogBroken, match="made anew")
+
+
+async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installation, units: Units) -> None:
+    """The command's transaction does not see the row, the row's does not see the command: the sweep joins them."""
+    await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
+    async with units.pool.acquire() as writing:
+        begun = writing.transaction()
+        await begun.start()
+        await writing.execute(
+            """INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reservation_no, version,
+                 unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index)
+               VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 1, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
+        )
+        async with units.open() as unit:
+            await commands.apply(unit, {0: (0, 1)}, [Arrived(encode(paid("p1")), 0, 0, NOW)])
+        await begun.commit()
+    assert await quiet.statuses() == {"p1": "reserved"}
+    await Parked(units, lambda: None).sweep()
+    assert await quiet.statuses() == {"p1": "confirmed"}
+    assert await quiet.value("SELECT count(*) FROM pending_commands") == 0
+
+
+async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(quiet: Installation, units: Units) -> None:
+    """Ten minutes after it came, by what `decisions` is applied to: a backlog of any length does not bury it."""
+    await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
+    arrived = [Arrived(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancel("p2")))]
+    async with units.open() as unit:
+        await commands.apply(unit, {0: (0, 2)}, arrived)
+    await quiet.rows("UPDATE pending_commands SET parked_at = now() - interval '1 hour'")
+    for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -3_600.0 + 599)):
+        await applied_until(quiet, DECISIONS.name, seconds, partitions)
+        await Parked(units, lambda: None).sweep()
+        assert await quiet.value("SELECT count(*) FROM pending_commands") == 2
+    await applied_until(quiet, DECISIONS.name, -3_600.0 + 601)
+    await Parked(units, lambda: None).sweep()
+    assert await quiet.value("SELECT count(*) FROM pending_commands") == 0
+    buried = await waiting_messages(quiet)
+    assert sorted(message.value for message in buried) == sorted(it.value for it in arrived)
+    assert {message.topic for message in buried} == {DEAD_LETTERS.name}
+    headers = sorted((dict(message.headers) for message in buried), key=lambda each: each["offset"])
+    assert [(each["reason"], each["offset"]) for each in headers] == [(b"no_such_purchase", b"%d" % n) for n in (0, 1)]
+    # The money of the one that was paid goes back, though there is no order.
+    found = await quiet.rows("SELECT purchase_id, state, captured FROM payments")
+    assert [tuple(row) for row in found] == [("p1", "void_due", True)]
+
+
+async def test_what_was_refunded_before_its_purchase_came_is_never_charged(place: Installation) -> None:
+    """Its payment is void: the reservation that comes after all ends by its hold, and nobody is asked for money."""
+    await place.rows("INSERT INTO payments (purchase_id, method, state, captured) VALUES ('p1', 'x', 'void_due', true)")
+    place.log.append(2, [listed()], [reserved("p1", 1, hold_ms=100), reserved("p2", 2)])
+    till = Till()
+    async with place.writer(provider=till, authorize_grace_ms=0) as task:
+        await until(lambda: place.value("SELECT true FROM purchases WHERE status = 'released'"), "p1", task=task)
+    assert till.asked == ["p2"]
+    assert await place.value("SELECT state FROM payments WHERE purchase_id = 'p1'") in {"void_due", "voided"}
+
+
+async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
+    quiet: Installation, units: Units
+) -> None:
+    """700 orders: after the first batch the writer dies; the next one tells the rest, each order once."""
+    await insert_orders(quiet, 700, "confirmed")
+    ask = CancelProductRequested(request_id=RequestId("c1"), product_id=ProductId("shoe"), actor="operator")
+    await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
+    for n in range(2):  # the second time is a repetition
+        async with units.open() as unit:
+            await commands.apply(unit, {0: (n, n + 1)}, [Arrived(encode(ask), 0, n, NOW)])
+    assert await ProductCanceller(units, lambda: None).batch("c1")
+    progress = "SELECT reached, cancelled, done_at IS NOT NULL FROM product_cancellations"
+    [first] = await quiet.rows(progress)
+    assert tuple(first) == (ORDERS_PER_TRANSACTION_MAX, ORDERS_PER_TRANSACTION_MAX, False)
+    successor = ProductCanceller(units, lambda: None)
+    await successor.sweep(asyncio.Event())
+    [reached] = await quiet.rows(progress)
+    assert tuple(reached) == (700, 700, False)  # not done: some may still be on their way from the log
+    assert await quiet.value("SELECT count(*) FROM purchases WHERE status = 'released' AND refund = 'due'") == 700
+    assert await quiet.value("SELECT count(*) FROM purchases WHERE version = 3") == 700
+    await quiet.rows(
+        """INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reservation_no, version,
+             unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index)
+           VALUES ('late', 'b', 'shoe', 2, 'reserved', 701, 1, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
+    )
+    await applied_until(quiet, DECISIONS.name, 0.0)
+    await successor.sweep(asyncio.Event())
+    assert await quiet.value("SELECT reason FROM purchases WHERE purchase_id = 'late'") == "cancelled_by_operator"
+    assert [tuple(row) for row in await quiet.rows(progress)] == [(701, 701, True)]
+
+
+async def test_an_operator_cancels_one_order_or_all_of_a_product(place: Installation) -> None:
+    """Sold and refunded, given back to the inventory, told to the world; other products are left alone."""
+    other = next(name for name in (f"sock-{n}" for n in range(99)) if partition_of(name) == 0)
+    place.log.append(0, [listed()], [reserved(f"p{i}", i + 1) for i in range(3)])
+    place.log.append(0, [listed(other)], [reserved("q1", 1, product_id=other), reserved("q2", 2, product_id=other)])
+    async with place.writer() as task:
+        sold = "SELECT count(*) = 5 FROM purchases WHERE status = 'confirmed'"
+        await until(lambda: place.value(sold), "sold", task=task)
+        place.command(cancel("q1", "operator"))
+        all_of = CancelProductRequested(request_id=RequestId("c9"), product_id=ProductId("shoe"), actor="operator")
+        place.command(all_of)
+        refunded = "SELECT count(*) = 4 FROM purchases WHERE reason = 'cancelled_by_operator' AND refund = 'done'"
+        await until(lambda: place.value(refunded), "refunded", task=task)
+        await until(lambda: place.value("SELECT done_at FROM product_cancellations"), "done", task=task)
+        await until(lambda: place.value("SELECT count(*) = 0 FROM outbox"), "sent", task=task)
+    assert (await place.statuses())["q2"] == "confirmed"
+    backs = [(r.purchase_id, r.reason) for _, r in place.requests() if isinstance(r, ReleaseRequested)]
+    assert sorted(backs) == [(name, "cancelled_by_operator") for name in ("p0", "p1", "p2", "q1")]
