@@ -276,20 +276,21 @@ class Crowd:
         await self._follow(http, attempt, ENDED - {"confirmed"})
 
     async def _follow(self, http: aiohttp.ClientSession, attempt: Attempt, until: frozenset[str] = ENDED) -> None:
-        """Wait until the purchase has ended, by asking for its next change."""
-        version = 0
+        """Wait until the purchase has ended, by asking for its next change after what was seen last."""
+        version = max((seen for seen, _ in attempt.polled), default=0)
         while True:
             url = f"{self._gateway()}/v1/purchases/{attempt.purchase_id}?wait={WAIT_S}&version={version}"
             try:
                 async with http.get(url, headers={"X-User-Id": attempt.buyer}) as answer:
                     found = await answer.json(content_type=None)
-                    if answer.status == 200:
+                    # Another gateway may be a second behind: what is older than what was seen is no news.
+                    if answer.status == 200 and found["version"] >= version:
                         version = found["version"]
                         attempt.polled.append((version, found["status"]))
                         if found["status"] in until:
                             attempt.outcome, attempt.reason = found["status"], found.get("reason") or ""
                             return
-                    elif answer.status not in {404, 429, 503}:
+                    elif answer.status not in {200, 404, 429, 503}:
                         raise StackError(f"A purchase was answered {answer.status}: {found}")
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
                 pass
