@@ -1,65 +1,19 @@
 """Bad input at the door of a real gateway, as raw bytes: no 500, no hang, nothing logged, always a problem."""
 
 import json
-import re
-import socket
-import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+import psutil
 import pytest
 
 from stampede_schemas.topics import REQUESTS
 from tests.support.inventory import Log
+from tests.support.raw import Answer, ask, talk
 from tests.support.sale import Sale
 
-HANG_S_MAX = 5.0
 GOOD = b'{"product_id":"%b","quantity":1}'
 HEAD = {"Host": "x", "Content-Type": "application/json", "X-User-Id": "ann", "Idempotency-Key": "k"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A response, as it came."""
-
-    status: int
-    head: str
-    body: bytes
-
-    @property
-    def problem(self) -> str:
-        """The type of the problem document."""
-        assert "content-type: application/problem+json" in self.head.lower(), (self.head, self.body)
-        document = json.loads(self.body)
-        assert {"type", "title", "status", "detail", "retryable", "trace_id"} <= document.keys()
-        assert document["status"] == self.status
-        assert b"Traceback" not in self.body
-        return str(document["type"]).removeprefix("/problems/")
-
-
-def raw(port: int, data: bytes, *, finish: bool = False) -> Answer:
-    """Send bytes, read one response. The connection must not stay silent for five seconds."""
-    began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=HANG_S_MAX) as connection:
-        try:
-            connection.sendall(data)
-            if finish:
-                connection.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # answered and closed before it had read everything: that is what the limit is for
-        received = b""
-        while b"\r\n\r\n" not in received:
-            part = connection.recv(65536)
-            if not part:
-                break
-            received += part
-        head, _, body = received.partition(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head.lower())
-        while length and len(body) < int(length[1]) and (part := connection.recv(65536)):
-            body += part
-    assert time.monotonic() - began < HANG_S_MAX
-    assert head, "the connection was closed without an answer"
-    return Answer(int(head.split()[1]), head.decode("latin-1"), body)
 
 
 def post(sale: Sale, body: bytes, **headers: str | None) -> Answer:
@@ -67,7 +21,7 @@ def post(sale: Sale, body: bytes, **headers: str | None) -> Answer:
     changed = HEAD | {name.replace("_", "-"): value for name, value in headers.items()}
     changed.setdefault("Content-Length", str(len(body)))
     lines = "".join(f"{name}: {value}\r\n" for name, value in changed.items() if value is not None)
-    return raw(sale.gateway.http, f"POST /v1/purchases HTTP/1.1\r\n{lines}\r\n".encode() + body)
+    return ask(sale.gateway.http, f"POST /v1/purchases HTTP/1.1\r\n{lines}\r\n".encode() + body)
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +75,7 @@ def test_a_product_that_is_none(sale: Sale, product_id: str) -> None:
 def test_a_product_in_the_path_that_is_none(sale: Sale, path: str) -> None:
     """404, whatever it is spelled like."""
     for prefix in ("/v1/products/", "/v1/purchases/"):
-        answer = raw(sale.gateway.http, f"GET {prefix}{path} HTTP/1.1\r\nHost: x\r\nX-User-Id: a\r\n\r\n".encode())
+        answer = ask(sale.gateway.http, f"GET {prefix}{path} HTTP/1.1\r\nHost: x\r\nX-User-Id: a\r\n\r\n".encode())
         assert answer.status == 404
         assert answer.problem in {"unknown-product", "not-found"}
 
@@ -160,7 +114,7 @@ def test_bodies_are_refused_before_they_are_read(sale: Sale, tea: str) -> None:
     chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
     lines = "".join(f"{name}: {value}\r\n" for name, value in HEAD.items())
     head = f"POST /v1/purchases HTTP/1.1\r\n{lines}Transfer-Encoding: chunked\r\n\r\n".encode()
-    chunked = raw(sale.gateway.http, head + chunk * 200)
+    chunked = ask(sale.gateway.http, head + chunk * 200)
     assert (chunked.status, chunked.problem) == (413, "too-large")
     short = post(sale, good, Content_Length=str(len(good) - 1))
     assert short.status == 400
@@ -196,28 +150,148 @@ def test_headers_that_are_missing_or_wrong(
 @pytest.mark.parametrize("method", ["TRACE", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_a_method_that_is_not_there(sale: Sale, method: str) -> None:
     """405 with the methods there are, or a plain refusal of the server."""
-    answer = raw(sale.gateway.http, f"{method} /v1/purchases HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+    answer = ask(sale.gateway.http, f"{method} /v1/purchases HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     assert (answer.status, answer.problem) == (405, "method-not-allowed")
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        "POST /v1/purchases HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "POST /v1/purchases HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
-        "POST /v1/purchases HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n",
-        "POST /v1/purchases HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
-        "FOO /v1/purchases HTTP/1.1\r\nHost: x\r\n\r\n",
-        "GET /v1/products HTTP/9.9\r\n\r\n",
-        "\x00\x01\x02\r\n\r\n",
-    ],
-    ids=ascii,
+SMUGGLED = (
+    b"POST /v1/purchases HTTP/1.1\r\nHost: x\r\nX-User-Id: eve\r\nIdempotency-Key: smuggled\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 )
-def test_what_is_not_http_is_refused_and_closed(sale: Sale, head: str) -> None:
-    """400 or 415, then the end of the connection: nothing smuggled behind it is read."""
-    answer = raw(sale.gateway.http, head.encode("latin-1"))
-    assert answer.status in {400, 415}
-    assert "connection: close" in answer.head.lower()
+JSON = "POST /v1/purchases HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "problem"),
+    [
+        (JSON + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde", 400, "malformed-request"),
+        (JSON + "Transfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Transfer-Encoding: chunked\r\n\r\n5\r\nabc\r\n0\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Content-Length: abc\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Content-Length: -1\r\n\r\n", 400, "malformed-request"),
+        (JSON + "Content-Length: +5\r\n\r\nabcde", 400, "malformed-request"),
+        (JSON + "A: b\nContent-Length: 0\r\n\r\n", 400, "malformed-request"),
+        (JSON + "A: b\x00c\r\n\r\n", 400, "malformed-request"),
+        (JSON + "A\x00: b\r\n\r\n", 400, "malformed-request"),
+        (JSON + "A: b\r\n folded\r\n\r\n", 400, "malformed-request"),
+        (JSON.replace(" /v1", " http://x/v1") + "Content-Length: 0\r\n\r\n", 400, "malformed-request"),
+        ("FOO /v1/purchases HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        ("CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        ("GET /v1/products HTTP/9.9\r\n\r\n", 400, "malformed-request"),
+        ("GET /v1/products%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        ("GET /v1/products?a=%f HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        ("\x00\x01\x02\r\n\r\n", 400, "malformed-request"),
+        (JSON + "A: b\r\n" * 101 + "\r\n", 431, "headers-too-large"),
+        (JSON + f"A: {'b' * 65_536}\r\n\r\n", 431, "headers-too-large"),
+        (f"GET /v1/products/{'a' * 102_400} HTTP/1.1\r\nHost: x\r\n\r\n", 414, "url-too-long"),
+    ],
+    ids=lambda value: ascii(value[-40:]) if isinstance(value, str) else value,
+)
+def test_what_is_not_http_is_refused_and_closed(sale: Sale, tea: str, head: str, status: int, problem: str) -> None:
+    """As a problem, then the end of the connection: nothing smuggled behind it is read."""
+    good = GOOD % tea.encode()
+    with talk(sale.gateway.http) as connection:
+        connection.send(head.encode("latin-1") + SMUGGLED % (len(good), good))
+        answer = connection.answer()
+        assert answer is not None
+        assert (answer.status, answer.problem, answer.last) == (status, problem, True)
+        assert connection.ended()
+
+
+def test_who_asks_is_not_said_behind_the_body(sale: Sale, tea: str) -> None:
+    """Trailers are no headers: a proxy that checks the one has not seen the other."""
+    good = GOOD % tea.encode()
+    head = JSON + "Idempotency-Key: k\r\nTransfer-Encoding: chunked\r\nTrailer: X-User-Id\r\n\r\n"
+    body = b"%x\r\n%b\r\n0\r\nX-User-Id: bob\r\n\r\n" % (len(good), good)
+    answer = ask(sale.gateway.http, head.encode() + body)
+    assert (answer.status, answer.problem) == (401, "unauthenticated")
+
+
+def test_a_thousand_pipelined_requests_and_an_endless_body_leave_no_trace(sale: Sale) -> None:
+    """Answered in order or closed, refused or closed; the gateway's memory stays flat."""
+    process = psutil.Process(sale.gateway.process.pid)
+    before = process.memory_info().rss
+    for _ in range(5):
+        with talk(sale.gateway.http) as connection:
+            connection.send(b"".join(b"GET /v1/products/none-%d HTTP/1.1\r\nHost: x\r\n\r\n" % n for n in range(1_000)))
+            answers = connection.answers()
+            assert {(answer.status, answer.problem) for answer in answers} == {(404, "unknown-product")}
+        with talk(sale.gateway.http) as connection:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in HEAD.items())
+            connection.send(f"POST /v1/purchases HTTP/1.1\r\n{lines}Transfer-Encoding: chunked\r\n\r\n".encode())
+            piece = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+            with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                connection.socket.sendall(piece * 1_600)
+    assert process.memory_info().rss - before < 20_000_000
+
+
+def test_half_a_conversation_is_answered(sale: Sale, tea: str) -> None:
+    """A client that has shut its side down gets its answer; one that stopped in the middle is told so."""
+    good = GOOD % tea.encode()
+    whole = ask(sale.gateway.http, b"GET /v1/purchases/x HTTP/1.1\r\nX-User-Id: ann\r\n\r\n", finish=True)
+    assert (whole.status, whole.problem) == (404, "not-found")
+    cut = ask(sale.gateway.http, (SMUGGLED % (len(good), good))[:-1], finish=True)
+    assert (cut.status, cut.problem) == (400, "malformed-request")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "traceparent: 00-zz-00-01",
+        "traceparent: " + "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" * 100,
+        "traceparent: 00-00000000000000000000000000000000-0000000000000000-ff",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff",
+        "baggage: " + "a=b," * 2_000,
+        "tracestate: " + "x=y," * 1_000,
+    ],
+    ids=lambda header: header[:40],
+)
+def test_trace_headers_of_others_do_not_matter(sale: Sale, header: str) -> None:
+    """Served, with a trace of our own."""
+    answer = post(sale, b'{"product_id":"no-such-product","quantity":1}', Accept="x\r\n" + header)
+    assert (answer.status, answer.problem) == (404, "unknown-product")
+    assert "0af7651916cd43dd8448eb211c80319c" not in json.loads(answer.body)["trace_id"]
+
+
+def test_other_sites_get_no_permission(sale: Sale) -> None:
+    """No preflight is granted, and no answer may be read by a page of somebody else."""
+    head = (
+        "OPTIONS /v1/purchases HTTP/1.1\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n"
+    )
+    preflight = ask(sale.gateway.http, head.encode())
+    assert (preflight.status, preflight.problem) == (405, "method-not-allowed")
+    simple = ask(sale.gateway.http, b"GET /v1/products HTTP/1.1\r\nOrigin: https://evil.example\r\n\r\n")
+    assert simple.status == 200
+    assert "access-control" not in (preflight.head + simple.head).lower()
+
+
+def test_methods_and_names_are_not_overridden(sale: Sale) -> None:
+    """A GET stays a GET, and nobody becomes somebody else by a header or the query."""
+    for override in ("X-HTTP-Method-Override: POST", "X-HTTP-Method: DELETE", "X-Forwarded-User: bob"):
+        head = f"GET /v1/purchases/x?_method=POST&X-User-Id=bob&access_token=x HTTP/1.1\r\n{override}\r\n\r\n"
+        assert ask(sale.gateway.http, head.encode()).problem == "unauthenticated"
+
+
+def test_strange_text_makes_neither_log_lines_nor_labels(sale: Sale) -> None:
+    """Every line of the log is one JSON object of ASCII; no metric has a label that a client chose."""
+    forged = "%0A%7B%22level%22:%22forged%22%7D%1B%5B31m"
+    for port in (sale.gateway.http, sale.gateway.admin):
+        for prefix in ("/v1/products/", "/admin/v1/products/"):
+            ask(port, f"POST {prefix}{forged}/open HTTP/1.1\r\nHost: \x1b[31m\r\nContent-Length: 0\r\n\r\n".encode())
+            ask(port, f"GET {prefix}label-{forged} HTTP/1.1\r\nUser-Agent: label-x\r\n\r\n".encode())
+    said = sale.gateway.said()
+    assert said.isascii()
+    assert "\x1b" not in said
+    assert all(json.loads(line).get("level") != "forged" for line in said.splitlines())
+    with urllib.request.urlopen(f"http://127.0.0.1:{sale.gateway.ops}/metrics", timeout=5) as metrics:
+        text = metrics.read().decode()
+    assert "stampede_purchases_total" in text
+    assert not any(odd in text for odd in ("label-", "no-such-product", "forged", "ann"))
 
 
 def test_waits_and_versions_in_the_query_are_checked(sale: Sale) -> None:
