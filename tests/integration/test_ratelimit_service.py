@@ -1,5 +1,6 @@
 """The ratelimit service as its own process: answers, health, and one sentence when it cannot start."""
 
+import hashlib
 import os
 import re
 import signal
@@ -7,15 +8,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
 import pytest
+from redis import Redis
 
+from ratelimit.limiter import POLICIES
 from tests.support.redis_server import RedisServer, redis_server
 
 START_SECONDS_MAX = 20.0
+ADMIN_KEY = "operators-of-the-test"
 
 
 def free_port() -> int:
@@ -33,13 +37,17 @@ def command(settings: dict[str, str]) -> tuple[list[str], dict[str, str]]:
 
 
 @contextmanager
-def service(server: RedisServer, limits: str) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+def service(
+    server: RedisServer, limits: str, instance: str = "ratelimit-0"
+) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     """A running service: a client for it and one for its ops port. It must end cleanly on SIGTERM."""
     http_port, ops_port = free_port(), free_port()
     argv, environment = command(
         {
             "STAMPEDE_REDIS": server.url,
             "STAMPEDE_LIMITS": limits,
+            "STAMPEDE_INSTANCE": instance,
+            "STAMPEDE_ADMIN_KEY_SHA256": hashlib.sha256(ADMIN_KEY.encode()).hexdigest(),
             "STAMPEDE_HTTP_PORT": str(http_port),
             "STAMPEDE_OPS_PORT": str(ops_port),
         }
@@ -100,6 +108,72 @@ def test_it_checks_lists_and_tells_its_operators() -> None:
         assert 'stampede_limit_checks_total{outcome="allowed"} 4.0' in metrics
         assert "stampede_limit_checks_degraded_total 1.0" in metrics
         assert "stampede_limit_degraded_state 1.0" in metrics
+
+
+def change(http: httpx.Client, limits: str, admin_key: str = ADMIN_KEY) -> httpx.Response:
+    """An operator puts other limits in force."""
+    return http.put("/v1/policies", json={"limits": limits}, headers={"Authorization": f"Bearer {admin_key}"})
+
+
+def quotas(http: httpx.Client) -> list[int]:
+    """Of the policies in force."""
+    return [policy["quota"] for policy in http.get("/v1/policies").raise_for_status().json()["policies"]]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process will do within a second or two."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # the pause of a poll with a deadline
+
+
+def test_limits_change_for_all_and_outlive_restarts_and_a_flush() -> None:
+    """For operators only, checked before; the other process follows, a new one begins with them, a flush is healed."""
+    with redis_server() as server:
+        with service(server, "user:token_bucket:2/h") as (one, _), service(server, "user:token_bucket:2/h") as (two, _):
+            assert change(one, "user:token_bucket:1/h", "guess").status_code == 401
+            unreadable = change(one, "user:leaky:1/h")
+            assert (unreadable.status_code, "algorithm 'leaky'" in unreadable.json()["detail"]) == (422, True)
+            assert quotas(one) == [2]
+            changed = change(one, "user:token_bucket:7/h,address:sliding_window:3/min")
+            assert (changed.status_code, changed.json()["policies"][0]["quota"]) == (200, 7)
+            until(lambda: quotas(two) == [7, 3])
+            with Redis.from_url(server.url) as redis:
+                redis.flushall()
+                until(lambda: redis.exists(POLICIES) == 1)
+            assert change(two, "user:token_bucket:9/h").json()["version"] > changed.json()["version"]
+            until(lambda: quotas(one) == [9])
+            server.stop()
+            away = change(one, "user:token_bucket:1/h")
+            assert (away.status_code, away.json()["retryable"]) == (503, True)
+            server.start()
+            until(lambda: quotas(one) == quotas(two) == [9])
+            with Redis.from_url(server.url) as redis:
+                until(lambda: redis.exists(POLICIES) == 1)
+        with service(server, "user:token_bucket:2/h") as (three, _):
+            assert quotas(three) == [9]
+            assert change(three, "").json()["policies"] == []
+
+
+def test_a_proxy_asks_about_one_request() -> None:
+    """204 and then 403 with the headers, which nginx' auth_request can use, or 429 for who passes that on."""
+    with redis_server() as server, service(server, "user:token_bucket:1/h,address:token_bucket:2/h") as (http, _):
+        who = {"X-User-Id": "ann", "X-Real-IP": "2001:db8::1"}
+        assert http.get("/v1/check", headers=who).status_code == 204
+        refused = http.get("/v1/check", headers=who)
+        assert refused.status_code == 403
+        assert refused.headers["ratelimit-policy"] == '"user";q=1;w=3600'
+        assert refused.headers["ratelimit"] == f'"user";r=0;t={refused.headers["retry-after"]}'
+        assert refused.json()["type"] == "/problems/rate-limited"
+        bob = {"X-User-Id": "bob", "X-Real-IP": "2001:db8::2"}
+        assert http.get("/v1/check", headers=bob).status_code == 204
+        carl = {"X-User-Id": "carl", "X-Real-IP": "2001:db8::ffff"}
+        assert http.get("/v1/check?refused=429", headers=carl).status_code == 429
+        assert http.get("/v1/check").status_code == 204
+        assert http.get("/v1/check?refused=500").status_code == 422
+        large = http.post("/v1/check", content=b"[" * 300_000, headers={"content-type": "application/json"})
+        assert (large.status_code, large.headers["content-type"]) == (413, "application/problem+json")
 
 
 @pytest.mark.parametrize(

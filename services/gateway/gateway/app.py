@@ -109,7 +109,7 @@ class Gateway:
             await self._start_tail(tail, store, projection, identity.fingerprint)
             for work in (who.run(), load.run(), commands.run(), sale.run()):
                 await stack.enter_async_context(_running(work))
-            await claims.look()
+            await claims.open()
             stack.push_async_callback(claims.close)
             await stack.enter_async_context(_running(claims.run()))
             await stack.enter_async_context(_running(self._appender.run()))

@@ -62,6 +62,11 @@ class Claims:
             judged = await self._limiter.judge(look=purchase_id)
         return judged.found, judged.now_ms, self._trust.vouches(judged.stamp)
 
+    async def open(self) -> None:
+        """Learn whom to believe before the first purchase comes; without Redis, too."""
+        await self._limiter.open()
+        await self.look()
+
     async def look(self) -> None:
         """Settle anew whom to believe, and pass on what waits."""
         judged = await self._ask()

@@ -196,6 +196,12 @@ class Limiter:
         self._metrics.refused.inc(len(batch) - allowed)
         return judged
 
+    async def open(self) -> None:
+        """Connect and bring the script, if Redis is there: the first batch has no time for it."""
+        with contextlib.suppress(RedisAway):
+            await self._command("SCRIPT", "LOAD", SCRIPT)
+        await self.refresh()
+
     async def refresh(self) -> None:
         """Learn what Redis knows; to be called each second or so where there may be no batch for long."""
         await self.judge()

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     redis: str
     limits: str
     gateways: int = Field(default=1, ge=1, le=1000)
+    admin_key_sha256: str = Field(default="", pattern=r"^([0-9a-fA-F]{64})?$")
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=0, ge=0, le=65535)
     ops_host: str = "127.0.0.1"

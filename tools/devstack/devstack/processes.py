@@ -114,7 +114,12 @@ def service(
     elif role == "ratelimit":
         http = ports.take(name)
         address = f"http://127.0.0.1:{http}"
-        own = {"STAMPEDE_HTTP_HOST": "127.0.0.1", "STAMPEDE_HTTP_PORT": str(http), "STAMPEDE_LIMITS": LIMITS}
+        own = {
+            "STAMPEDE_HTTP_HOST": "127.0.0.1",
+            "STAMPEDE_HTTP_PORT": str(http),
+            "STAMPEDE_ADMIN_KEY_SHA256": hashlib.sha256(layout.secret("admin-key").encode()).hexdigest(),
+            "STAMPEDE_LIMITS": LIMITS,
+        }
     environment = {
         **inherited(),
         **_shared(addresses),

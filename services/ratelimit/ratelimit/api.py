@@ -1,0 +1,237 @@
+"""The limiter over HTTP: batches, a check for reverse proxies, the policies and their change. Connects to nothing."""
+
+import hashlib
+import hmac
+import logging
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ratelimit.limiter import BATCH_MAX, Limiter, RedisAway, Subject, Verdict
+
+BODY_BYTES_MAX = 256 * 1024
+LINE_CHARS_MAX = 1_024
+NAME_CHARS_MAX, ADDRESS_CHARS_MAX = 256, 64
+_audit = logging.getLogger("ratelimit.audit")
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
+Address = Annotated[str, Field(min_length=1, max_length=ADDRESS_CHARS_MAX)]
+
+
+class CheckedSubject(BaseModel):
+    """Who asks; a policy of a missing part does not apply."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user: Name | None = None
+    address: Address | None = None
+
+
+class CheckRequest(BaseModel):
+    """A batch, judged in order."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subjects: Annotated[list[CheckedSubject], Field(min_length=1, max_length=BATCH_MAX)]
+
+
+class CheckVerdict(BaseModel):
+    """One answer; `headers` are what to tell the caller."""
+
+    allowed: bool
+    policy: str | None
+    remaining: int
+    retry_after_s: int
+    degraded: bool
+    headers: dict[str, str]
+
+
+class CheckResponse(BaseModel):
+    """One verdict for each subject, in order."""
+
+    verdicts: list[CheckVerdict]
+
+
+class ListedPolicy(BaseModel):
+    """A policy in force."""
+
+    name: str
+    scope: str
+    algorithm: str
+    quota: int
+    window_s: float
+    burst: int
+
+
+class ListedPolicies(BaseModel):
+    """All policies in force. `version`: when they were changed (ms); 0: they are those of the setting."""
+
+    version: int
+    policies: list[ListedPolicy]
+
+
+class PolicyChange(BaseModel):
+    """The line of policies to put in force, as in the setting; empty: no limits."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limits: Annotated[str, Field(max_length=LINE_CHARS_MAX)]
+
+
+class Refused(Exception):
+    """Carries a problem out of a route."""
+
+    def __init__(self, status: HTTPStatus, kind: str, detail: str, *, retryable: bool = False) -> None:
+        super().__init__(kind)
+        self.status, self.kind, self.detail, self.retryable = status, kind, detail, retryable
+
+
+class BodyLimit:
+    """Refuses a body over BODY_BYTES_MAX before more of it is read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        length = 0
+
+        async def counted() -> Message:
+            nonlocal length
+            message = await receive()
+            length += len(message.get("body", b""))
+            if length > BODY_BYTES_MAX:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {BODY_BYTES_MAX} bytes.")
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class Api:
+    """The handlers over a limiter; without a key's hash nobody may change anything."""
+
+    def __init__(self, limiter: Limiter, admin_key_sha256: str = "") -> None:
+        self._limiter, self._key_sha256 = limiter, admin_key_sha256.lower()
+
+    def build(self) -> FastAPI:
+        """The app."""
+        app = FastAPI(title="Stampede rate limit", version="1", docs_url=None, redoc_url=None)
+        app.add_middleware(BodyLimit)
+        app.post("/v1/check", operation_id="check")(self.check)
+        app.get("/v1/check", operation_id="check_one", status_code=204, response_class=Response)(self.check_one)
+        app.get("/v1/policies", operation_id="list_policies")(self.policies)
+        app.put("/v1/policies", operation_id="change_policies")(self.change)
+        app.add_exception_handler(RequestValidationError, _unreadable)
+        app.add_exception_handler(Refused, _refused)
+        app.add_exception_handler(HTTPException, _http)
+        return app
+
+    async def check(self, request: CheckRequest) -> CheckResponse:
+        """Judge a batch; a refused subject spends nothing."""
+        batch = [Subject(each.user, each.address) for each in request.subjects]
+        return CheckResponse(verdicts=[_shown(verdict) for verdict in await self._limiter.check(batch)])
+
+    async def check_one(
+        self,
+        x_user_id: Annotated[Name | None, Header()] = None,
+        x_real_ip: Annotated[Address | None, Header()] = None,
+        refused: Annotated[Literal["403", "429"], Query()] = "403",
+    ) -> Response:
+        """Judge what a proxy is about to pass on: 204, or the status in `refused`, with the headers to tell.
+
+        nginx' auth_request takes 401 and 403 for a no and anything else for an error, hence the default.
+        """
+        (verdict,) = await self._limiter.check([Subject(x_user_id, x_real_ip)])
+        if verdict.allowed:
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=verdict.headers())
+        status = HTTPStatus(int(refused))
+        problem = _problem(status, "rate-limited", "Come back later.", retryable=True)
+        problem.headers.update(verdict.headers())
+        return problem
+
+    async def policies(self) -> ListedPolicies:
+        """Show the policies in force."""
+        return self._listed()
+
+    async def change(self, request: Request, change: PolicyChange) -> ListedPolicies:
+        """Put other policies in force, for all gateways and for good. For operators."""
+        self._authorise(request)
+        before = self._limiter.version
+        try:
+            version = await self._limiter.change(change.limits)
+        except ValueError as error:
+            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", f"limits: {error}") from None
+        except RedisAway:
+            detail = "Redis does not answer: whether the limits were changed is not known. Send the same again."
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, retryable=True) from None
+        told = {"action": "change limits", "before": before, "version": version, "limits": change.limits}
+        _audit.info("operator action", extra=told | {"outcome": "changed"})
+        return self._listed()
+
+    def _authorise(self, request: Request) -> None:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(token.strip().encode()).hexdigest()
+        if scheme.lower() != "bearer" or not hmac.compare_digest(digest, self._key_sha256):
+            _audit.warning("operator action", extra={"action": "change limits", "outcome": "refused"})
+            detail = "Send Authorization: Bearer with the operators' key."
+            raise Refused(HTTPStatus.UNAUTHORIZED, "unauthenticated", detail)
+
+    def _listed(self) -> ListedPolicies:
+        listed = [
+            ListedPolicy(
+                name=policy.name,
+                scope=policy.scope,
+                algorithm=policy.algorithm.name.lower(),
+                quota=policy.quota,
+                window_s=policy.window_us / 1_000_000,
+                burst=policy.burst,
+            )
+            for policy in self._limiter.policies
+        ]
+        return ListedPolicies(version=self._limiter.version, policies=listed)
+
+
+def _shown(verdict: Verdict) -> CheckVerdict:
+    return CheckVerdict(
+        allowed=verdict.allowed,
+        policy=verdict.policy.name if verdict.policy else None,
+        remaining=verdict.remaining,
+        retry_after_s=verdict.retry_after_s,
+        degraded=verdict.degraded,
+        headers=verdict.headers(),
+    )
+
+
+async def _unreadable(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail)
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    return _problem(status, status.phrase.lower().replace(" ", "-"), error.detail)
+
+
+async def _refused(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return _problem(error.status, error.kind, error.detail, retryable=error.retryable)
+
+
+def _problem(status: HTTPStatus, kind: str, detail: str, *, retryable: bool = False) -> JSONResponse:
+    problem = {
+        "type": f"/problems/{kind}",
+        "title": status.phrase,
+        "status": status,
+        "detail": detail,
+        "retryable": retryable,
+    }
+    return JSONResponse(problem, status, media_type="application/problem+json")
