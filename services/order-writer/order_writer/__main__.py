@@ -1,4 +1,4 @@
-"""`python -m order_writer` runs one; `python -m order_writer migrate` brings the schema up to date."""
+"""`python -m order_writer` runs one; `migrate` brings the schema up to date; `recover` is for a restored database."""
 
 import argparse
 import asyncio
@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from eventlog.kafka import TopicsWrong
 from eventlog.reader import LogBroken
 from order_writer import app
-from order_writer.database import DatabaseWrong
+from order_writer.database import DatabaseWrong, open_pool
 from order_writer.migrate import migrate
+from order_writer.recovery import recover
 from order_writer.roles import parse_role
 from order_writer.settings import Settings
 from telemetry.logs import configure_logs
@@ -24,7 +25,7 @@ EXPECTED = (TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError)
 def main() -> int:
     """Command line; not 0 with one sentence on stderr when it cannot go on."""
     parser = argparse.ArgumentParser(prog="python -m order_writer", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["run", "migrate"], default="run")
+    parser.add_argument("command", nargs="?", choices=["run", "migrate", "recover"], default="run")
     command = parser.parse_args().command
     try:
         settings = Settings()
@@ -37,6 +38,9 @@ def main() -> int:
             writer, reader = (parse_role(text) if text else None for text in texts)
             for refused in asyncio.run(migrate(settings.postgres, writer, reader)):
                 print(f"order-writer: not done, do it by other means or go without: {refused}", file=sys.stderr)
+            return 0
+        if command == "recover":
+            print(asyncio.run(_recover(settings)))
             return 0
         configure_logs("order-writer", settings.instance, settings.log_level)
         uvloop.run(_run(settings))
@@ -55,6 +59,18 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     await app.run(settings, stopping)
+
+
+async def _recover(settings: Settings) -> str:
+    pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled)
+    try:
+        done = await recover(settings.kafka, pool, settings.group)
+    finally:
+        await pool.close()
+    return (
+        f"Read {done.events:,} events of orders: {done.lifted:,} rows were older and begin above them now, "
+        f"{done.dropped:,} messages of the copy had been sent. The order-writers may start."
+    )
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,7 +15,7 @@ from stampede_schemas.identifiers import ProductId
 LOCK_PROGRESS = "SELECT 1 FROM progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
 ADVANCE = """
 UPDATE progress p SET next_offset = m.next_offset, source_offset = m.source_offset, load = m.load, anchor = m.anchor,
-       stopped = NULL
+       stopped = NULL, recovered_to = CASE WHEN p.recovered_to > m.next_offset THEN p.recovered_to END
 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[])
      AS m (partition, was, next_offset, source_offset, load, anchor)
 WHERE p.partition = m.partition AND p.next_offset = m.was"""

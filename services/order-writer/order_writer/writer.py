@@ -21,6 +21,7 @@ from order_writer import store
 from order_writer.database import is_outage, retry_outages, said
 from order_writer.domain import Batch
 from order_writer.metrics import Metrics
+from order_writer.recovery import check_known, committed_offsets
 from order_writer.row_errors import PartitionBroken, Source, is_row_error
 from order_writer.spans import Spans
 from order_writer.store import At, Move, Overtaken
@@ -33,18 +34,24 @@ ORDERS_PER_TRANSACTION_MAX = 2_000
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
+LOOK_BACK_EVERY_S = 1.0  # well within a sweeper's grace: nothing expires by an older database
 KAFKA_PATIENCE_S = 10.0
 # A writer that waits out a database outage stays in its group; whether it is stuck is the liveness probe's to say.
 POLL_PAUSE_MS_MAX = 3_600_000
 
-_PROGRESS = "SELECT partition, next_offset, source_offset, load, anchor, topic_id FROM progress"
+_PROGRESS = "SELECT partition, next_offset, source_offset, load, anchor, topic_id, recovered_to FROM progress"
 STOP = "UPDATE progress SET stopped = $2 WHERE partition = $1"
 _BEGIN = """
 INSERT INTO progress (partition, next_offset, source_offset, load, anchor, topic_id)
 SELECT unnest($1::int[]), 0, -1, '', -1, $2 ON CONFLICT (partition) DO NOTHING"""
 T = TypeVar("T")
 # What a broker says of a topic that was just made, or while it elects.
-_SOON = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+_SOON = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +90,8 @@ class Writer:
         self._mine: list[int] = []
         self._placed = True
         self._reached: dict[int, int] = {}
-        self._committed_at = 0.0
+        self._known: dict[int, int] = {}  # up to where this process itself has seen each partition in Postgres
+        self._committed_at = self._looked_at = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until asked to stop.
@@ -109,6 +117,7 @@ class Writer:
             while not self._stopping.is_set():
                 messages = await reading
                 self._beat()
+                await self._look_back()
                 if not self._placed:  # what was read until now is dropped
                     await self._place(client, thread)
                     messages = []
@@ -128,7 +137,11 @@ class Writer:
         """
         while not self._placed and not self._stopping.is_set():
             mine = self._mine
-            asking = asyncio.create_task(self._stored([n for n in mine if n not in self._stopped]))
+            wanted = [n for n in mine if n not in self._stopped]
+            # Asked before Postgres is: nobody commits to the group what Postgres does not have.
+            asked = partial(committed_offsets, client, wanted)
+            committed = await self._loop.run_in_executor(thread, patiently, asked)
+            asking = asyncio.create_task(self._stored(wanted, committed))
             try:
                 await self._loop.run_in_executor(thread, _hold, client)
                 while not (await asyncio.wait({asking}, timeout=IDLE_WAIT_S))[0]:
@@ -136,8 +149,30 @@ class Writer:
                 stored = await asking
             finally:
                 asking.cancel()
+            self._reached |= {n: at.next_offset for n, at in stored.items() if at.next_offset < committed.get(n, 0)}
             if mine is self._mine:
                 await self._loop.run_in_executor(thread, self._go_to, client, stored)
+
+    async def _look_back(self) -> None:
+        """Now and then: a database that was exchanged for an older one under a running writer must not be acted on.
+
+        Raises:
+            LogBroken: it was.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_BACK_EVERY_S or not self._known:
+            return
+        self._looked_at = now
+        try:
+            async with asyncio.timeout(LOOK_BACK_EVERY_S):
+                rows = await self._units.pool.fetch(f"{_PROGRESS} WHERE partition = ANY($1::int[])", list(self._known))
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return
+        found = {row["partition"]: row["next_offset"] for row in rows}
+        for partition, known in self._known.items():
+            check_known(partition, found.get(partition, 0), known)
 
     async def _write(self, messages: list[Message]) -> bool:
         """Take the records in and commit them; False when reading has to start again from the stored progress.
@@ -176,7 +211,9 @@ class Writer:
                 raise
             _log.warning("a batch was not written: %s", said(error))
             return False
-        self._reached |= {partition: move.to.next_offset for partition, move in part.moves.items()}
+        reached = {partition: move.to.next_offset for partition, move in part.moves.items()}
+        self._reached |= reached
+        self._known |= reached
         self._measure(part.batch, new, part.started_ns)
         self._spans.batch(part.batch, part.started_ns)
         return True
@@ -282,7 +319,7 @@ class Writer:
         finally:
             free.close()
 
-    async def _stored(self, partitions: list[int]) -> dict[int, Progress]:
+    async def _stored(self, partitions: list[int], committed: dict[int, int]) -> dict[int, Progress]:
         """The progress of each partition, waiting for the database as long as it takes; empty when asked to stop."""
 
         async def read() -> list[Any]:
@@ -297,6 +334,8 @@ class Writer:
                     f"topic {DECISIONS.name} was made anew: Postgres holds the orders of its predecessor "
                     f"({row['topic_id']}, now {self._topic_id}). Use a fresh database, or restore the topic."
                 )
+            partition, known = row["partition"], max(row["next_offset"], row["recovered_to"] or 0)
+            check_known(partition, known, max(committed.get(partition, 0), self._known.get(partition, 0)))
         return {
             row["partition"]: Progress(row["next_offset"], row["source_offset"], row["load"], row["anchor"])
             for row in rows

@@ -7,6 +7,8 @@ down_revision = "0001"
 
 STATEMENTS: tuple[str, ...] = (
     "ALTER TABLE progress ADD COLUMN stopped text",
+    "ALTER TABLE progress ADD COLUMN recovered_to bigint",
+    "COMMENT ON COLUMN progress.recovered_to IS 'committed offsets up to here are of before a restore, and expected'",
     "COMMENT ON COLUMN progress.stopped IS 'why nobody may apply what comes next here; null while all is well'",
     "CREATE TABLE published (purchase_id text PRIMARY KEY, version integer NOT NULL)",
     "COMMENT ON TABLE published IS 'after a restore, until the log is applied: versions that orders told before'",

@@ -1,0 +1,219 @@
+"""Postgres restored from an older copy, or lost whole, while the log went on: refused, recovered, true in the end."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from functools import partial
+from itertools import pairwise
+
+import pytest
+
+from eventlog.reader import LogBroken
+from order_writer.migrate import migrate
+from order_writer.outgoing import Outgoing, encode_outbox
+from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided
+from order_writer.saga import Order
+from replay import live
+from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented_orders
+from stampede_schemas.identifiers import PurchaseId, RequestId
+from stampede_schemas.orders import CancelRequested
+from stampede_schemas.requests import ReleaseRequested
+from stampede_schemas.topics import ORDERS
+from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
+from tests.support.stack import LocalStack
+
+RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders)
+
+
+@pytest.fixture
+async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
+    """New topics, new tables."""
+    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
+        yield made
+
+
+class Bank:
+    """A provider with a memory of its own: idempotent by purchase, a void is for ever. `unknown` thinks for long."""
+
+    def __init__(self) -> None:
+        self.captured: Counter[str] = Counter()
+        self.voided: set[str] = set()
+        self.thinking = True
+
+    async def authorize(self, order: Order) -> Verdict:
+        """By payment method."""
+        if order.purchase_id in self.voided or order.payment_method == "declined":
+            return Declined("no")
+        if order.payment_method == "unknown" and self.thinking:
+            return Unknown()
+        self.captured[order.purchase_id] = 1
+        return Approved()
+
+    query = authorize
+
+    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided:
+        """Give back what was captured."""
+        del captured
+        self.voided.add(purchase_id)
+        self.captured.pop(purchase_id, None)
+        return Voided()
+
+
+class Sale:
+    """A sale on one partition whose stock keeper is played by the test."""
+
+    def __init__(self, place: Installation) -> None:
+        self.place, self.number, self.answered = place, 0, set[str]()
+
+    def reserve(self, *names: str, method: str = "ok") -> None:
+        """Each in a record of its own."""
+        for name in names:
+            self.number += 1
+            self.place.log.append(3, [reserved(name, self.number, method=method)])
+
+    def take_back(self) -> None:
+        """Answer what was asked to be released, each reservation once."""
+        for _, asked in self.place.requests():
+            if isinstance(asked, ReleaseRequested) and asked.purchase_id not in self.answered:
+                self.answered.add(asked.purchase_id)
+                self.place.log.append(3, [released(asked.purchase_id, asked.reservation, reason=asked.reason)])
+
+    async def ended(self) -> bool:
+        """Whether nothing is open: no hold, no message, no refund, no unit on its way back."""
+        await asyncio.to_thread(self.take_back)
+        [found] = await self.place.rows(
+            "SELECT (SELECT count(*) FROM purchases WHERE status = 'reserved' AND payment_method <> 'unknown'"
+            " OR status = 'released' AND stock_returned_at IS NULL OR refund = 'due') AS open,"
+            " (SELECT count(*) FROM outbox) AS outbox,"
+            " (SELECT next_offset FROM progress WHERE partition = 3) AS reached"
+        )
+        return (found["open"], found["outbox"], found["reached"]) == (0, 0, self.place.log.sources[3])
+
+
+async def recover(place: Installation) -> str:
+    """The command, as an operator runs it."""
+    where = {"STAMPEDE_KAFKA": place.kafka, "STAMPEDE_POSTGRES": place.postgres}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "order_writer", "recover", env=os.environ | where,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said
+    return said.decode()
+
+
+def judge(place: Installation) -> None:
+    """S5, S6, S7 by the checker's own eyes."""
+    database = live.database(place.postgres)
+    evidence = live.log(place.kafka)
+    evidence.database = database
+    assert [violation for rule in RULES for violation in rule.check(evidence)] == []
+
+
+def versions_rise(place: Installation) -> None:
+    """No version of an order is told twice, none after a higher one."""
+    told: dict[str, list[int]] = {}
+    for event in place.events():
+        told.setdefault(event.purchase_id, []).append(event.version)
+    assert told
+    assert all(before < after for versions in told.values() for before, after in pairwise(versions)), told
+
+
+async def test_an_older_database_is_refused_recovered_and_true_again(
+    place: Installation, quiet_servers: LocalStack
+) -> None:
+    """A backup; the sale goes on; the copy takes the place of the database under the running writer: it stops, the
+    next one refuses, and after `recover` every order ends as the world was told, paid once, and no version repeats."""
+    sale, bank = Sale(place), Bank()
+    server = Installation(place.kafka, quiet_servers.postgres, place.log)
+    name = place.postgres.rpartition("/")[2]
+    place.log.append(3, [listed(stock=1_000)])
+    sale.reserve("early", "cancelled later")
+    sale.reserve("declined early", method="declined")
+    sale.reserve("held", method="unknown")
+    async with place.writer(provider=bank) as task:
+        await until(sale.ended, "the first part", task=task)
+    await server.rows(f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+    # As if it had been taken a moment before its messages were sent, and long ago.
+    copied = Installation(place.kafka, f"{place.postgres}_copy", place.log)
+    messages = [
+        Outgoing(ORDERS.name, event.partition() or 0, None, event.value() or b"", [])
+        for event in place.records(ORDERS.name)
+    ]
+    await copied.rows("INSERT INTO outbox (messages) VALUES ($1)", encode_outbox(messages))
+    await copied.rows("UPDATE purchases SET hold_until = now() - interval '1 day'")
+    with pytest.RaisesGroup(pytest.RaisesExc(LogBroken, match="older database was restored.*recover")):
+        async with place.writer(provider=bank) as task:
+            bank.thinking = False
+            sale.reserve("late", "late and cancelled")
+            sale.reserve("declined late", method="declined")
+            place.log.append(3, [rejected("too late")])
+            for who in ("cancelled later", "late and cancelled"):
+                await until(partial(sold, place, who), f"{who} is sold", task=task)
+                command = CancelRequested(
+                    request_id=RequestId(who.replace(" ", "-")), purchase_id=PurchaseId(who), actor=f"buyer-of-{who}"
+                )
+                await asyncio.to_thread(place.command, command)
+            await until(lambda: sold(place, "held"), "the held one is paid", task=task)
+            await until(sale.ended, "the second part", task=task)
+            before = await place.statuses()
+            await server.rows(f"DROP DATABASE {name} WITH (FORCE)")
+            await server.rows(f"ALTER DATABASE {name}_copy RENAME TO {name}")
+            async with asyncio.timeout(15):
+                await asyncio.shield(task)
+    copy = await place.rows("SELECT * FROM purchases ORDER BY 1")
+    assert len(copy) == 4
+    with pytest.RaisesGroup(pytest.RaisesExc(LogBroken, match="older database was restored")):
+        async with place.writer(provider=bank) as task:
+            await task
+    assert await place.rows("SELECT * FROM purchases ORDER BY 1") == copy
+    captured = dict(bank.captured)
+    said = await recover(place)
+    assert "2 rows were older" in said
+    assert f"{len(messages)} messages of the copy had been sent" in said
+    anew = "SELECT hold_until > now() + interval '50 seconds' FROM purchases WHERE purchase_id = 'held'"
+    assert await place.value(anew) is True
+    async with place.writer(provider=bank) as task:
+        await until(sale.ended, "everything again", task=task)
+    assert await place.statuses() == before
+    assert dict(bank.captured) == captured
+    assert sorted(captured) == sorted(p for p, status in before.items() if status == "confirmed")
+    await asyncio.to_thread(versions_rise, place)
+    await asyncio.to_thread(judge, place)
+    async with place.writer(provider=bank) as task:  # nothing is wrong any more
+        await until(sale.ended, "still", task=task)
+
+
+async def test_a_lost_database_comes_back_from_the_log(place: Installation, quiet_servers: LocalStack) -> None:
+    """New tables and a log: refused, recovered, and every order is what it was, under versions above those told."""
+    sale, bank = Sale(place), Bank()
+    server = Installation(place.kafka, quiet_servers.postgres, place.log)
+    name = place.postgres.rpartition("/")[2]
+    place.log.append(3, [listed(stock=1_000)])
+    sale.reserve("p1", "p2", "p3")
+    sale.reserve("bad", method="declined")
+    async with place.writer(provider=bank) as task:
+        await until(sale.ended, "sold", task=task)
+    before = await place.statuses()
+    await server.rows(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.rows(f"CREATE DATABASE {name}")
+    await migrate(place.postgres)
+    with pytest.RaisesGroup(pytest.RaisesExc(LogBroken, match="older database was restored")):
+        async with place.writer(provider=bank) as task:
+            await task
+    assert await place.statuses() == {}
+    await recover(place)
+    async with place.writer(provider=bank) as task:
+        await until(sale.ended, "everything again", task=task)
+    assert await place.statuses() == before
+    await asyncio.to_thread(versions_rise, place)
+    await asyncio.to_thread(judge, place)
+
+
+async def sold(place: Installation, purchase_id: str) -> object:
+    """Whether it is confirmed."""
+    query = "SELECT true FROM purchases WHERE purchase_id = $1 AND status = 'confirmed'"
+    return await place.value(query, purchase_id)
