@@ -16,6 +16,7 @@ from eventlog.kafka import producer, topic_ids
 from gateway.appender import Appender
 from gateway.apps import Parts, buyers_app, operators_app
 from gateway.claims import Claims, request_ends
+from gateway.client_address import parse_proxies
 from gateway.commands import Commands
 from gateway.events import SaleFeed, Streams
 from gateway.identity import authenticator
@@ -97,7 +98,8 @@ class Gateway:
         buyers = buyers_app(parts, webhook_secrets, Probes(self._live, self._started, self._ready))
         load = Load(metrics)
         rest = StatusReads(BodyGuard(buyers), load, settings.reads_max)
-        door = PurchaseEndpoint(rest, identity, who, lookup, self._appender, tracing, metrics)
+        proxies = parse_proxies(settings.trusted_proxies)
+        door = PurchaseEndpoint(rest, identity, who, lookup, self._appender, tracing, metrics, proxies)
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tracing.close)
             stack.push_async_callback(redis.aclose)

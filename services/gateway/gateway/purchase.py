@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import admission, problems, views
 from gateway.appender import Answer, Appender, in_flight, key_reused
+from gateway.client_address import Network, client_address
 from gateway.identity import Authenticator
 from gateway.lookup import Lookup
 from gateway.metrics import Metrics
@@ -80,7 +81,9 @@ class PurchaseEndpoint:
         appender: Appender,
         tracing: Tracing,
         metrics: Metrics,
+        proxies: tuple[Network, ...] = (),
     ) -> None:
+        self._proxies = proxies
         self._rest, self._identity, self._authenticator = rest, identity, authenticator
         self._lookup, self._appender, self._tracing, self._metrics = lookup, appender, tracing, metrics
         self._on_their_way: dict[str, str] = {}  # purchase_id -> fingerprint, until the log has answered
@@ -148,8 +151,9 @@ class PurchaseEndpoint:
         if isinstance(seen, Problem):
             return seen
         if not seen:
-            client = scope.get("client")
-            answer = await self._append(request, client[0] if client else None)
+            peer = scope.get("client")
+            client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
+            answer = await self._append(request, client)
             if isinstance(answer, Problem):
                 return answer
             if isinstance(answer, Position):

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.admission import IDENTITY_SECRET_BYTES_MIN, IdentityKey
+from gateway.client_address import parse_proxies
 from gateway.listener import REQUEST_S_MAX
 from gateway.overload import READS_MAX
 from gateway.tokens import LEEWAY_S_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
@@ -47,11 +48,18 @@ class Settings(BaseSettings):
     webhook_secret_file: Path | None = None
     limits: str = LIMITS_DEFAULT
     gateways: int = Field(default=1, ge=1, le=1000)
+    trusted_proxies: str = ""
     reads_max: int = Field(default=READS_MAX, ge=1)
     request_s_max: float = Field(default=REQUEST_S_MAX, ge=0.5, le=REQUEST_S_MAX)
     span_file: str = ""
     trace_sample: float = Field(default=1.0, ge=0, le=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: str) -> str:
+        parse_proxies(proxies)
+        return proxies
 
     @field_validator("limits")
     @classmethod
