@@ -59,7 +59,11 @@ def gone(reason: str, version: int = 2, refund: str = "none", *, returned: bool 
         (HELD, PaymentDeclined(), (gone("payment_declined"), back("payment_declined"), Void(captured=False))),
         (HELD, HoldExpired(), (gone("hold_expired"), back("hold_expired"), Void(captured=False))),
         (HELD, CancelAsked(ORDER.buyer_id), (gone("cancelled"), back("cancelled"), Void(captured=False))),
-        (HELD, CancelAsked("operator"), (gone("cancelled_by_operator"), back("cancelled_by_operator"), Void(captured=False))),
+        (
+            HELD,
+            CancelAsked("operator"),
+            (gone("cancelled_by_operator"), back("cancelled_by_operator"), Void(captured=False)),
+        ),
         (HELD, CancelAsked("someone-else"), (Refuse("not_the_buyer"),)),
         (SOLD, CancelAsked(ORDER.buyer_id), (gone("cancelled", 3, "due"), back("cancelled"), Void(captured=True))),
         (SOLD, HoldExpired(), ()),
