@@ -114,7 +114,7 @@ def test_a_late_approval_is_voided_and_refunded_once() -> None:
 
 
 def test_a_void_answered_before_the_money_was_known_of_settles_nothing() -> None:
-    """The provider said "nothing to give back", then the money was reported: another void is due until it is answered."""
+    """The provider said "nothing to give back", then the money was reported: it has to be voided again."""
     become, _ = react(GONE, PaymentApproved())
     assert isinstance(become, Become)
     assert react(become.state, PaymentVoided(captured=False)) == ()
