@@ -97,8 +97,8 @@ def _buyers_app(catalogue: Catalogue, buyers: BuyersApi, payments: PaymentReport
 
 def _operators_app(access: Access, products: OperatorsApi, orders: OrderDesk) -> FastAPI:
     app = _app("Stampede operators", "Put products on sale, and look after orders", _OPERATORS, access)
+    orders.add_to(app)  # first: `cancel-orders` is no action of a product
     products.add_to(app)
-    orders.add_to(app)
     return app
 
 

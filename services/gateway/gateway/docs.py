@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from gateway import problems
 from gateway.problems import Problem
-from gateway.rest import answer
+from gateway.rest import NULL, ProblemDocument, answer, replaced
 
 FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -47,7 +47,11 @@ def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
-            generate()["components"]["securitySchemes"] = security_schemes
+            whole = replaced(generate(), NULL, None)
+            assert isinstance(whole, dict)
+            whole["components"]["schemas"][ProblemDocument.__name__] = ProblemDocument.model_json_schema()
+            whole["components"]["securitySchemes"] = security_schemes
+            app.openapi_schema = whole
         assert app.openapi_schema is not None
         return app.openapi_schema
 

@@ -19,6 +19,7 @@ from gateway.store import Away, NotMigrated
 from telemetry.ops import Checks
 from telemetry.tracing import new_traceparent, trace_id_of
 
+NULL = "<null>"  # in examples: FastAPI leaves null out of a description
 EXAMPLE_TRACE = "0af7651916cd43dd8448eb211c80319c"
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 _BY_STATUS = {
@@ -53,7 +54,7 @@ def problem_responses(*kinds: Kind) -> Responses:
     found: Responses = {}
     for kind in sorted({*kinds}, key=lambda kind: (kind.status, kind.slug)):
         schema = {"$ref": "#/components/schemas/ProblemDocument"}
-        told = found.setdefault(kind.status, {"description": "", "model": ProblemDocument})
+        told = found.setdefault(kind.status, {"description": ""})
         told["description"] += f"{', ' if told['description'] else ''}{kind.slug}"
         media = told.setdefault("content", {}).setdefault("application/problem+json", {"schema": schema})
         example = msgspec.json.decode(Problem(kind, f"{kind.title}.").body(EXAMPLE_TRACE))
@@ -65,12 +66,21 @@ def problem_responses(*kinds: Kind) -> Responses:
 
 def answers(status: int, model: type[BaseModel], description: str, example: object, **headers: str) -> Responses:
     """The OpenAPI description of one good answer."""
-    content = {"application/json": {"example": example}}
+    content = {"application/json": {"example": replaced(example, None, NULL)}}
     told: dict[str, Any] = {"model": model, "description": description, "content": content}
     if headers:
         shown = {name.replace("_", "-"): what for name, what in headers.items()}
         told["headers"] = {n: {"description": what, "schema": {"type": "string"}} for n, what in shown.items()}
     return {status: told}
+
+
+def replaced(value: object, old: object, new: object) -> object:
+    """A JSON value with `new` wherever it held `old`."""
+    if isinstance(value, dict):
+        return {key: replaced(each, old, new) for key, each in value.items()}
+    if isinstance(value, list):
+        return [replaced(each, old, new) for each in value]
+    return new if value == old else value
 
 
 def event_stream(what: str) -> Responses:

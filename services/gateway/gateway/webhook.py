@@ -21,7 +21,7 @@ SIGNATURE_HEADER = "Stampede-Signature"
 REPLAY_WINDOW_S = 300
 SIGNATURES_MAX = 4
 PURCHASE_ID_PATTERN = r"^[a-z0-9]{4}-[0-9a-f]{32}$"
-_PLAIN = r"^[!#-\[\]-~]{1,96}$"
+REPORT_ID_PATTERN = r"^[!#-\[\]-~]{1,96}$"
 
 
 def _whole(pattern: str) -> str:
@@ -31,7 +31,7 @@ def _whole(pattern: str) -> str:
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A provider's words. `amount_minor` is the whole of what was paid, or given back, in minor units."""
 
-    report_id: Annotated[str, msgspec.Meta(pattern=_whole(_PLAIN))]
+    report_id: Annotated[str, msgspec.Meta(pattern=_whole(REPORT_ID_PATTERN))]
     purchase_id: Annotated[str, msgspec.Meta(pattern=_whole(PURCHASE_ID_PATTERN))]
     outcome: Literal["approved", "declined", "refunded"]
     amount_minor: Annotated[int, msgspec.Meta(ge=0, le=PRICE_MINOR_MAX)]

@@ -129,7 +129,7 @@ class Products(BaseModel):
 class PaymentReport(_Strict):
     """What a payment provider says. `amount_minor`: all that was paid, or given back; it must be the order's total."""
 
-    report_id: Annotated[str, Field(min_length=1, max_length=96, examples=["evt-1"])]
+    report_id: Annotated[str, Field(pattern=webhook.REPORT_ID_PATTERN, examples=["evt-1"])]
     purchase_id: Annotated[str, Field(pattern=webhook.PURCHASE_ID_PATTERN, examples=[ID])]
     outcome: Literal["approved", "declined", "refunded"]
     amount_minor: PriceMinor
@@ -158,15 +158,16 @@ class ProductToList(_Strict):
     closes_at: AwareDatetime | None = None
 
 
-def _without_default(schema: dict[str, Any]) -> None:
+def _at_least_one(schema: dict[str, Any]) -> None:
     for field in schema["properties"].values():
         field.pop("default", None)
+    schema["minProperties"] = 1
 
 
 class ProductChange(BaseModel):
     """What to change, at least one thing; absent fields stay, and null is no value: a window cannot be taken back."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_default)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_at_least_one)
     unit_price_minor: PriceMinor | SkipJsonSchema[None] = None
     per_buyer_limit: PerBuyerLimit | SkipJsonSchema[None] = None
     hold_ms: HoldMs | SkipJsonSchema[None] = None
@@ -185,7 +186,10 @@ class ProductChange(BaseModel):
 class Restock(_Strict):
     """Units to add, or to take away when negative; not 0."""
 
-    quantity: Annotated[int, Field(ge=-STOCK_MAX, le=STOCK_MAX, strict=True, examples=[10])]
+    quantity: Annotated[
+        int,
+        Field(ge=-STOCK_MAX, le=STOCK_MAX, strict=True, examples=[10], json_schema_extra={"not": {"const": 0}}),
+    ]
 
 
 class Undecided(BaseModel):

@@ -1,0 +1,14 @@
+"""One sale for the long tests of the door."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.sale import Sale, open_sale
+
+
+@pytest.fixture(scope="session")
+def sale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sale]:
+    """One gateway and one inventory for all; each test uses products and buyers of its own."""
+    with open_sale(tmp_path_factory.mktemp("sale")) as running:
+        yield running
