@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status trace test test-faults check format sim chaos bench-loading bench-writer bench-read-side clean
+.PHONY: help setup lock demo up down status trace test test-faults test-http check format sim chaos bench-loading bench-snapshots bench-writer bench-read-side clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,11 +40,14 @@ trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans
 
 test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes)
-	@$(BIN)/pytest -q tests --ignore tests/chaos --ignore tests/planted
+	@$(BIN)/pytest -q tests --ignore tests/chaos --ignore tests/planted --ignore tests/http
 
 test-faults: setup ## 100,000 simulated histories, minutes of chaos, and bugs planted on the real stack
 	@$(BIN)/python -m tests.simulation --histories 100000 --seed 1 --processes 2
 	@$(BIN)/pytest -q tests/chaos tests/planted
+
+test-http: setup ## The door at length: thousands of requests by its descriptions, against them, and as raw bytes
+	@$(BIN)/pytest -q tests/http
 
 check: setup ## Format, lint, types, imports, schemas, manifests, size: what CI gates on
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "ruff: clean"
@@ -65,6 +68,9 @@ chaos: setup ## Break the real stack while it sells, and check everything: MINUT
 
 bench-loading: setup ## How fast 1,000,000 reservations load, and what a snapshot costs (RESERVATIONS=n)
 	@$(BIN)/python -m bench.loading --reservations $(or $(RESERVATIONS),1000000)
+
+bench-snapshots: setup ## How much room a thousand snapshots take, and that they still load (SNAPSHOTS=n)
+	@$(BIN)/python -m bench.snapshots --snapshots $(or $(SNAPSHOTS),1000)
 
 bench-writer: setup ## What one order-writer persists, beside a bare insert loop (ORDERS=96000 ROUNDS=3)
 	@$(BIN)/python -m bench.writer --keep --orders $(or $(ORDERS),96000) --rounds $(or $(ROUNDS),3)
