@@ -49,10 +49,8 @@ class PartitionBroken(LogBroken):
 
 def is_row_error(error: BaseException) -> bool:
     """Whether some value is at fault, so that the same rows fail for ever."""
-    if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith(_CLASSES)
-    # The driver's own refusal, before anything is sent: a number that does not fit its column.
-    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
+    # The driver's own refusals (a number that does not fit its column) carry 22000.
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_CLASSES)
 
 
 async def in_parts(

@@ -1,10 +1,11 @@
-"""`replay`: export a sale from its log, check it, verify a running system, read dead letters.
+"""`replay`: export a sale from its log, check it, verify a running system, read dead letters and redrive them.
 
 Exit code 0: everything that was looked at holds; 1: an invariant is violated; 2: it could not be checked, and why.
 """
 
 import argparse
 import gc
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from replay import journal as journals
 from replay import judge, letters, live, report, salefile
 from replay.evidence import Evidence
 from replay.failure import CannotCheck
+from replay.redrive import redrive
 from replay.rules import RULES, Rule
 from stampede_schemas.topics import PARTITIONS, partition_of
 
@@ -47,9 +49,15 @@ def parser() -> argparse.ArgumentParser:
     digest.add_argument("file", type=Path, metavar="FILE")
     dead = commands.add_parser("dead-letters", help="what could not be read or acted on")
     kinds = dead.add_subparsers(dest="what", required=True)
-    kinds.add_parser("list", parents=[attached], help="all of them")
-    one = kinds.add_parser("show", parents=[attached], help="one of them, whole")
-    one.add_argument("source", metavar="SOURCE", help="as `list` names it: requests/3/17/0")
+    for name, what in (
+        ("list", "all of them"),
+        ("show", "one of them, whole"),
+        ("redrive", "send its bytes once more to where they came from, once only"),
+    ):
+        kind = kinds.add_parser(name, parents=[attached], help=what)
+        kind.add_argument("--json", action="store_true", help="for programs")
+        if name != "list":
+            kind.add_argument("source", metavar="SOURCE", help="as `list` names it: requests/3/17/0")
     return top
 
 
@@ -82,11 +90,25 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         case "digest":
             return _digest(arguments.file)
         case "dead-letters":
-            found = _log(live.addresses(arguments.endpoints), console, []).letters or []
-            if arguments.what == "list":
-                letters.listed(console, found)
-            else:
-                letters.shown(console, found, arguments.source)
+            return _letters(arguments, console)
+    return 0
+
+
+def _letters(arguments: argparse.Namespace, console: Console) -> int:
+    addresses = live.addresses(arguments.endpoints)
+    all_of_them = _log(addresses, console, []).letters or []
+    match arguments.what:
+        case "list" if arguments.json:
+            print(json.dumps([letters.as_data(letter) for letter in all_of_them], indent=2))
+        case "list":
+            letters.listed(console, all_of_them)
+        case "show" if arguments.json:
+            print(json.dumps(letters.as_data(letters.found(all_of_them, arguments.source)), indent=2))
+        case "show":
+            letters.shown(console, letters.found(all_of_them, arguments.source))
+        case "redrive":
+            done = redrive(addresses.kafka, letters.found(all_of_them, arguments.source))
+            print(json.dumps(done._asdict())) if arguments.json else letters.told(console, done)
     return 0
 
 

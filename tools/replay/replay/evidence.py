@@ -41,6 +41,7 @@ class Letter(NamedTuple):
     source: str
     reason: str
     value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()  # of the letter itself, while it is in a topic
 
 
 class Counted(NamedTuple):

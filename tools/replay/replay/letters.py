@@ -1,6 +1,7 @@
-"""Dead letters as a person reads them: what lies there, and one of them whole. Sends nothing back."""
+"""Dead letters as a person or a program reads them: what lies there, one of them whole, what became of a redrive."""
 
 import json
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from replay.evidence import Letter
 from replay.failure import CannotCheck
+from replay.redrive import Redriven
 
 PREVIEW_CHARS = 60
 
@@ -27,15 +29,44 @@ def listed(console: Console, letters: list[Letter]) -> None:
     console.print(table if letters else "There are no dead letters.")
 
 
-def shown(console: Console, letters: list[Letter], source: str) -> None:
-    """One letter whole. Raises CannotCheck if there is none from `source`."""
-    found = next((letter for letter in letters if letter.source == source), None)
-    if found is None:
+def shown(console: Console, letter: Letter) -> None:
+    """One letter whole: where it lies, its headers, its bytes."""
+    console.print(f"{letter.source}: {letter.reason}; dead-letters/{letter.partition}/{letter.offset}", highlight=False)
+    for name, value in letter.headers:
+        console.print(f"  {_text(name.encode())}: {_text(value)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(_text(letter.value), markup=False, highlight=False, soft_wrap=True)
+
+
+def told(console: Console, done: Redriven) -> None:
+    """What a redrive did."""
+    what = "stands again at" if done.sent else "was redriven before, nothing was sent: it stands at"
+    console.print(f"{done.source} {what} {done.at}.", highlight=False, soft_wrap=True)
+
+
+def found(letters: list[Letter], source: str) -> Letter:
+    """The letter from `source`. Raises CannotCheck if there is none."""
+    letter = next((letter for letter in letters if letter.source == source), None)
+    if letter is None:
         raise CannotCheck(f"there is no dead letter from {source}; `replay dead-letters list` names them.")
-    console.print(f"{found.source}: {found.reason}; dead-letters/{found.partition}/{found.offset}", highlight=False)
-    console.print(_text(found.value), markup=False, highlight=False, soft_wrap=True)
+    return letter
+
+
+def as_data(letter: Letter) -> dict[str, Any]:
+    """A letter for programs; bytes that are not UTF-8 come escaped."""
+    return {
+        "source": letter.source,
+        "reason": letter.reason,
+        "lies_at": f"dead-letters/{letter.partition}/{letter.offset}",
+        "at_ms": letter.at_ms,
+        "headers": {name: _readable(value) for name, value in letter.headers},
+        "value": _readable(letter.value),
+    }
+
+
+def _readable(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")
 
 
 def _text(value: bytes) -> str:
     """Printable whatever is in it: bytes that are not UTF-8 and control characters come escaped."""
-    return json.dumps(value.decode(errors="backslashreplace"), ensure_ascii=False)[1:-1].replace('\\"', '"')
+    return json.dumps(_readable(value), ensure_ascii=False)[1:-1].replace('\\"', '"')

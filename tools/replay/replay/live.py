@@ -132,7 +132,8 @@ def _letter(number: int, message: Message) -> Letter:
     headers = {name: value.decode(errors="replace") for name, value in _headers(message)}
     parts = [headers.get(name, "") for name in ("topic", "partition", "offset", "index")]
     source = "/".join(part for part in parts if part).removeprefix(PREFIX)
-    return Letter(number, record.offset, record.at_ms, source, headers.get("reason", ""), record.value or b"")
+    reason, own = headers.get("reason", ""), tuple(_headers(message))
+    return Letter(number, record.offset, record.at_ms, source, reason, record.value or b"", own)
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]]:
