@@ -106,6 +106,7 @@ class BuyersApi:
             one + "/events",
             self.purchase_events,
             operation_id="watchPurchase",
+            response_class=Response,
             tags=["purchases"],
             responses=event_stream("each state as an event named like its status, `id` its version")
             | {204: {"description": "nothing will follow what you have seen; do not connect again"}}

@@ -54,6 +54,7 @@ class Catalogue:
         route(
             "/v1/sale/events",
             operation_id="watchSale",
+            response_class=Response,
             tags=["products"],
             responses=event_stream("`sale`: everything; then `changes`: what has changed, at most ten a second")
             | problem_responses(problems.OVERLOADED),
