@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from eventlog.kafka import check_passing, consumer, resume
 from eventlog.reader import CountingReader, LogBroken, Progress, Void
 from order_writer import store
-from order_writer.database import is_outage, retry_outages, said
+from order_writer.database import BACKOFF_S_MAX, is_outage, pause, retry_outages, said
 from order_writer.domain import Batch
 from order_writer.metrics import Metrics
 from order_writer.recovery import check_known, committed_offsets
@@ -88,6 +88,7 @@ class Writer:
         self._suspect: dict[int, int] = {}
         self._stopped: set[int] = set()
         self._mine: list[int] = []
+        self._wait_s = 0.0
         self._placed = True
         self._reached: dict[int, int] = {}
         self._known: dict[int, int] = {}  # up to where this process itself has seen each partition in Postgres
@@ -209,8 +210,10 @@ class Writer:
         except Exception as error:
             if not is_outage(error):
                 raise
-            _log.warning("a batch was not written: %s", said(error))
+            self._wait_s = min(max(1.0, self._wait_s * 2), BACKOFF_S_MAX)
+            _log.warning("a batch was not written, again in %.0f s: %s", self._wait_s, said(error))
             return False
+        self._wait_s = 0.0
         reached = {partition: move.to.next_offset for partition, move in part.moves.items()}
         self._reached |= reached
         self._known |= reached
@@ -327,6 +330,7 @@ class Writer:
                 await connection.execute(_BEGIN, sorted(partitions), self._topic_id)
                 return await connection.fetch(f"{_PROGRESS} WHERE partition = ANY($1::int[])", partitions)
 
+        await pause(self._stopping, self._wait_s)  # a database may answer this, and refuse each batch for a while
         rows = await retry_outages(read, self._beat, self._stopping, "reading the progress") or []
         for row in rows:
             if row["topic_id"] != self._topic_id:

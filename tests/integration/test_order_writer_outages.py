@@ -1,0 +1,278 @@
+"""Postgres goes away, hangs, locks, refuses or breaks off at a COMMIT: the order-writer waits, and then goes on.
+
+Nothing is dead-lettered, nothing is released, nothing is written twice, and what waits, waits in Kafka. Longer ones:
+`python -m tests.chaos.outages`.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+
+import asyncpg
+import psutil
+import pytest
+
+from eventlog.kafka import consumer
+from stampede_schemas.decisions import AnyDecision
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
+from tests.support.orders import Installation, installation, listed, reserved, until
+from tests.support.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
+from tests.support.stack import LocalStack, components
+
+EACH = 20
+RSS_GROWTH_MIB_MAX = 48  # what the client may hold ahead is 16 MiB
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[LocalStack]:
+    """A broker and a database of this module's own."""
+    with components() as running:
+        yield running
+
+
+@pytest.fixture
+async def place(servers: LocalStack) -> AsyncIterator[Installation]:
+    """New topics, new tables."""
+    async with installation(servers.kafka, servers.postgres) as made:
+        yield made
+
+
+@pytest.fixture
+def between(servers: LocalStack) -> Iterator[Proxy]:
+    """What writers meet instead of Postgres."""
+    with proxy(int(servers.postgres.rpartition(":")[2].partition("/")[0])) as made:
+        yield made
+
+
+def through(between: Proxy, place: Installation) -> str:
+    """The DSN by way of the proxy."""
+    front, _, database = place.postgres.rpartition("/")
+    return f"{front.rpartition(':')[0]}:{between.port}/{database}"
+
+
+def sell(place: Installation, first: int, records: int, partition: int = 0) -> None:
+    """Sell 20 a record; numbers from `first` on."""
+    name = f"shoe-{partition}"
+    sales: list[list[AnyDecision]] = [
+        [reserved(f"{partition}-{n}-{i}", n * EACH + i + 1, product_id=name) for i in range(EACH)]
+        for n in range(first, first + records)
+    ]
+    if first == 0:
+        sales.insert(0, [listed(name, 10**6)])
+    place.log.append(partition, *sales)
+
+
+async def stored(place: Installation, count: int) -> bool:
+    """Whether so many purchases have a row."""
+    return await place.value("SELECT count(*) FROM purchases") == count
+
+
+async def at_rest(place: Installation, count: int) -> bool:
+    """Whether so many are confirmed, and told."""
+    confirmed = "SELECT count(*) FILTER (WHERE status = 'confirmed') FROM purchases"
+    return (await place.value(confirmed), await place.value("SELECT count(*) FROM outbox")) == (count, 0)
+
+
+def nothing_lost_or_undone(place: Installation, count: int) -> None:
+    """Each order told once or more, none released, no dead letter."""
+    assert {(event.purchase_id, event.version) for event in place.events()} == {
+        (event.purchase_id, 2) for event in place.events()
+    }
+    assert len({event.purchase_id for event in place.events()}) == count
+    assert place.requests() == []
+    assert place.values(DEAD_LETTERS.name) == []
+
+
+CUTS = {
+    "COMMIT never arrives": (POSTGRES_COMMIT, Way.TO_SERVER, False),
+    "COMMIT arrives, its sender does not learn it": (POSTGRES_COMMIT, Way.TO_SERVER, True),
+    "the answer is lost": (POSTGRES_COMMITTED, Way.TO_CLIENT, False),
+    "the answer arrives, and nothing after it": (POSTGRES_COMMITTED, Way.TO_CLIENT, True),
+}
+
+
+async def test_a_connection_cut_at_commit(place: Installation, between: Proxy) -> None:
+    """On either side, whoever's COMMIT it is: committed or not, every purchase is stored once and told."""
+    sell(place, 0, 1)
+    records = 1
+    async with place.writer(postgres=through(between, place)) as task:
+        await until(lambda: at_rest(place, EACH), "running", task=task)
+        for name, (pattern, way, delivered) in CUTS.items():
+            for passing in (0, 1):
+                trap = between.trap(pattern, way, delivered=delivered, lets_pass=passing)
+                sell(place, records, 1)
+                records += 1
+                assert await asyncio.to_thread(trap.wait, 20), name
+            await until(partial(at_rest, place, records * EACH), name, 40, task)
+    nothing_lost_or_undone(place, records * EACH)
+    assert await place.value("SELECT count(*) FROM purchases WHERE version <> 2") == 0
+
+
+async def test_postgres_gone_for_seconds(place: Installation, between: Proxy) -> None:
+    """It refuses, it breaks off again and again, it is silent: what is sold meanwhile is stored soon after."""
+    sell(place, 0, 1)
+    records = 1
+    async with place.writer(postgres=through(between, place)) as task:
+        await until(lambda: at_rest(place, EACH), "running", task=task)
+        for away in (between.refuse, between.cut, between.stall):
+            away()
+            sell(place, records, 50)
+            for _ in range(10):
+                await asyncio.sleep(0.15)  # for how long it is away, not for something to happen
+                if away == between.cut:
+                    between.cut()
+            if away != between.cut:
+                assert await stored(place, records * EACH)
+            between.heal()
+            records += 50
+            await until(partial(at_rest, place, records * EACH), "the backlog", 40, task)
+    nothing_lost_or_undone(place, records * EACH)
+
+
+async def test_a_frozen_postgres(place: Installation, servers: LocalStack) -> None:
+    """SIGSTOP of the server and all its backends: they neither answer nor refuse."""
+    sell(place, 0, 1)
+    async with place.writer() as task:
+        await until(lambda: at_rest(place, EACH), "running", task=task)
+        server = psutil.Process(int(servers.status()["postgres"]["pid"]))
+        frozen = [server, *server.children(recursive=True)]
+        for process in frozen:
+            process.suspend()
+        sell(place, 1, 50)
+        await asyncio.sleep(3)  # for how long it is frozen
+        for process in frozen:
+            process.resume()
+        await until(lambda: at_rest(place, 51 * EACH), "the backlog", 40, task)
+    nothing_lost_or_undone(place, 51 * EACH)
+
+
+async def test_a_locked_table(place: Installation) -> None:
+    """A lock held longer than the writer waits for one: it gives up, comes again, and nothing is given up for good."""
+    sell(place, 0, 1)
+    async with place.writer() as task:
+        await until(lambda: at_rest(place, EACH), "running", task=task)
+        other = await asyncpg.connect(place.postgres)
+        try:
+            async with other.transaction():
+                await other.execute("LOCK TABLE purchases IN ACCESS EXCLUSIVE MODE")
+                sell(place, 1, 10)
+                await until(lambda: _writer_waits(place), "the writer waits", task=task)
+                await until(lambda: _writer_waits(place, 0), "the writer waits no more", task=task)
+                await until(lambda: _writer_waits(place), "it waits again", task=task)
+        finally:
+            await other.close()
+        await until(lambda: at_rest(place, 11 * EACH), "the backlog", 40, task)
+    nothing_lost_or_undone(place, 11 * EACH)
+
+
+async def _writer_waits(place: Installation, count: int = 1) -> bool:
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        " AND query LIKE '%INSERT INTO purchases%'"
+    )
+    return bool(await place.value(waiting) == count)
+
+
+async def test_a_deadlock_and_serialization_errors(place: Installation) -> None:
+    """Postgres picks the writer as the victim of a deadlock, then refuses it some times: it comes again each time."""
+    sell(place, 0, 1)
+    async with place.writer() as task:
+        await until(lambda: at_rest(place, EACH), "running", task=task)
+        other = await asyncpg.connect(place.postgres, server_settings={"deadlock_timeout": "60s"})
+        try:
+            async with other.transaction():
+                # The writer holds its progress and wants the product; the other way round here.
+                await other.execute("LOCK TABLE products IN ACCESS EXCLUSIVE MODE")
+                sell(place, 1, 1)
+                await until(lambda: _progress_is_locked(place), "the writer holds its progress", task=task)
+                await other.execute("SELECT FROM progress FOR UPDATE")
+            assert await _deadlocks(place) == 1
+            await other.execute("CREATE SEQUENCE refusals")
+            await other.execute(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " IF nextval('refusals') < 3 THEN RAISE 'not now' USING ERRCODE = 'serialization_failure'; END IF;"
+                " RETURN NULL; END $$"
+            )
+            await other.execute("CREATE TRIGGER refuse AFTER INSERT ON purchases EXECUTE FUNCTION refuse()")
+        finally:
+            await other.close()
+        sell(place, 2, 5)
+        await until(lambda: at_rest(place, 7 * EACH), "the backlog", 40, task)
+        assert await place.value("SELECT last_value FROM refusals") >= 3  # type: ignore[operator]
+    nothing_lost_or_undone(place, 7 * EACH)
+
+
+async def _progress_is_locked(place: Installation) -> bool:
+    free = await place.rows("SELECT FROM progress FOR UPDATE SKIP LOCKED")
+    return len(free) < int(str(await place.value("SELECT count(*) FROM progress")))
+
+
+async def _deadlocks(place: Installation) -> object:
+    await place.rows("SELECT pg_stat_clear_snapshot()")
+    wanted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    await until(lambda: place.value(wanted), "the deadlock is counted")
+    return await place.value(wanted)
+
+
+async def test_too_many_connections(place: Installation) -> None:
+    """One connection for all of a writer's loops: they take turns, and nobody starves."""
+    role = f"few_{place.postgres.rpartition('/')[2]}"
+    await place.rows(f"CREATE ROLE {role} LOGIN PASSWORD 'few' CONNECTION LIMIT 1")
+    await place.rows(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    try:
+        dsn = f"postgresql://{role}:few@{place.postgres.rpartition('@')[2]}"
+        sell(place, 0, 20)
+        async with place.writer(postgres=dsn) as task:
+            await until(lambda: at_rest(place, 20 * EACH), "all", 60, task)
+        nothing_lost_or_undone(place, 20 * EACH)
+    finally:
+        await until(lambda: _gone(place, role), "its sessions' end")
+        await place.rows(f"DROP OWNED BY {role}")
+        await place.rows(f"DROP ROLE {role}")
+
+
+async def _gone(place: Installation, role: str) -> bool:
+    return await place.value("SELECT count(*) FROM pg_stat_activity WHERE usename = $1", role) == 0
+
+
+async def test_without_postgres_it_holds_still_and_stays_in_its_group(place: Installation, between: Proxy) -> None:
+    """Kafka is the buffer: 60 MB sold meanwhile do not pile up, and a second member gets its share of partitions."""
+    sell(place, 0, 1)
+    env = {"STAMPEDE_KAFKA": place.kafka, "STAMPEDE_POSTGRES": through(between, place), "STAMPEDE_PAYMENT": "none"}
+    command = [sys.executable, "-m", "order_writer"]
+    process = subprocess.Popen(command, env=os.environ | env, stdout=subprocess.DEVNULL)  # noqa: ASYNC220
+    try:
+        await until(lambda: at_rest(place, EACH), "running", 30)
+        before = psutil.Process(process.pid).memory_info().rss
+        between.refuse()
+        padding = b"\x00" * 100_000  # void records: nobody has to parse them
+        for partition in range(12):
+            place.log.append_raw(partition, *[padding] * 50)
+        assert await asyncio.to_thread(_joins, place.kafka) > 0
+        growth = (psutil.Process(process.pid).memory_info().rss - before) / 2**20
+        assert growth < RSS_GROWTH_MIB_MAX, f"{growth:.0f} MiB more"
+        between.heal()
+        sell(place, 1, 5)
+        await until(lambda: at_rest(place, 6 * EACH), "the backlog", 60)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    nothing_lost_or_undone(place, 6 * EACH)
+
+
+def _joins(kafka: str) -> int:
+    """Join the writers' group and leave it again; how many partitions one gets: none while the other does not poll."""
+    client = consumer(kafka, **{"group.id": "order-writer", "session.timeout.ms": 6_000})
+    try:
+        client.subscribe([DECISIONS.name])
+        deadline = time.monotonic() + 15
+        while not (mine := client.assignment()) and time.monotonic() < deadline:
+            client.poll(0.1)
+        return len(mine)
+    finally:
+        client.close()
