@@ -10,7 +10,7 @@ import msgspec
 from inventory.domain import decide, evolve
 from inventory.table import StockTable
 from replay.evidence import Applied, Catalogued, Database, Evidence, Letter, Partition, Record, Row, State
-from replay.journal import Attempt, Journal, Told
+from replay.journal import Attempt, Journal, Limits, Told
 from stampede_schemas.codec import (
     UnreadableMessage,
     decode_request,
@@ -133,7 +133,7 @@ class SmallSale:
             for line, decision in enumerate(told, 2)
         ]
         product = next((str(name) for name in self.table.products), "")
-        return Journal(product, attempts)
+        return Journal(product, attempts, Limits("user:token_bucket:5/s,user:sliding_window:60/min"))
 
 
 def _accepted(decision: Reserved | Rejected) -> list[Told]:

@@ -1,7 +1,7 @@
 """The checker under test: a sound sale holds, each planted fault is found by the rules that are meant to find it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from replay.contract import OrderEvent
 from replay.evidence import Catalogued, Evidence, Letter, Record, State, Violation
-from replay.journal import Attempt, Told
+from replay.journal import Attempt, Limits, Told
 from replay.judge import judge
 from replay.rules import RULES
 from tests.support.replay import BEGAN_MS, SmallSale, change_row, drop_row, edit, invent_row, rewrite
@@ -126,6 +126,57 @@ def told(status: int, **body: object) -> Told:
     return Told(status, json.dumps(body).encode())
 
 
+def sends(status: int, at_ms: Iterable[int]) -> list[Told]:
+    """Sends that took 5 ms each; accepted ones are of ann's first purchase."""
+    return [told(status, purchase_id="a")._replace(sent_ms=at, answered_ms=at + 5) for at in at_ms]
+
+
+def limited(evidence: Evidence, line: str, answers: list[Told], losses: int = 0, gateways: int = 1) -> None:
+    """Ann sent that often, each time with a key of its own, under these limits."""
+    assert evidence.journal is not None
+    first = evidence.journal.attempts[0]
+    ann = [first._replace(key=f"{n}", answers=[one]) for n, one in enumerate(answers)]
+    if len(ann) > 1:  # one purchase each, as far as the other rules are concerned
+        ann[1:] = [one._replace(purchase_id="", answers=[refusal(*one.answers)]) for one in ann[1:]]
+    evidence.journal = evidence.journal._replace(
+        attempts=[*ann, *evidence.journal.attempts[1:]], limits=Limits(line, gateways, losses)
+    )
+
+
+def refusal(one: Told) -> Told:
+    """What reached the door was let through by the limits, too."""
+    return one if one.status in (0, 429) else one._replace(status=409, body=b'{"type": "/problems/sold-out"}')
+
+
+@pytest.mark.parametrize(
+    ("line", "answers", "losses", "gateways", "holds"),
+    [
+        ("user:token_bucket:2/s", sends(202, [0, 0, 0]), 0, 1, True),  # one more than the capacity is a rounding
+        ("user:token_bucket:2/s", sends(202, [0] * 4), 0, 1, False),
+        ("user:token_bucket:2/s", sends(202, [0] * 3 + [500, 1_000, 1_500]), 0, 1, True),
+        ("user:token_bucket:2/s", sends(202, [0] * 3 + [500, 1_000, 1_100]), 0, 1, False),
+        ("user:token_bucket:2/s", sends(202, [0] * 5), 1, 1, True),
+        ("user:token_bucket:2/s", sends(202, [0] * 6), 1, 1, False),
+        ("user:token_bucket:2/s/9", sends(202, [0] * 10), 0, 1, True),
+        ("address:token_bucket:2/s", sends(202, [0] * 4), 0, 1, False),
+        ("user:sliding_window:2/10s", sends(202, [0] * 4), 0, 1, False),
+        ("user:sliding_window:2/10s", [*sends(202, [0, 0]), *sends(429, [9_000])], 0, 1, True),
+        ("user:sliding_window:2/10s", [*sends(202, [0, 0]), *sends(429, [10_010])], 0, 1, False),
+        ("user:token_bucket:4/s", [*sends(202, [0, 0]), *sends(429, [1])], 0, 2, False),
+        ("user:token_bucket:4/s", [*sends(202, [0, 0]), *sends(429, [1])], 1, 2, True),  # a gateway's share
+        ("user:token_bucket:4/s,address:token_bucket:6/s", [*sends(202, [0, 0]), *sends(429, [1])], 0, 1, True),
+        ("user:token_bucket:2/s", [*sends(0, [0, 0]), *sends(429, [5_000])], 0, 1, True),  # looked at late, perhaps
+    ],
+)
+def test_limits_are_judged_by_what_is_certain(
+    line: str, answers: list[Told], losses: int, gateways: int, holds: bool
+) -> None:
+    """For every instant between the sending and the answer of each; a loss of the counters is a capacity more."""
+    evidence = sale().evidence()
+    limited(evidence, line, answers, losses, gateways)
+    assert ("S11" not in violated(evidence)) is holds
+
+
 def unlist(evidence: Evidence) -> None:
     """A driver forgets that it was told of ann's purchase."""
     assert evidence.journal is not None
@@ -208,6 +259,16 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "a row at another price": (lambda e: change_row(e, "d", unit_price_minor=1), "S7", {"S7"}),
     "a row of another buyer": (lambda e: change_row(e, "e", buyer_id="mallory"), "S7", {"S7"}),
     "rejected in the log, sold in the row": (lambda e: change_row(e, "c", status="confirmed"), "S7", {"S7"}),
+    "let through faster than the limit": (
+        lambda e: limited(e, "user:token_bucket:1/s", sends(202, range(0, 30, 10))),
+        "S11",
+        {"S11"},
+    ),
+    "limited though polite": (
+        lambda e: limited(e, "user:token_bucket:1/s", [*sends(202, [0]), *sends(429, [1_100])]),
+        "S11",
+        {"S11"},
+    ),
     "accepted and not logged": (lambda e: attempt(e, 0, purchase_id="ghost", answers=[]), "S8", {"S8"}),
     "refused and logged": (unlist, "S8", {"S8"}),
     "two answers to one key": (

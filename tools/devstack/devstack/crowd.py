@@ -53,20 +53,26 @@ class Sale:
 class Attempt:
     """One idempotency key of one buyer, and what came of it.
 
-    `answers` are (status, body) of each POST, in order; status 0: no answer came, and nobody knows its fate. `polled`
-    are the (version, status) that were seen later.
+    `answers` are (status, body) of each POST, in order; status 0: no answer came, and nobody knows its fate. `times`:
+    when each was sent and answered, in ms. `polled` are the (version, status) that were seen later.
     """
 
     buyer: str
     key: str
     method: str
     answers: list[tuple[int, bytes]] = field(default_factory=list)
+    times: list[tuple[float, float]] = field(default_factory=list)
     polled: list[tuple[int, str]] = field(default_factory=list)
     purchase_id: str = ""
     outcome: str = "unanswered"  # confirmed, released, rejected; sold_out (at the door: nothing was logged)
     reason: str = ""
     twin: bool = False
     regrets: str = ""  # "at once" or "later": will take it back
+
+    def answered(self, began: float, answer: tuple[int, bytes]) -> None:
+        """Note an answer to what was sent at `began` (of perf_counter)."""
+        self.answers.append(answer)
+        self.times.append((began * 1_000, time.perf_counter() * 1_000))
 
 
 @dataclass(slots=True)
@@ -234,14 +240,14 @@ class Crowd:
                     found = _object(status, raw)
                     wait_s = float(answer.headers.get("Retry-After", RETRY_S))
             except asyncio.CancelledError:
-                attempt.answers.append(UNANSWERED)
+                attempt.answered(began, UNANSWERED)
                 raise
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
-                attempt.answers.append(UNANSWERED)
+                attempt.answered(began, UNANSWERED)
                 await asyncio.sleep(RETRY_S)
                 continue
             self.journal.answered_ms.append((time.perf_counter() - began) * 1_000)
-            attempt.answers.append((status, raw))
+            attempt.answered(began, (status, raw))
             if status in {429, 503} or (
                 status == 409 and "Location" not in answer.headers and "in-flight" in found["type"]
             ):

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from replay.contract import Answer, OrderEvent, Place, read_answers, read_envelope, split
-from replay.journal import Journal
+from replay.journal import Journal, Limits
 
 SETTLE_MS = 30_000  # after this long without a fault, nothing may be on its way any more
 
@@ -190,6 +190,11 @@ class Evidence:
     database: Database | None = None
     states: list[State] | None = None
     journal: Journal | None = None
+
+    @property
+    def limits(self) -> Limits | None:
+        """What the journal says of the limits it was under."""
+        return self.journal.limits if self.journal else None
 
     def has(self, need: str) -> bool:
         """Whether this part (a field's name) is there."""

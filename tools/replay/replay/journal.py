@@ -1,4 +1,4 @@
-"""What a driver of a sale was told, as a file: one line an idempotency key, so that S8, S9 and S10 can be judged later.
+"""What a driver of a sale was told, as a file: one line an idempotency key, so that S8 to S11 can be judged later.
 
 The first line names the sale. Any driver can write it; `from_crowd` takes the journal of `devstack.crowd` as it is.
 """
@@ -18,10 +18,15 @@ class JournalUnreadable(Exception):
 
 
 class Told(NamedTuple):
-    """One answer to a send, in the order of arrival. `status` 0: none came. `body`: its bytes."""
+    """One answer to a send, in the order of arrival. `status` 0: none came. `body`: its bytes.
+
+    The instants are the driver's, in ms since any beginning; 0: not known.
+    """
 
     status: int
     body: bytes
+    sent_ms: float = 0.0
+    answered_ms: float = 0.0
 
     @property
     def content(self) -> dict[str, Any]:
@@ -49,11 +54,23 @@ class Attempt(NamedTuple):
     polled: list[tuple[int, str]]
 
 
+class Limits(NamedTuple):
+    """The limits the sale was under, as in the setting, all by one address; how many gateways shared them.
+
+    `losses`: how many times the counters were lost: by each flush of Redis, and by each gateway that was without it.
+    """
+
+    line: str
+    gateways: int = 1
+    losses: int = 0
+
+
 class Journal(NamedTuple):
-    """Everything a driver was told about one product."""
+    """Everything a driver was told about one product. Without `limits`, S11 cannot be judged."""
 
     product_id: str
     attempts: list[Attempt]
+    limits: Limits | None = None
 
 
 class _CrowdSale(Protocol):
@@ -68,6 +85,7 @@ class _CrowdAttempt(Protocol):
     outcome: str
     twin: bool
     answers: list[tuple[int, bytes]]
+    times: list[tuple[float, float]]
 
 
 class CrowdJournal(Protocol):
@@ -82,13 +100,13 @@ class CrowdJournal(Protocol):
         """Of `_CrowdAttempt`'s shape."""
 
 
-def from_crowd(told: CrowdJournal) -> Journal:
-    """The journal of a crowd."""
-    return Journal(told.sale.product_id, [_attempt(n, one) for n, one in enumerate(told.attempts, 2)])
+def from_crowd(told: CrowdJournal, limits: Limits | None = None) -> Journal:
+    """The journal of a crowd, and the limits it was under, if they are known."""
+    return Journal(told.sale.product_id, [_attempt(n, one) for n, one in enumerate(told.attempts, 2)], limits)
 
 
 def _attempt(line: int, one: _CrowdAttempt) -> Attempt:
-    answers = [Told(status, body) for status, body in one.answers]
+    answers = [Told(*answer, *times) for answer, times in zip(one.answers, one.times, strict=True)]
     polled: list[tuple[int, str]] = list(getattr(one, "polled", []))
     return Attempt(line, one.buyer, one.key, one.purchase_id, one.outcome, one.twin, answers, polled)
 
@@ -100,12 +118,16 @@ def write(path: Path, journal: Journal) -> None:
 
 
 def _lines(journal: Journal) -> Iterator[dict[str, Any]]:
-    yield {"kind": FORMAT, "version": 1, "product_id": journal.product_id, "attempts": len(journal.attempts)}
+    head = {"kind": FORMAT, "version": 1, "product_id": journal.product_id, "attempts": len(journal.attempts)}
+    yield head | ({"limits": journal.limits._asdict()} if journal.limits else {})
     for one in journal.attempts:
         yield {
             "buyer": one.buyer, "key": one.key, "purchase_id": one.purchase_id, "outcome": one.outcome,
             "twin": one.twin, "polled": one.polled,
-            "answers": [[told.status, base64.b64encode(told.body).decode()] for told in one.answers],
+            "answers": [
+                [told.status, base64.b64encode(told.body).decode(), told.sent_ms, told.answered_ms]
+                for told in one.answers
+            ],
         }  # fmt: skip
 
 
@@ -120,6 +142,7 @@ def read(path: Path) -> Journal:
             head = json.loads(next(file, "null"))
             if not isinstance(head, dict) or (head.get("kind"), head.get("version")) != (FORMAT, 1):
                 raise JournalUnreadable(f"{path} is not a journal of a sale.")
+            limits = Limits(**head["limits"]) if "limits" in head else None
             attempts = [_read_line(number, json.loads(line)) for number, line in enumerate(file, 2)]
     except OSError as error:
         raise JournalUnreadable(f"{path} cannot be read: {error.strerror}.") from None
@@ -127,11 +150,11 @@ def read(path: Path) -> Journal:
         raise JournalUnreadable(f"{path} is damaged: {error!r}.") from None
     if len(attempts) != head["attempts"]:
         raise JournalUnreadable(f"{path} has {len(attempts)} of {head['attempts']} attempts: it was cut off.")
-    return Journal(head["product_id"], attempts)
+    return Journal(head["product_id"], attempts, limits)
 
 
 def _read_line(number: int, line: dict[str, Any]) -> Attempt:
-    answers = [Told(status, base64.b64decode(body)) for status, body in line["answers"]]
+    answers = [Told(status, base64.b64decode(body), *times) for status, body, *times in line["answers"]]
     polled = [(int(version), str(status)) for version, status in line["polled"]]
     return Attempt(
         number, line["buyer"], line["key"], line["purchase_id"], line["outcome"], line["twin"], answers, polled

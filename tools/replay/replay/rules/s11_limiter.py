@@ -1,0 +1,140 @@
+"""No more than the limits allow is let through in any window, and who keeps to them is never limited."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+from math import inf
+from typing import NamedTuple
+
+from replay.evidence import Evidence, Findings, Violation
+from replay.journal import UNANSWERED, Attempt, Told
+
+NAME = "S11"
+NEEDS: tuple[str, ...] = ("journal", "limits")
+LOOKS_AT = "sends"
+LIMITED = 429
+UNSURE_MS = 1.0  # clocks are read to the ms
+
+
+class Allowance(NamedTuple):
+    """One policy. `sliding`: at most `capacity` in any window of `window_ms`; else as many at once, then `per_ms`."""
+
+    scope: str
+    sliding: bool
+    capacity: int
+    window_ms: float
+    per_ms: float
+
+
+class Span(NamedTuple):
+    """Something that happened once between two instants of the driver's clock."""
+
+    from_ms: float
+    to_ms: float
+
+
+def check(evidence: Evidence) -> Findings:
+    """Look for what cannot have been let through, and for what must have been.
+
+    A driver knows of each send only when it began and when it was answered: a violation is what holds for every
+    instant in between. One key is let through once; a repeat of it costs nothing.
+    """
+    assert evidence.journal is not None
+    assert evidence.journal.limits is not None
+    limits, attempts = evidence.journal.limits, evidence.journal.attempts
+    whole = list(allowances(limits.line))
+    admitted = defaultdict[tuple[str, str], list[Span]](list)
+    spent = defaultdict[tuple[str, str], list[Span]](list)
+    for attempt in attempts:
+        for name in (("user", attempt.buyer), ("address", "")):  # a driver has one address
+            admitted[name] += _admitted(attempt)
+            spent[name] += [_span(told) for told in attempt.answers if told.status != LIMITED]
+    for policy in whole:
+        # Each loss of what was counted, be it by a flush or because a gateway counts alone, gives the capacity anew.
+        room = policy.capacity * (1 + limits.losses) + 1
+        for (scope, who), spans in admitted.items():
+            if scope == policy.scope and (late := _impossible(spans, room, policy.per_ms)) is not None:
+                what = f"{len(spans)} sends of {who or 'all'} were let through, the one answered at {late.to_ms:.0f} ms"
+                yield Violation(f"journal/{scope}", f"{what} with nothing left of {policy.capacity}")
+    strict = [_share(policy, limits.gateways) for policy in whole] if limits.losses else whole
+    for attempt in attempts:
+        names = {"user": attempt.buyer, "address": ""}
+        for told in attempt.answers:
+            if told.status == LIMITED and all(
+                _has_room(policy, spent[policy.scope, names[policy.scope]], told) for policy in strict
+            ):
+                yield Violation(f"journal/{attempt.line}", f"{attempt.buyer} kept to the limits and was told 429")
+    return sum(len(attempt.answers) for attempt in attempts)
+
+
+def allowances(line: str) -> Iterator[Allowance]:
+    """Read the setting: `scope:algorithm:quota/window[/burst]`, comma-separated."""
+    units = {"s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+    for part in filter(None, (part.strip() for part in line.split(","))):
+        scope, algorithm, rate = part.split(":")
+        quota, window, *burst = rate.split("/")
+        count = window.rstrip("dhmins")
+        window_ms = int(count or 1) * units[window[len(count) :]]
+        capacity = int(burst[0]) if burst else int(quota)
+        yield Allowance(scope, algorithm == "sliding_window", capacity, window_ms, int(quota) / window_ms)
+
+
+def _share(policy: Allowance, gateways: int) -> Allowance:
+    """What one of several gateways that cannot ask each other allows: at least one at once."""
+    capacity = max(1, policy.capacity // gateways)
+    per_ms = policy.per_ms / gateways
+    return policy._replace(capacity=capacity, per_ms=per_ms, window_ms=capacity / per_ms if policy.sliding else 0)
+
+
+def _admitted(attempt: Attempt) -> Iterator[Span]:
+    """Once for the purchase, by its first answer at the latest; once for each time the door was reached."""
+    accepted = [told.answered_ms for told in attempt.answers if told.status in {201, 202} or _final(told)]
+    if accepted:
+        yield Span(min(told.sent_ms for told in attempt.answers), min(accepted))
+    for told in attempt.answers:
+        if told.status == 409 and str(told.content.get("type")).rpartition("/")[2] in {"sold-out", "not-open"}:
+            yield Span(told.sent_ms, told.answered_ms)
+
+
+def _span(told: Told) -> Span:
+    # What got no answer may have been looked at any time later.
+    return Span(told.sent_ms, inf if told.status == UNANSWERED else told.answered_ms)
+
+
+def _final(told: Told) -> bool:
+    return told.status == 409 and bool(told.content.get("purchase_id"))
+
+
+def _impossible(spans: Iterable[Span], room: float, per_ms: float) -> Span | None:
+    """The first that cannot have happened in its time, if each takes one of `room` that fill up at `per_ms`.
+
+    Earliest deadline first, each as early as it may be: if that fails, so does every other order.
+    """
+    coming = sorted(spans, reverse=True)
+    waiting: list[tuple[float, Span]] = []
+    now, left = 0.0, room
+    while coming or waiting:
+        if not waiting and coming[-1].from_ms > now:
+            now, left = coming[-1].from_ms, min(room, left + (coming[-1].from_ms - now) * per_ms)
+        if left < 1:
+            now, left = now + (1 - left) / per_ms, 1.0
+        while coming and coming[-1].from_ms <= now:
+            span = coming.pop()
+            heappush(waiting, (span.to_ms, span))
+        _, span = heappop(waiting)
+        if span.to_ms + UNSURE_MS < now:
+            return span
+        left -= 1
+    return None
+
+
+def _has_room(policy: Allowance, spent: list[Span], told: Told) -> bool:
+    """Whether this policy had room for a send, whenever it and all that may have spent something took place."""
+    before = sorted(min(span.to_ms, told.sent_ms) for span in spent if span.from_ms <= told.answered_ms)
+    if policy.sliding:
+        return sum(at >= told.sent_ms - policy.window_ms - UNSURE_MS for at in before) < policy.capacity
+    debt, last = 0.0, 0.0
+    for at in before:
+        debt, last = max(0.0, debt - (at - last) * policy.per_ms) + 1, at
+    paid = max(0.0, told.sent_ms - UNSURE_MS - last) * policy.per_ms
+    return max(0.0, debt - paid) + 1 <= policy.capacity
