@@ -35,6 +35,12 @@ _BUYERS: dict[str, Any] = {
         "description": "`t=<seconds since the epoch>,v1=<hex>`; v1 is HMAC-SHA256 of `<t>.<body>`",
     },
 }
+_BUYERS_TAGS = {
+    "products": "what is on sale, and what is left of it",
+    "purchases": "buying, and what becomes of it",
+    "payments": "what payment providers report",
+}
+_OPERATORS_TAGS = {"products": "what is on sale", "orders": "what became of purchases"}
 _OPERATORS: dict[str, Any] = {
     "operator": {"type": "http", "scheme": "bearer", "description": "the operators' key, or a token with role `admin`"}
 }
@@ -89,26 +95,29 @@ def described() -> dict[str, FastAPI]:
 
 
 def _buyers_app(catalogue: Catalogue, buyers: BuyersApi, payments: PaymentReports) -> FastAPI:
-    app = _app("Stampede", "Buy what there is, and watch what becomes of it", _BUYERS)
+    app = _app("Stampede", "Buy what there is, and watch what becomes of it", _BUYERS, _BUYERS_TAGS)
     for part in (catalogue, buyers, payments):
         part.add_to(app)
     return app
 
 
 def _operators_app(access: Access, products: OperatorsApi, orders: OrderDesk) -> FastAPI:
-    app = _app("Stampede operators", "Put products on sale, and look after orders", _OPERATORS, access)
+    app = _app("Stampede operators", "Put products on sale, and look after orders", _OPERATORS, _OPERATORS_TAGS, access)
     orders.add_to(app)  # first: `cancel-orders` is no action of a product
     products.add_to(app)
     return app
 
 
-def _app(title: str, summary: str, schemes: dict[str, Any], access: Access | None = None) -> FastAPI:
+def _app(
+    title: str, summary: str, schemes: dict[str, Any], tags: dict[str, str], access: Access | None = None
+) -> FastAPI:
     app = FastAPI(
         title=title,
         version="1",
         summary=summary,
         description="Every no is a problem document (RFC 9457); its `retryable` says whether to try again.",
-        license_info={"name": "MIT", "identifier": "MIT"},
+        license_info={"name": "MIT", "url": "https://opensource.org/license/mit"},
+        openapi_tags=[{"name": name, "description": what} for name, what in sorted(tags.items())],
         servers=[{"url": "/", "description": "this listener"}],
         docs_url=None,
         redoc_url=None,

@@ -229,7 +229,14 @@ def read_cursor(cursors: Cursors, cursor: str | None, *scope: str) -> After | No
 async def _document_purchase(  # its arguments are the documentation
     order: wire.PurchaseOrder,  # noqa: ARG001
     idempotency_key: Annotated[  # noqa: ARG001
-        str, Header(min_length=1, max_length=admission.KEY_LENGTH_MAX, pattern=r"^[!-~]+$", examples=["my-first"])
+        str,
+        Header(
+            min_length=1,
+            max_length=admission.KEY_LENGTH_MAX,
+            pattern=r"^[!-~]+$",
+            description="a new one for each new purchase",
+            examples=["my-first"],
+        ),
     ],
     prefer: Annotated[  # noqa: ARG001
         str | None, Header(description="wait=N, at most 5 s: answer with the decision; respond-async: do not wait")

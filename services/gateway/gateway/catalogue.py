@@ -18,7 +18,7 @@ from stampede_schemas.identifiers import ProductId
 
 CACHE_S = 1
 _FRESH = {"cache-control": f"public, max-age={CACHE_S}"}
-ProductIdInPath = Annotated[str, Path(examples=["tea"])]
+ProductIdInPath = Annotated[str, Path(description="which product", examples=["tea"])]
 
 
 class Catalogue:

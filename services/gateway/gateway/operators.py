@@ -8,7 +8,7 @@ import secrets
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, Header, Request
+from fastapi import FastAPI, Header, Path, Request
 from fastapi.responses import Response
 
 from gateway import admission, problems, views, wire
@@ -176,7 +176,7 @@ class OperatorsApi:
         self,
         request: Request,
         product_id: ProductIdInPath,
-        action: Literal["open", "close", "pause", "retire"],
+        action: Annotated[Literal["open", "close", "pause", "retire"], Path(description="what to do")],
         idempotency_key: KeyInHeader = None,
     ) -> Response:
         """Open, close or pause the sale of a product; or retire it for good: its reservations are forgotten."""

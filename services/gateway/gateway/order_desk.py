@@ -34,6 +34,12 @@ from stampede_schemas.identifiers import ID_LENGTH_MAX
 from stampede_schemas.orders import AnyCommand, CancelProductRequested, CancelRequested
 
 ORDERS_PATH = "/admin/v1/orders"
+BuyerInQuery = Annotated[
+    str | None,
+    Query(
+        min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[a-z0-9-]+$", description="only of this buyer's pseudonym"
+    ),
+]
 ACTOR: Final = "operator"
 
 
@@ -88,9 +94,11 @@ class OrderDesk:
     async def page(
         self,
         request: Request,
-        product_id: Annotated[str | None, Query(pattern=admission.PRODUCT_ID_PATTERN)] = None,
-        status: Annotated[wire.OrderStatus | None, Query()] = None,
-        buyer_id: Annotated[str | None, Query(min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[a-z0-9-]+$")] = None,
+        product_id: Annotated[
+            str | None, Query(pattern=admission.PRODUCT_ID_PATTERN, description="only of this product")
+        ] = None,
+        status: Annotated[wire.OrderStatus | None, Query(description="only in this state")] = None,
+        buyer_id: BuyerInQuery = None,
         limit: LimitInQuery = PAGE_DEFAULT,
         cursor: CursorInQuery = None,
     ) -> Response:
