@@ -276,15 +276,15 @@ def _cancelled(purchase: Purchase, message: CancelAsked) -> tuple[Effect, ...]:
 
 def _voided(purchase: Purchase, message: PaymentVoided) -> tuple[Effect, ...]:
     match purchase:
-        case Released(refund="due", order=order):
+        case Released(order=order, refund=refund):
             if _differs(order, message):
                 return (Refuse("amount_differs"),)
-            if not message.captured:
+            if refund != "due" or not message.captured:
                 return ()
             return (Become(replace(purchase, version=purchase.version + 1, refund="done")),)
         case Confirmed():
             return (Refuse("refund_of_a_sold_order"),)
-        case Released() | Reserved() | Rejected():
+        case Reserved() | Rejected():
             return ()
         case _:
             assert_never(purchase)

@@ -1,0 +1,218 @@
+"""Money and stock of one purchase, whatever happens in whatever order: at the end they say the same.
+
+A provider, calls and reports that are lost, late or repeated, and the saga with its payment row, as one machine.
+"""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from order_writer import saga
+from stampede_schemas.identifiers import Position
+from tests.support.orders import order
+
+ORDER = order()
+PRICE = ORDER.unit_price_minor * ORDER.quantity
+
+
+class Books:
+    """A provider that captures once, refunds once, and takes nothing after a void."""
+
+    def __init__(self) -> None:
+        self.captured = self.refunded = self.voided = False
+
+    def capture(self) -> bool:
+        """Whether the money is there."""
+        if self.voided:
+            return False
+        self.captured = True
+        return True
+
+    def void(self) -> None:
+        """For good."""
+        self.refunded, self.voided = self.captured, True
+
+    @property
+    def balance(self) -> int:
+        """What it keeps."""
+        return PRICE * (self.captured - self.refunded)
+
+
+class Money(RuleBasedStateMachine):
+    """The saga, its payment row as `unit.py` keeps it, and what is on its way between the two and the provider."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.purchase: saga.Purchase = saga.Reserved(ORDER)
+        self.state, self.captured = "due", False
+        self.books = Books()
+        self.under_way: list[saga.Message] = []
+        self.given_back = 0
+
+    def hear(self, message: saga.Message) -> None:
+        """One transaction."""
+        effects = saga.react(self.purchase, message)
+        before, self.purchase = self.purchase, saga.evolve(self.purchase, effects)
+        assert self.purchase.version - before.version == sum(isinstance(e, saga.Become) for e in effects)
+        refused = any(isinstance(effect, saga.Refuse) for effect in effects)
+        settles = isinstance(message, saga.PaymentVoided) and (message.captured or not self.captured)
+        if settles and not refused and self.state == "void_due":
+            self.state = "voided"
+        for effect in effects:
+            match effect:
+                case saga.GiveBack():
+                    self.given_back += 1
+                case saga.KeepApproval():
+                    self.state, self.captured = "approved", True
+                case saga.KeepCapture():
+                    self.captured = True
+                case saga.Void(captured):
+                    self.state, self.captured = "void_due", self.captured or captured
+                case _:
+                    pass
+
+    @rule(which=st.integers(0, 9), again=st.booleans())
+    def something_arrives(self, which: int, *, again: bool) -> None:
+        """An answer or a report, out of order, and perhaps not for the last time."""
+        if self.under_way:
+            message = self.under_way.pop(which % len(self.under_way))
+            self.under_way += [message] * again
+            self.hear(message)
+
+    @rule()
+    def the_hold_ends(self) -> None:
+        """By the clock."""
+        self.hear(saga.HoldExpired())
+
+    @rule(actor=st.sampled_from([ORDER.buyer_id, "operator", "stranger"]))
+    def somebody_cancels(self, actor: str) -> None:
+        """Perhaps somebody who may not."""
+        self.hear(saga.CancelAsked(actor))
+
+    @precondition(lambda self: self.given_back)
+    @rule()
+    def the_log_takes_it_back(self) -> None:
+        """The inventory's answer to the release."""
+        self.hear(saga.StockReleased(ORDER.reservation, "cancelled"))
+
+    @rule()
+    def the_log_repeats_itself(self) -> None:
+        """A redelivery."""
+        self.hear(saga.ReservedAgain(ORDER.reservation, ORDER.product_id, None))
+
+    @rule()
+    def a_wrong_report_comes(self) -> None:
+        """Of a cent: it confirms nothing and settles nothing."""
+        was = self.purchase
+        self.hear(saga.PaymentVoided(True, 1, "EUR"))
+        assert self.purchase == was
+
+    @invariant()
+    def a_sold_order_is_paid(self) -> None:
+        """Nobody has it without the money being there."""
+        assert not isinstance(self.purchase, saga.Confirmed) or self.books.balance == PRICE
+
+    @invariant()
+    def the_units_are_where_the_row_says(self) -> None:
+        """Given back once if released, and not otherwise."""
+        assert self.given_back == isinstance(self.purchase, saga.Released)
+
+    def settle(self) -> None:
+        """What goes on until there is nothing left to do."""
+        raise NotImplementedError
+
+    def teardown(self) -> None:
+        """Everything on its way arrives, the hold ends, every void is answered: money and row agree."""
+        while self.under_way:
+            self.hear(self.under_way.pop())
+        self.hear(saga.HoldExpired())
+        self.settle()
+        assert self.books.balance == (PRICE if isinstance(self.purchase, saga.Confirmed) else 0)
+        assert self.state == ("approved" if isinstance(self.purchase, saga.Confirmed) else "voided")
+        if isinstance(self.purchase, saga.Released):
+            assert self.purchase.refund != "due"
+            assert self.purchase.refund == "none" or self.books.refunded
+
+
+class Asked(Money):
+    """A provider that is asked, and that keeps to a void."""
+
+    @precondition(lambda self: self.state == "due")
+    @rule(what=st.sampled_from(["approved", "declined", "unknown", "nothing"]))
+    def it_is_asked(self, what: str) -> None:
+        """It may take the money and not say so; only what is held is asked for."""
+        assert isinstance(self.purchase, saga.Reserved)
+        if what == "declined" and not self.books.captured:
+            self.under_way.append(saga.PaymentDeclined())
+        elif what in {"approved", "unknown"} and self.books.capture() and what == "approved":
+            self.under_way.append(saga.PaymentApproved())
+
+    @precondition(lambda self: self.state == "void_due")
+    @rule(answered=st.booleans())
+    def it_is_told_to_void(self, *, answered: bool) -> None:
+        """The answer may be lost."""
+        self.books.void()
+        if answered:
+            self.under_way.append(saga.PaymentVoided(self.captured))
+
+    def settle(self) -> None:
+        """Voids are repeated until they are answered."""
+        while self.state == "void_due":
+            self.books.void()
+            self.hear(saga.PaymentVoided(self.captured))
+
+
+class Reported(Money):
+    """A provider that nobody can ask: the buyer pays there at any time, and it reports."""
+
+    @rule()
+    def the_buyer_pays(self) -> None:
+        """Once, in time or not."""
+        if not self.books.captured and self.books.capture():
+            self.under_way.append(saga.PaymentApproved(PRICE, "EUR"))
+
+    @rule()
+    def the_buyer_fails_to_pay(self) -> None:
+        """For good, unless the money is there already."""
+        if not self.books.captured:
+            self.books.voided = True
+            self.under_way.append(saga.PaymentDeclined())
+
+    @precondition(lambda self: self.state == "void_due" and not self.captured)
+    @rule()
+    def there_is_nothing_to_give_back(self) -> None:
+        """As far as anybody knows when the void is due."""
+        self.under_way.append(saga.PaymentVoided(captured=False))
+
+    @precondition(lambda self: isinstance(self.purchase, saga.Released) and self.purchase.refund == "due")
+    @rule()
+    def the_refund_that_was_told_is_made(self) -> None:
+        """Somebody heard `OrderReleased` with `refund: due`."""
+        self.books.refunded = True
+        self.under_way.append(saga.PaymentVoided(True, PRICE, "EUR"))
+
+    def settle(self) -> None:
+        """Refunds that are due are made."""
+        if self.state == "void_due" and not self.captured:
+            self.hear(saga.PaymentVoided(captured=False))
+        if self.state == "void_due":
+            self.the_refund_that_was_told_is_made()
+            self.hear(self.under_way.pop())
+
+
+TestAsked = Asked.TestCase
+TestReported = Reported.TestCase
+TestAsked.settings = TestReported.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+
+
+def test_stock_that_is_back_on_sale_ends_any_order() -> None:
+    """The log beats the row also when it was never asked to: what was sold is refunded."""
+    machine = Asked()
+    machine.books.capture()
+    machine.hear(saga.PaymentApproved())
+    machine.hear(saga.StockReleased(Position(9, 9, 9), "cancelled"))
+    assert isinstance(machine.purchase, saga.Confirmed)
+    machine.hear(saga.StockReleased(ORDER.reservation, "cancelled"))
+    machine.settle()
+    assert isinstance(machine.purchase, saga.Released)
+    assert (machine.purchase.refund, machine.books.balance, machine.given_back) == ("done", 0, 0)
