@@ -10,6 +10,10 @@ import pytest
 from redis import Redis
 
 from ratelimit.limiter import CLAIM_PREFIX
+from replay.evidence import Evidence
+from replay.journal import Attempt, Journal, Limits
+from replay.judge import Finding, judge
+from replay.rules import s11_limiter
 from tests.support.sale import order
 from tests.support.stack import eventually
 from tests.support.two_gateways import TwoGateways, body_of, two_gateways
@@ -194,3 +198,66 @@ def test_a_flushed_redis_is_believed_again_when_all_it_may_have_forgotten_has_a_
     assert two.unknown(1) == 503
     assert two.stamp() != before
     eventually(lambda: two.unknown(0) == two.unknown(1) == 404, 30, "trust")
+
+
+FIVE_A_SECOND = "user:token_bucket:5/s"
+
+
+def judged(product_id: str, attempts: list[Attempt], losses: int = 0) -> Finding:
+    """What S11 says of it."""
+    journal = Journal(product_id, attempts, Limits(FIVE_A_SECOND, 2, losses))
+    (found,) = judge(Evidence({}, 0, "a test", journal=journal), (s11_limiter,))
+    return found
+
+
+def refused(attempts: list[Attempt]) -> int:
+    """How many were told 429."""
+    return sum(attempt.answers[0].status == 429 for attempt in attempts)
+
+
+@pytest.fixture
+def five_a_second(two: TwoGateways) -> Iterator[str]:
+    """A product, under limits that an operator has just changed and that both gateways obey; then back."""
+    tea = two.product(10_000)
+    two.limit(FIVE_A_SECOND)
+    eventually(lambda: refused(asyncio.run(two.send(key(), tea, 12, 0.0))) > 0, 5, "the new limits")
+    yield tea
+    two.limit("user:token_bucket:1000/s")
+    eventually(lambda: refused(asyncio.run(two.send(key(), tea, 12, 0.0))) == 0, 5, "the old limits")
+
+
+def test_limits_hold_over_two_gateways_and_a_restart(two: TwoGateways, five_a_second: str) -> None:
+    """Who asks ten times too fast is let through as often as may be, who keeps to the limit always."""
+
+    async def both() -> tuple[list[Attempt], list[Attempt]]:
+        greedy = two.send(key(), five_a_second, 120, 0.02)
+        polite = two.send(key(), five_a_second, 10, 0.22)
+        return await asyncio.gather(greedy, polite)
+
+    two.stack.restart("gateway-1")
+    greedy, polite = asyncio.run(both())
+    assert judged(five_a_second, greedy + polite).first == []
+    assert refused(polite) == 0
+    assert 120 - refused(greedy) >= 10
+
+
+def test_limits_hold_and_nobody_waits_while_redis_hangs(two: TwoGateways, five_a_second: str) -> None:
+    """Each gateway limits to its share; all but one tick a second answer as fast as before."""
+    before = asyncio.run(two.send(key(), five_a_second, 60, 0.02))
+
+    async def hang() -> list[Attempt]:
+        two.redis.freeze()
+        try:
+            return await two.send(key(), five_a_second, 100, 0.02)
+        finally:
+            two.redis.thaw()
+
+    during = asyncio.run(hang())
+    assert judged(five_a_second, during, losses=2).first == []
+    assert 3 <= 100 - refused(during) <= 40
+    usual = max(one.answers[0].answered_ms - one.answers[0].sent_ms for one in before)
+    slow = [one for one in during if one.answers[0].answered_ms - one.answers[0].sent_ms > usual + 60]
+    assert len(slow) <= 2
+    for gateway in (0, 1):
+        ops = two.stack.endpoints.processes["gateway"][gateway]["ops"]
+        assert "stampede_limit_checks_degraded_total 0.0" not in httpx.get(f"{ops}/metrics").text

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import uuid4
@@ -15,6 +16,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from gateway.trust import NAME
 from ratelimit.limiter import CLAIM_PREFIX, Limiter
+from replay.journal import Attempt, Told
 from stampede_schemas.topics import REQUESTS, partition_of
 from tests.support.inventory import Log
 from tests.support.redis_server import RedisServer, redis_server
@@ -63,6 +65,35 @@ class TwoGateways:
         """The status of a purchase that was never made: 404 where Redis vouches, 503 where it does not."""
         installed = self.sql("SELECT value FROM installation WHERE name = 'identity_kid'")[0]["value"]
         return self.show(gateway, f"{installed[:4]}-{uuid4().hex}", "nobody").status_code
+
+    def limit(self, line: str) -> None:
+        """Put other limits in force, as an operator does."""
+        port = self.stack.status()["ratelimit-0"]["port"]
+        headers = {"Authorization": f"Bearer {self.stack.endpoints.admin_key}"}
+        answer = httpx.put(f"http://127.0.0.1:{port}/v1/policies", json={"limits": line}, headers=headers)
+        assert answer.status_code == 200, answer.text
+
+    async def send(self, buyer: str, product_id: str, count: int, every_s: float) -> list[Attempt]:
+        """So many purchases by one buyer, one after the other begun at that pace, at one gateway and the other."""
+        urls, attempts = self.stack.endpoints.gateway, list[Attempt]()
+
+        async def one(client: httpx.AsyncClient, number: int) -> None:
+            key = f"{buyer}-{number}"
+            sent = time.perf_counter() * 1_000
+            answer = await client.post(
+                f"{urls[number % 2]}/v1/purchases",
+                json=order(product_id),
+                headers={"X-User-Id": buyer, "Idempotency-Key": key},
+            )
+            told = Told(answer.status_code, answer.content, sent, time.perf_counter() * 1_000)
+            purchase_id = answer.json().get("purchase_id", "")
+            attempts.append(Attempt(number, buyer, key, purchase_id, "", False, [told], []))
+
+        async with httpx.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as group:
+            for number in range(count):
+                group.create_task(one(client, number))
+                await asyncio.sleep(every_s)
+        return attempts
 
     def await_claim(self, purchase_id: str) -> list[str]:
         """Wait until Redis knows that it was accepted; the parts of its claim."""
