@@ -117,6 +117,12 @@ class Money(RuleBasedStateMachine):
         """Given back once if released, and not otherwise."""
         assert self.given_back == isinstance(self.purchase, saga.Released)
 
+    @invariant()
+    def a_refund_that_is_done_was_made(self) -> None:
+        """The buyer is not told of money that is not there."""
+        refund = self.purchase.refund if isinstance(self.purchase, saga.Released) else "none"
+        assert refund != "done" or self.books.refunded
+
     def settle(self) -> None:
         """What goes on until there is nothing left to do."""
         raise NotImplementedError

@@ -9,7 +9,18 @@ import msgspec
 
 from inventory.domain import decide, evolve
 from inventory.table import StockTable
-from replay.evidence import Applied, Catalogued, Database, Evidence, Letter, Partition, Record, Row, State
+from replay.evidence import (
+    Applied,
+    Catalogued,
+    Database,
+    Evidence,
+    Letter,
+    Partition,
+    Payment,
+    Record,
+    Row,
+    State,
+)
 from replay.journal import Attempt, Journal, Limits, Told
 from stampede_schemas.codec import (
     UnreadableMessage,
@@ -105,6 +116,7 @@ class SmallSale:
             database=self._database(now),
             states=[State(self.partition, len(self.requests) - 1, table.digest())],
             journal=self._journal(),
+            payments=self._payments(),
         )
 
     def _database(self, now: int) -> Database:
@@ -124,6 +136,17 @@ class SmallSale:
             last = Partition(self.partition, decisions=self.decisions).counting[-1]
             applied[self.partition] = Applied(len(self.decisions), last.source_offset, last.load, last.offset)
         return Database(now, rows, {str(name): found for name, found in products.items()}, applied)
+
+    def _payments(self) -> list[Payment]:
+        facts: list[tuple[str, str, int, str]] = []
+        for _, decision in self.decided:
+            paid = [fact for fact in facts if fact[:2] == ("captured", getattr(decision, "purchase_id", ""))]
+            if isinstance(decision, Reserved) and not paid:
+                price = decision.unit_price_minor * decision.quantity
+                facts.append(("captured", decision.purchase_id, price, decision.currency))
+            elif isinstance(decision, Released) and paid:
+                facts += [("refunded", *paid[0][1:]), ("voided", decision.purchase_id, 0, "")]
+        return [Payment(line, BEGAN_MS, *fact) for line, fact in enumerate(facts, 1)]
 
     def _journal(self) -> Journal:
         outcomes = [decision for _, decision in self.decided if isinstance(decision, Reserved | Rejected)]

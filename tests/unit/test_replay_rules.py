@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from replay.contract import OrderEvent
-from replay.evidence import Catalogued, Evidence, Letter, Record, State, Violation
+from replay.evidence import Catalogued, Evidence, Letter, Payment, Record, State, Violation
 from replay.journal import Attempt, Limits, Told
 from replay.judge import judge
 from replay.rules import RULES
@@ -207,7 +207,7 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         "S1",
         {"S1", "S4", "S5", "S7", "S12", "S14", "S17"},
     ),
-    "more rows than stock": (lambda e: change_row(e, "d", quantity=3), "S2", {"S2", "S7"}),
+    "more rows than stock": (lambda e: change_row(e, "d", quantity=3), "S2", {"S2", "S7", "S21"}),
     "stock taken from the catalogue": (lambda e: catalogue(e, 2, 1), "S2", {"S2", "S14"}),
     "a decision lost in mid-pipeline": (lambda e: lose(e, DAN), "S3", {"S3", "S7", "S12", "S14"}),
     "the last request never answered": (
@@ -233,14 +233,22 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         "S5",
         {"S5"},
     ),
-    "reserved and no row": (lambda e: drop_row(e, "d"), "S5", {"S5"}),
+    "reserved and no row": (lambda e: drop_row(e, "d"), "S5", {"S5", "S21"}),
     "released and never back on sale": (
         lambda e: change_row(e, "d", status="released", returned=False),
         "S5",
-        {"S5"},
+        {"S5", "S21"},
     ),
-    "back on sale in the row alone": (lambda e: change_row(e, "d", status="released", returned=True), "S5", {"S5"}),
-    "sold and back on sale": (lambda e: change_row(e, "a", status="confirmed", returned=False), "S5", {"S5"}),
+    "back on sale in the row alone": (
+        lambda e: change_row(e, "d", status="released", returned=True),
+        "S5",
+        {"S5", "S21"},
+    ),
+    "sold and back on sale": (
+        lambda e: change_row(e, "a", status="confirmed", returned=False),
+        "S5",
+        {"S5", "S21"},
+    ),
     "released twice": (
         lambda e: edit(e, DAN, lambda c: c.update(decisions=_decision(e, BACK))),
         "S6",
@@ -254,9 +262,9 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "an invented order": (
         lambda e: invent_row(e, "d", "x", place=(0, 99, 0)),
         "S7",
-        {"S7"},
+        {"S7", "S21"},
     ),
-    "a row at another price": (lambda e: change_row(e, "d", unit_price_minor=1), "S7", {"S7"}),
+    "a row at another price": (lambda e: change_row(e, "d", unit_price_minor=1), "S7", {"S7", "S21"}),
     "a row of another buyer": (lambda e: change_row(e, "e", buyer_id="mallory"), "S7", {"S7"}),
     "rejected in the log, sold in the row": (lambda e: change_row(e, "c", status="confirmed"), "S7", {"S7"}),
     "let through faster than the limit": (
@@ -331,8 +339,32 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         "S17",
         {"S1", "S4", "S7", "S12", "S14", "S17"},
     ),
+    "sold and not paid": (lambda e: unpay(e, "captured", "d"), "S21", {"S21"}),
+    "paid twice": (lambda e: pay(e, "captured", "d", 4_200), "S21", {"S21"}),
+    "released and not refunded": (lambda e: unpay(e, "refunded", "a"), "S21", {"S21"}),
+    "refunded and kept": (lambda e: pay(e, "refunded", "d", 4_200), "S21", {"S21"}),
+    "captured after the void, and given back": (
+        lambda e: pay(pay(e, "captured", "a", 4_200), "refunded", "a", 4_200),
+        "S21",
+        {"S21"},
+    ),
+    "taken from somebody who bought nothing": (lambda e: pay(e, "captured", "nobody", 1), "S21", {"S21"}),
     "a number left out": (lambda e: rewrite(e, DAN, reservation_no=7), "S17", {"S4", "S7", "S17"}),
 }
+
+
+def pay(evidence: Evidence, event: str, purchase_id: str, amount_minor: int) -> Evidence:
+    """The provider's books say one thing more."""
+    assert evidence.payments is not None
+    line = len(evidence.payments) + 1
+    evidence.payments = [*evidence.payments, Payment(line, BEGAN_MS, event, purchase_id, amount_minor, "EUR")]
+    return evidence
+
+
+def unpay(evidence: Evidence, event: str, purchase_id: str) -> None:
+    """The provider did not do that."""
+    assert evidence.payments is not None
+    evidence.payments = [fact for fact in evidence.payments if (fact.event, fact.purchase_id) != (event, purchase_id)]
 
 
 def _decision(evidence: Evidence, offset: int) -> list[dict[str, Any]]:

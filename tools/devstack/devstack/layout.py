@@ -13,7 +13,7 @@ from typing import Any
 
 # What may be in a stack's folder and goes when it is cleaned; anything else in there is somebody else's.
 PARTS = ("pids", "logs", "spans", "secrets", "faust", "kafka", "postgres", "redis")
-FILES = ("endpoints.json", "ports.json", "control.json", "control.sock", "supervisor.lock")
+FILES = ("endpoints.json", "ports.json", "control.json", "control.sock", "supervisor.lock", "payments.jsonl")
 LOG_BYTES_MAX = 20 * 1024 * 1024
 
 
@@ -54,6 +54,11 @@ class Layout:
     def endpoints(self) -> Path:
         """The interface for every tool that attaches."""
         return self.root / "endpoints.json"
+
+    @property
+    def payments(self) -> Path:
+        """The simulated payment provider's own books, shared by all order-writers."""
+        return self.root / "payments.jsonl"
 
     @property
     def ports(self) -> Path:

@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from replay import books, judge, letters, live, report, salefile
 from replay import journal as journals
-from replay import judge, letters, live, report, salefile
 from replay.evidence import Evidence
 from replay.failure import CannotCheck
 from replay.redrive import redrive
@@ -42,8 +42,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines; .gz is compressed")
     check = commands.add_parser("check", parents=[attached, some, judged], help="judge a file, or the log as it is now")
     check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="what `replay export` wrote")
-    commands.add_parser(
+    verify = commands.add_parser(
         "verify", parents=[attached, judged], help="judge a running system: log, Postgres and the workers' tables"
+    )
+    verify.add_argument(
+        "--payments", type=Path, metavar="FILE", help=f"the provider's books, for S21 ({books.NAME} beside endpoints)"
     )
     digest = commands.add_parser("digest", help="fold a file and say what comes out, by partition")
     digest.add_argument("file", type=Path, metavar="FILE")
@@ -86,7 +89,10 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
                 evidence = _log(live.addresses(arguments.endpoints), console, _partitions(arguments))
             return _judge(arguments, console, evidence)
         case "verify":
-            return _judge(arguments, console, _everything(live.addresses(arguments.endpoints), console))
+            evidence = _everything(live.addresses(arguments.endpoints), console)
+            paid = arguments.payments
+            evidence.payments = books.read(paid) if paid else books.beside(arguments.endpoints)
+            return _judge(arguments, console, evidence)
         case "digest":
             return _digest(arguments.file)
         case "dead-letters":

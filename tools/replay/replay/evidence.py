@@ -78,6 +78,17 @@ class Row(NamedTuple):
     updated_at_ms: int
 
 
+class Payment(NamedTuple):
+    """A line of the payment provider's books: money `captured` or `refunded`, or a purchase `voided`."""
+
+    line: int
+    at_ms: int
+    event: str
+    purchase_id: str
+    amount_minor: int
+    currency: str
+
+
 class Applied(NamedTuple):
     """A row of `progress`: how far the order-writer has applied a partition of `decisions`."""
 
@@ -190,6 +201,7 @@ class Evidence:
     database: Database | None = None
     states: list[State] | None = None
     journal: Journal | None = None
+    payments: list[Payment] | None = None
 
     @property
     def limits(self) -> Limits | None:

@@ -17,6 +17,7 @@ _NEEDED = {
     "database": "Postgres (replay verify)",
     "states": "the workers' tables (replay verify)",
     "journal": "what buyers were told (--journal FILE)",
+    "payments": "the payment provider's books (replay verify --payments FILE)",
     "letters": "the dead letters (export them too)",
 }
 

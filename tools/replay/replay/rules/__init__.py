@@ -24,6 +24,7 @@ from replay.rules import (
     s15_buyer_limit,
     s16_nothing_skipped,
     s17_fair_order,
+    s21_money,
 )
 
 
@@ -56,6 +57,7 @@ RULES: tuple[Rule, ...] = (
     s15_buyer_limit,
     s16_nothing_skipped,
     s17_fair_order,
+    s21_money,
 )
 
 
