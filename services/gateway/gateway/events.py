@@ -40,8 +40,8 @@ _HEARTBEAT = b":\n\n"
 class Streams:
     """The streams that are open. Each has a place from `take` until its response has ended."""
 
-    def __init__(self, streams_max: int = STREAMS_MAX) -> None:
-        self._streams_max = streams_max
+    def __init__(self, streams_max: int = STREAMS_MAX, behind_s_max: float = BEHIND_S_MAX) -> None:
+        self._streams_max, self._behind_s_max = streams_max, behind_s_max
         self._of: Counter[str] = Counter()
         self._count = 0
         self._writers: set[asyncio.Task[bool]] = set()
@@ -73,7 +73,7 @@ class Streams:
 
     async def write(self, frames: AsyncGenerator[bytes, None], send: Send, receive: Receive) -> bool:
         """Send frames until they end, the listener leaves or falls behind, or time is up. False: it fell behind."""
-        writer, gone = asyncio.create_task(_write(frames, send)), asyncio.create_task(_gone(receive))
+        writer, gone = asyncio.create_task(self._write(frames, send)), asyncio.create_task(_gone(receive))
         self._writers.add(writer)
         try:
             await asyncio.wait((writer, gone), timeout=STREAM_S_MAX, return_when=asyncio.FIRST_COMPLETED)
@@ -83,6 +83,17 @@ class Streams:
                 task.cancel()
             await asyncio.wait((writer, gone))
         return writer.cancelled() or writer.result()
+
+    async def _write(self, frames: AsyncGenerator[bytes, None], send: Send) -> bool:
+        try:
+            async for frame in frames:
+                async with asyncio.timeout(self._behind_s_max):
+                    await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except TimeoutError:
+            return False
+        finally:
+            await frames.aclose()  # its `finally` runs now, not some day
+        return True
 
 
 class EventStream(Response):
@@ -163,15 +174,19 @@ class SaleFeed:
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Everything, then what changes; everything again after a frame was missed."""
         if not self._listeners:  # nothing was made while nobody listened
-            self._whole, self._counted, self._rates = None, [], dict.fromkeys(_counts(self._projection), 0.0)
+            counts = _counts(self._projection)
+            self._whole, self._rates = None, dict.fromkeys(counts, 0.0)
+            self._counted = [(time.monotonic(), counts)]
+            self._projection.tally.touched.clear()
         self._listeners += 1
         try:
             seen = -1
             while True:
                 if self._number == seen:
                     await self._next.wait()
-                yield self._delta if self._number == seen + 1 and seen >= 0 else self._full()
-                seen = self._number
+                missed = self._number != seen + 1
+                seen, frame = self._number, self._full() if missed or seen < 0 else self._delta
+                yield frame
         finally:
             self._listeners -= 1
 
@@ -221,18 +236,6 @@ def last_event_id(text: str | None) -> int:
 def _frame(event: str, data: bytes, number: int | None = None) -> bytes:
     head = b"" if number is None else b"id: %d\n" % number
     return head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
-
-
-async def _write(frames: AsyncGenerator[bytes, None], send: Send) -> bool:
-    try:
-        async for frame in frames:
-            async with asyncio.timeout(BEHIND_S_MAX):
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
-    except TimeoutError:
-        return False
-    finally:
-        await frames.aclose()  # its `finally` runs now, not some day
-    return True
 
 
 async def _gone(receive: Receive) -> None:
