@@ -46,6 +46,7 @@ READS_SHED: Final = "stampede_reads_shed"
 LOOP_LAG_SECONDS: Final = "stampede_loop_lag_seconds"
 TICK_BATCH_PURCHASES: Final = "stampede_tick_batch_purchases"
 LOG_APPEND_SECONDS: Final = "stampede_log_append_seconds"
+CLAIMS_TRUSTED: Final = "stampede_claims_trusted_state"  # 1 while Redis is believed to have forgotten nothing
 PROJECTION_LAG_RECORDS: Final = "stampede_projection_lag_records"
 
 # ratelimit, wherever it is embedded

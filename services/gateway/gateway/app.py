@@ -87,6 +87,7 @@ class Gateway:
         log = producer(settings.kafka, **{"linger.ms": 1, "client.id": settings.instance})
         claims = Claims(limiter, Trust(store, lambda: request_ends(settings.kafka)))
         self._appender = Appender(log, claims, SaleDoor(projection, tail, store, clock), clock, metrics)
+        metrics.vouched.set_function(lambda: claims.vouches)
         metrics.lag.set_function(lambda: tail.lag)
         metrics.void.set_function(lambda: tail.voids)
         lookup = Lookup(projection, watchers, store, identity, claims)
@@ -98,8 +99,9 @@ class Gateway:
         buyers = buyers_app(parts, webhook_secrets, Probes(self._live, self._started, self._ready))
         load = Load(metrics)
         rest = StatusReads(BodyGuard(buyers), load, settings.reads_max)
-        proxies = parse_proxies(settings.trusted_proxies)
-        door = PurchaseEndpoint(rest, identity, who, lookup, self._appender, tracing, metrics, proxies)
+        door = PurchaseEndpoint(
+            rest, identity, who, lookup, self._appender, tracing, metrics, parse_proxies(settings.trusted_proxies)
+        )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tracing.close)
             stack.push_async_callback(redis.aclose)

@@ -31,6 +31,7 @@ class Metrics:
         )
         self.lag = Gauge(names.PROJECTION_LAG_RECORDS, "Decisions records not applied yet", registry=registry)
         self.void = Gauge(names.DECISIONS_VOID, "Void decisions records seen", registry=registry)
+        self.vouched = Gauge(names.CLAIMS_TRUSTED, "1 while Redis is believed about claims", registry=registry)
         self.duration = Histogram(
             names.HTTP_DURATION_SECONDS,
             "Purchase requests, from the head read to the answer written",

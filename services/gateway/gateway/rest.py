@@ -13,6 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import admission, problems
+from gateway.lookup import Unvouched
 from gateway.problems import Kind, Problem, Refused
 from gateway.purchase import read_body, respond
 from gateway.store import Away, NotMigrated
@@ -178,8 +179,10 @@ def add_problem_handlers(app: FastAPI) -> None:
             return answer(Problem(problems.KEY_INVALID, f"Send one Idempotency-Key header: {first['msg']}."))
         return answer(Problem(problems.INVALID_BODY, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"))
 
-    async def away(_: Request, _error: Exception) -> Response:
-        return answer(Problem(problems.UNAVAILABLE, "The database cannot be asked now.", retry_after_s=1))
+    async def away(_: Request, error: Exception) -> Response:
+        unsure = "It cannot be told now whether there is such a purchase; ask again."
+        detail = unsure if isinstance(error, Unvouched) else "The database cannot be asked now."
+        return answer(Problem(problems.UNAVAILABLE, detail, retry_after_s=1))
 
     async def failed(_: Request, _error: Exception) -> Response:
         return answer(Problem(problems.INTERNAL, "The gateway failed; the log of the gateway says why."))
