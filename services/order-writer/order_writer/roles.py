@@ -23,7 +23,7 @@ _LIMITS = {"idle_in_transaction_session_timeout": "5s", "lock_timeout": "5s", "t
 LIMITS = {"writer": _LIMITS | {"statement_timeout": "20s"}, "reader": _LIMITS | {"statement_timeout": "30s"}}
 # Nobody deletes a purchase, a product or a progress. What a query locks it has to be allowed to update.
 WRITES = "SELECT, INSERT, UPDATE"
-WRITER_DELETES = ("outbox", "pending_commands", "published")
+WRITER_DELETES = ("outbox", "pending_commands")
 READS = ("purchases", "products", "progress", "installation")
 
 
@@ -74,10 +74,10 @@ async def grant_writer(connection: AsyncConnection, role: Role) -> list[str]:
 
 
 async def grant_reader(connection: AsyncConnection, role: Role) -> list[str]:
-    """The same for who reads orders, and claims the installation's name once."""
+    """The same for who reads orders, and writes down what all gateways of an installation have to agree on."""
     refused = await _make(connection, role, LIMITS["reader"])
     await connection.exec_driver_sql(f"GRANT SELECT ON {', '.join(READS)} TO {role.name}")
-    await connection.exec_driver_sql(f"GRANT INSERT ON installation TO {role.name}")
+    await connection.exec_driver_sql(f"GRANT INSERT, UPDATE ON installation TO {role.name}")
     return refused
 
 

@@ -1,0 +1,372 @@
+"""Who may do what in Postgres, what stands on the roles, and the ways to reach one: TLS, a pooler's rules."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from eventlog.reader import Progress
+from gateway.store import Store
+from order_writer import store
+from order_writer.database import DatabaseWrong, Pool, open_pool
+from order_writer.domain import Batch
+from order_writer.migrate import migrate
+from order_writer.roles import Role, parse_role
+from order_writer.unit import Units
+from stampede_schemas.identifiers import Position, PurchaseId, RequestId
+from stampede_schemas.orders import CancelRequested
+from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
+from tests.support.stack import LocalStack, components
+
+FREED_S_MAX = 9.0  # the limit is 5 s
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[LocalStack]:
+    """A broker and a database of this module's own: its TLS is switched on and off here."""
+    with components() as running:
+        yield running
+
+
+class Place(Installation):
+    """An installation with roles of its own (roles belong to the whole server)."""
+
+    @property
+    def writer_role(self) -> Role:
+        """Who writes here."""
+        return Role(f"w_{self.postgres.rpartition('/')[2]}", "w/p:w")
+
+    @property
+    def reader_role(self) -> Role:
+        """Who reads here."""
+        return Role(f"r_{self.postgres.rpartition('/')[2]}", "r-pw")
+
+    def dsn(self, role: Role) -> str:
+        """The same database as that role."""
+        password = role.password.replace("/", "%2F").replace(":", "%3A")
+        return f"postgresql://{role.name}:{password}@{self.postgres.rpartition('@')[2]}"
+
+
+@pytest.fixture
+async def place(servers: LocalStack) -> AsyncIterator[Place]:
+    """New topics, new tables, the roles made twice: that is how it is done at every upgrade."""
+    async with installation(servers.kafka, servers.postgres) as made:
+        place = Place(made.kafka, made.postgres, made.log)
+        for _ in range(2):
+            assert await migrate(place.postgres, place.writer_role, place.reader_role) == []
+        yield place
+        for role in (place.writer_role, place.reader_role):
+            await place.rows(f"DROP OWNED BY {role.name}")
+            await place.rows(f"DROP ROLE {role.name}")
+
+
+async def refused(dsn: str, *statements: str) -> list[str]:
+    """Those that Postgres refuses for want of rights."""
+    connection = await asyncpg.connect(dsn)
+    found = []
+    try:
+        for statement in statements:
+            with contextlib.suppress(asyncpg.UndefinedObjectError):
+                try:
+                    async with connection.transaction():
+                        await connection.execute(statement)
+                except asyncpg.InsufficientPrivilegeError:
+                    found.append(statement)
+    finally:
+        await connection.close()
+    return found
+
+
+FORBIDDEN = (
+    "DROP TABLE purchases",
+    "TRUNCATE purchases",
+    "DELETE FROM purchases",
+    "DELETE FROM progress",
+    "DELETE FROM products",
+    "ALTER TABLE purchases ADD COLUMN mine text",
+    "CREATE TABLE mine (n int)",
+    "CREATE ROLE mine",
+    "UPDATE alembic_version SET version_num = '0'",
+    "ALTER TABLE purchases DISABLE TRIGGER ALL",
+)
+READER_FORBIDDEN = (
+    "INSERT INTO purchases DEFAULT VALUES",
+    "UPDATE purchases SET status = 'confirmed'",
+    "UPDATE products SET available = 0",
+    "UPDATE progress SET next_offset = 0",
+    "DELETE FROM installation",
+    "SELECT * FROM outbox",
+    "INSERT INTO outbox (messages) VALUES ('')",
+    "SELECT * FROM payments",
+    "SELECT * FROM pending_commands",
+)
+
+
+async def test_the_writer_cannot_drop_and_the_reader_cannot_write(place: Place) -> None:
+    """What a stolen password is good for ends there."""
+    assert await refused(place.dsn(place.writer_role), *FORBIDDEN) == [*FORBIDDEN]
+    assert await refused(place.dsn(place.reader_role), *FORBIDDEN, *READER_FORBIDDEN) == [*FORBIDDEN, *READER_FORBIDDEN]
+    assert await refused(place.postgres, "CREATE TABLE mine (n int)") == []
+
+
+async def test_a_password_reaches_the_server_as_a_verifier_only(place: Place) -> None:
+    """A log of all statements, or who reads pg_authid, does not learn it; a wrong one is refused."""
+    kept = str(await place.value("SELECT rolpassword FROM pg_authid WHERE rolname = $1", place.writer_role.name))
+    assert kept.startswith("SCRAM-SHA-256$4096:")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(place.dsn(place.writer_role._replace(password="guess")))
+    changed = place.writer_role._replace(password="another")
+    await migrate(place.postgres, changed)
+    await (await asyncpg.connect(place.dsn(changed))).close()
+
+
+@pytest.mark.parametrize("text", ["Capital", "a b", "x; DROP TABLE purchases", "", "ok:p%C3%A4sse", "ok:\n"])
+def test_a_role_that_cannot_be_one_is_refused(text: str) -> None:
+    """Before anything is sent to Postgres."""
+    with pytest.raises(ValueError, match="name:password"):
+        parse_role(text)
+
+
+async def test_a_migrator_that_may_make_no_roles_is_told_what_to_do(place: Place) -> None:
+    """A managed database: roles that exist are given their rights; limits that cannot be set are named."""
+    owner = Role(f"o_{secrets.token_hex(4)}", "o")
+    database = place.postgres.rpartition("/")[2]
+    await place.rows(f"CREATE ROLE {owner.name} LOGIN PASSWORD 'o'")
+    other = f"{database}_owned"
+    await place.rows(f"CREATE DATABASE {other} OWNER {owner.name}")
+    dsn = f"{place.dsn(owner).rpartition('/')[0]}/{other}"
+    try:
+        with pytest.raises(DatabaseWrong, match="make nobody_yet by other means"):
+            await migrate(dsn, Role("nobody_yet", "x"))
+        assert await place.value("SELECT count(*) FROM pg_roles WHERE rolname = 'nobody_yet'") == 0
+        said = await migrate(dsn, place.writer_role._replace(password=""), place.reader_role._replace(password=""))
+        assert any("lock_timeout" in sentence for sentence in said)
+        writer = f"{place.dsn(place.writer_role).rpartition('/')[0]}/{other}"
+        assert await refused(writer, "SELECT FROM purchases", "DROP TABLE purchases") == ["DROP TABLE purchases"]
+    finally:
+        await place.rows(f"DROP DATABASE {other} WITH (FORCE)")
+        await place.rows(f"DROP ROLE {owner.name}")
+
+
+async def test_a_whole_sale_with_no_more_rights_than_the_roles_have(place: Place) -> None:
+    """Sold, declined, given back, cancelled, expired, told: the writer needs nothing that it was not given."""
+    [_, sale] = place.log.append(
+        0,
+        [listed()],
+        [
+            reserved("ok", 1),
+            reserved("bad", 2, method="declined"),
+            reserved("held", 3, method="unknown", hold_ms=200),
+            reserved("gone", 4, method="unknown"),
+            rejected("late"),
+        ],
+    )
+    async with place.writer(postgres=place.dsn(place.writer_role)) as task:
+
+        async def ended() -> bool:
+            return await place.statuses() == {
+                "ok": "confirmed", "bad": "released", "held": "released", "gone": "released", "late": "rejected",
+            }  # fmt: skip
+
+        await until(lambda: place.value("SELECT true FROM purchases WHERE purchase_id = 'gone'"), "rows", task=task)
+        for name in ("gone", "not-there-yet"):
+            place.command(CancelRequested(request_id=RequestId(name), purchase_id=PurchaseId(name), actor="operator"))
+        await until(ended, "all ended", 40, task)
+        place.log.append(0, [released("bad", Position(0, sale, 1)), listed(stock=7)])
+        await until(lambda: place.value("SELECT true FROM products WHERE stock = 7"), "listed again", task=task)
+        await until(lambda: place.value("SELECT count(*) = 0 FROM outbox"), "told", task=task)
+    reader = Store(place.dsn(place.reader_role))
+    await reader.open()
+    try:
+        assert len((await reader.snapshot()).products) == 1
+        assert await reader.claim_identity("one") == await reader.claim_identity("two") == "one"
+        known = await reader.purchase("bad")
+        assert known is not None
+        assert known.status == "released"
+    finally:
+        await reader.close()
+
+
+@pytest.mark.parametrize("way", ["limits of the session", "limits of the role, behind a pooler"])
+async def test_a_transaction_that_a_frozen_writer_holds_is_ended(place: Place, way: str) -> None:
+    """Between UPDATE and COMMIT: the successor waits for the progress no longer than the limit, and goes on."""
+    place.log.append(0, [listed()], [reserved("p1", 1)])
+    async with place.writer(payment="none") as task:
+        await until(lambda: place.value("SELECT true FROM purchases"), "running", task=task)
+        pooled = way != "limits of the session"
+        dsn = place.dsn(place.writer_role) if pooled else place.postgres
+        pool = await open_pool(dsn, "frozen", pooled=pooled)
+        try:
+            assert await pool.fetchval("SHOW idle_in_transaction_session_timeout") == "5s"
+            assert await pool.fetchval("SHOW lock_timeout") == "5s"
+            assert await pool.fetchval("SHOW statement_timeout") == "20s"
+            began = asyncio.get_running_loop().time()
+
+            async def successor() -> None:
+                place.log.append(0, [reserved("p2", 2)])
+                await until(lambda: place.value("SELECT count(*) = 2 FROM purchases"), "the successor", 20, task)
+                assert 2 < asyncio.get_running_loop().time() - began < FREED_S_MAX
+
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+                await _freeze(pool, successor)
+        finally:
+            pool.terminate()
+    assert await place.value("SELECT next_offset FROM progress WHERE partition = 0") == 3
+
+
+async def _freeze(pool: Pool, meanwhile: Callable[[], Awaitable[None]]) -> None:
+    """Move partition 0 on, as a writer does first of all, send nothing more for a while, then try to commit."""
+    async with Units(pool, lambda unit, started: None).open() as unit:
+        [at] = await unit.connection.fetch("SELECT * FROM progress WHERE partition = 0")
+        to = Progress(at["next_offset"] + 1, at["source_offset"] + 1, at["load"], at["anchor"] + 1)
+        await store.apply(unit, {0: store.Move(at["next_offset"], to)}, Batch(), confirm=True)
+        await meanwhile()
+
+
+async def test_a_writer_process_frozen_in_its_transaction(place: Place) -> None:
+    """SIGSTOP in the middle of its INSERT, a successor, SIGCONT: each purchase once, and the frozen one goes on."""
+    place.log.append(0, [listed()])
+    await place.rows(
+        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF current_setting('application_name') = 'order-writer/frozen' THEN PERFORM pg_sleep(1); END IF;"
+        " RETURN NULL; END $$"
+    )
+    await place.rows("CREATE TRIGGER linger AFTER INSERT ON purchases EXECUTE FUNCTION linger()")
+    env = {
+        "STAMPEDE_KAFKA": place.kafka,
+        "STAMPEDE_POSTGRES": place.dsn(place.writer_role),
+        "STAMPEDE_INSTANCE": "frozen",
+        "STAMPEDE_PAYMENT": "none",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "order_writer"], env=os.environ | env)  # noqa: ASYNC220
+    lingers = (
+        "SELECT true FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        " AND application_name = 'order-writer/frozen'"
+    )
+    try:
+        await until(lambda: place.value("SELECT true FROM progress WHERE next_offset = 1"), "running", 30)
+        place.log.append(0, [reserved("p1", 1), reserved("p2", 2)])
+        await until(lambda: place.value(lingers), "in the middle of it")
+        psutil.Process(process.pid).suspend()
+        async with place.writer("next", group="another", payment="none") as task:
+            await until(lambda: place.value("SELECT count(*) = 2 FROM purchases"), "the successor", 25, task)
+        psutil.Process(process.pid).resume()
+        place.log.append(0, [reserved("p3", 3)])
+        await until(lambda: place.value("SELECT count(*) = 3 FROM purchases"), "the frozen one goes on", 30)
+        assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    assert {event.version for event in place.events()} == {2}
+
+
+async def test_nothing_is_prepared_for_later_behind_a_pooler(place: Place) -> None:
+    """All that a writer and a gateway do works without prepared statements and session settings, and leaves none."""
+    place.log.append(0, [listed()], [reserved("ok", 1), reserved("bad", 2, method="declined")])
+    dsn = place.dsn(place.writer_role)
+    async with place.writer(postgres=dsn, postgres_pooled=True) as task:
+        ended = "SELECT count(*) = 2 FROM purchases WHERE status IN ('confirmed', 'released')"
+        await until(lambda: place.value(ended), "both ended", 30, task)
+    pool = await open_pool(dsn, "looking", pooled=True)
+    try:
+        async with pool.acquire() as connection:
+            for _ in range(3):
+                assert await connection.fetchval("SELECT count(*) FROM purchases WHERE quantity = $1", 2) == 2
+            assert await connection.fetchval("SELECT count(*) FROM pg_prepared_statements") == 0
+            assert await connection.fetchval("SHOW application_name") == "order-writer/looking"
+    finally:
+        pool.terminate()
+
+
+@pytest.fixture(scope="module")
+def certificate(servers: LocalStack) -> Iterator[Path]:
+    """A certificate for 127.0.0.1 in its own name; the server speaks TLS with it until the module's end."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    data = (servers.layout.root / "postgres").resolve() / "data"
+    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    files = {
+        "server.crt": made.public_bytes(encoding),
+        "server.key": key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain),
+    }
+    for file, content in files.items():
+        (data / file).write_bytes(content)
+        (data / file).chmod(0o600)
+        os.chown(data / file, data.stat().st_uid, data.stat().st_gid)
+    kept = servers.layout.root / "ca.crt"
+    kept.write_bytes(files["server.crt"])
+    try:
+        asyncio.run(_tls(servers.postgres, on=True))
+    except asyncpg.FeatureNotSupportedError as error:  # this build of Postgres has no TLS
+        pytest.skip(str(error))
+    yield kept
+    asyncio.run(_tls(servers.postgres, on=False))
+    kept.unlink()
+
+
+async def _tls(dsn: str, *, on: bool) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(f"ALTER SYSTEM SET ssl = {'on' if on else 'off'}")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
+
+
+async def test_tls_by_the_parameters_of_the_url(place: Place, certificate: Path) -> None:
+    """`sslmode` and `sslrootcert` as a managed database gives them, for migration, writer and gateway alike."""
+    verified = f"?sslmode=verify-full&sslrootcert={certificate}"
+    await migrate(place.postgres + verified)
+    for parameters in ("?sslmode=require", verified):
+        pool = await open_pool(place.dsn(place.writer_role) + parameters, "tls")
+        try:
+            assert await pool.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        finally:
+            pool.terminate()
+    reader = Store(place.dsn(place.reader_role) + verified)
+    await reader.open()
+    try:
+        assert await reader.claim_identity("mine") == "mine"
+    finally:
+        await reader.close()
+
+
+async def test_a_certificate_that_is_not_known_is_refused(place: Place, certificate: Path) -> None:
+    """Not the one that was named, or another host's name: one sentence, and nothing is sent."""
+    named = place.postgres.replace("127.0.0.1", "localhost")
+    with pytest.raises(DatabaseWrong, match=r"localhost|certificate"):
+        await open_pool(f"{named}?sslmode=verify-full&sslrootcert={certificate}", "tls")
+    with pytest.raises(DatabaseWrong, match="certificate"):
+        await open_pool(
+            f"{place.postgres}?sslmode=verify-full&sslrootcert={ssl.get_default_verify_paths().openssl_cafile}", "tls"
+        )
