@@ -18,7 +18,7 @@ from eventlog.kafka import consumer, watermarks
 from eventlog.reader import CountingReader, Void
 from inventory.domain import decide, evolve
 from inventory.table import StockTable
-from replay import live
+from replay import books, live
 from replay.evidence import Evidence
 from replay.journal import from_crowd
 from replay.judge import judge
@@ -113,6 +113,7 @@ def collect(running: LocalStack) -> Evidence:
     database = live.database(addresses.postgres)
     evidence = live.log(addresses.kafka)
     evidence.states, evidence.database = states, database
+    evidence.payments = books.beside(running.layout.endpoints)
     return evidence
 
 

@@ -13,6 +13,7 @@ class Planted(NamedTuple):
     rule: str
     kills: str = ""  # kill -9 of this process amid the sale
     zombie: bool = False  # a record of a worker that was overtaken lands after the sale
+    cancels: bool = False  # a product that was sold and paid for is cancelled
     wait_s: float = 15.0
 
     @property
@@ -23,7 +24,7 @@ class Planted(NamedTuple):
 
 OVERDUE_S = 50.0  # the checker leaves units that come back 30 s
 
-CONTROL = Planted("none", "the shipped services", "", kills="inventory-0", zombie=True)
+CONTROL = Planted("none", "the shipped services", "", kills="inventory-0", zombie=True, cancels=True)
 BUGS = (
     Planted("inventory", "no check for duplicates", "S4"),
     Planted("inventory", "the last unit is sold twice", "S1"),
@@ -43,6 +44,7 @@ BUGS = (
     Planted("order-writer", "the return of units is not heard", "S5"),
     Planted("order-writer", "a declined payment releases nothing", "S5", wait_s=OVERDUE_S),
     Planted("order-writer", "a release names another position", "S5", wait_s=OVERDUE_S),
+    Planted("order-writer", "a cancelled order is not refunded", "S21", cancels=True, wait_s=OVERDUE_S),
     Planted("gateway", "one key gives two purchases", "S9"),
     Planted("gateway", "202 before the log has acknowledged", "S8", kills="gateway-0"),
     Planted("gateway", "202 for what is not logged", "S8"),

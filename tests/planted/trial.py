@@ -19,13 +19,14 @@ from devstack.crowd import Crowd, Sale
 from devstack.crowd import Journal as Told
 from eventlog.__main__ import provision
 from eventlog.kafka import TopicsWrong, admin_client, producer
-from replay import judge, live
+from replay import books, judge, live
 from replay.failure import CannotCheck
 from replay.journal import from_crowd
-from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
+from stampede_schemas.codec import encode, encode_decisions, encode_requests, source_crc
 from stampede_schemas.decisions import Rejected
-from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId
-from stampede_schemas.topics import DECISIONS, REQUESTS, TOPICS, partition_of
+from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId, RequestId
+from stampede_schemas.orders import CancelProductRequested
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
 from tests.planted.builds.planting import FILE
 from tests.support.inventory import Log, listing, purchase
@@ -89,6 +90,7 @@ class Stage:
             left.unlink()
         if not self._fresh:
             self._running.scale(gateway=0, inventory=0, order_writer=0)
+            self._running.layout.payments.unlink(missing_ok=True)
             _new_topics(self._running.kafka)
             asyncio.run(_no_rows(self._running.postgres))
         if not self._fresh or bug is not CONTROL:
@@ -110,8 +112,23 @@ class Stage:
         only = _another(partition)
         log.ask([listing(only, 1), *(purchase(only) for _ in range(3))])
         log.flush()
+        if bug.cancels:
+            self._cancel(log, ProductId(only))
         if bug.kills:
             self._running.kill(bug.kills)
+
+    def _cancel(self, log: Log, product_id: ProductId) -> None:
+        """Once somebody has paid for it, an operator cancels the product."""
+
+        def paid() -> bool:
+            told = [record.value or b"" for number in range(PARTITIONS) for record in log.records(ORDERS.name, number)]
+            return any(b'"OrderConfirmed"' in value and product_id.encode() in value for value in told)
+
+        eventually(paid, what="a paid order")
+        ask = CancelProductRequested(request_id=RequestId("all-of-it"), product_id=product_id, actor="operator")
+        writer = producer(self._running.kafka)
+        writer.produce(ORDER_COMMANDS.name, encode(ask), partition=partition_of(product_id))
+        assert writer.flush(10) == 0
 
     def _zombie(self, product_id: str) -> None:
         """A worker that was overtaken writes late: a first answer to the next request, and void for everyone."""
@@ -160,6 +177,7 @@ class Stage:
         database = live.database(addresses.postgres)
         evidence = live.log(addresses.kafka)
         evidence.states, evidence.database, evidence.journal = states, database, from_crowd(told)
+        evidence.payments = books.beside(self._running.layout.endpoints)
         return {found.name: found.first[0].at for found in judge.judge(evidence) if found.violations}
 
 

@@ -23,7 +23,7 @@ from tests.planted.builds.planting import exchange, for_the_first_time, plant
 from tests.simulation.mutants import FirstCopyCounts
 
 DIES_AT_BATCH = 3
-_row, _advance, _react = domain._row, store._advance, saga.react
+_row, _advance, _react, _pay = domain._row, store._advance, saga.react, Unit.pay
 
 
 def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
@@ -77,6 +77,11 @@ def _no_releases(_effects: list[saga.GiveBack]) -> list[Outgoing]:
     return []
 
 
+async def _no_voids(opened: Unit, money: unit.Money) -> None:
+    money.voids.clear()
+    await _pay(opened, money)
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "another price in the row": lambda: exchange(domain, _row=_another_price),
     "progress is committed before its rows": lambda: exchange(store, _advance=_progress_first),
@@ -85,6 +90,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "the catalogue shows one unit too many": lambda: exchange(writer, Batch=ShowsOneMore),
     "the return of units is not heard": lambda: exchange(saga, react=_deaf_to_returns),
     "a declined payment releases nothing": lambda: exchange(unit, releases=_no_releases),
+    "a cancelled order is not refunded": lambda: exchange(Unit, pay=_no_voids),
     "a release names another position": lambda: exchange(unit, releases=_elsewhere),
 }
 
