@@ -18,6 +18,7 @@ from devstack.supervisor import ProcessSpec
 
 SERVICES = ("inventory", "order-writer", "ratelimit", "gateway")
 LIMITS = "user:token_bucket:50/s,address:token_bucket:100000/s"
+WRITER, READER = "stampede_writer", "stampede_reader"  # roles of the database, see order_writer/roles.py
 ONE_SHOT_WAIT_S = 60.0
 # -P: the working folder has parts named like packages (`.stack/redis`); it must not be imported from.
 PYTHON = (sys.executable, "-P", "-m")
@@ -75,9 +76,14 @@ def migrate() -> tuple[str, ...]:
     return (*PYTHON, "order_writer", "migrate")
 
 
-def one_shot_environment(addresses: Addresses, overrides: Mapping[str, str]) -> dict[str, str]:
-    """What the one-shots need to reach the components."""
-    return {**inherited(), **_shared(addresses), **overrides}
+def one_shot_environment(layout: Layout, addresses: Addresses, overrides: Mapping[str, str]) -> dict[str, str]:
+    """What the one-shots need to reach the components; the tables' owner makes the roles of the others."""
+    own = {
+        "STAMPEDE_POSTGRES": addresses.postgres,
+        "STAMPEDE_WRITER_ROLE": f"{WRITER}:{layout.secret(WRITER)}",
+        "STAMPEDE_READER_ROLE": f"{READER}:{layout.secret(READER)}",
+    }
+    return {**inherited(), **_shared(addresses), **own, **overrides}
 
 
 def service(
@@ -106,11 +112,17 @@ def service(
             "STAMPEDE_ADMIN_PORT": str(ports.take(f"{name}.admin")),
             "STAMPEDE_ADMIN_KEY_SHA256": hashlib.sha256(layout.secret("admin-key").encode()).hexdigest(),
             "STAMPEDE_AUTH": "header",
+            "STAMPEDE_POSTGRES": _postgres_as(READER, layout, addresses),
             "STAMPEDE_IDENTITY_KEY": layout.secret("identity-key"),
             "STAMPEDE_LIMITS": LIMITS,
         }
     elif role == "inventory":
         own = {"STAMPEDE_SESSION_TIMEOUT_S": "10", "STAMPEDE_DATA_DIR": str(layout.root / "faust" / name)}
+    elif role == "order-writer":
+        own = {
+            "STAMPEDE_POSTGRES": _postgres_as(WRITER, layout, addresses),
+            "STAMPEDE_PAYMENT_JOURNAL": str(layout.payments),
+        }
     elif role == "ratelimit":
         http = ports.take(name)
         address = f"http://127.0.0.1:{http}"
@@ -147,11 +159,17 @@ def admin_url(ports: Ports) -> str:
     return f"http://127.0.0.1:{ports.take('gateway-0.admin')}"
 
 
+def _postgres_as(role: str, layout: Layout, addresses: Addresses) -> str:
+    """The same database for a role that may do less than its owner."""
+    parts = urlsplit(addresses.postgres)
+    where = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{role}:{layout.secret(role)}@{where}"))
+
+
 def _shared(addresses: Addresses) -> dict[str, str]:
     return {
         "STAMPEDE_ENV": "dev",
         "STAMPEDE_KAFKA": addresses.kafka,
-        "STAMPEDE_POSTGRES": addresses.postgres,
         "STAMPEDE_REDIS": addresses.redis,
         "STAMPEDE_TRACE_SAMPLE": "1.0",
         "PYTHONUNBUFFERED": "1",

@@ -138,7 +138,7 @@ class Stack:
     async def _bring(self, component: ProcessSpec, name: str, one_shot: tuple[str, ...]) -> None:
         """Start a component and, as soon as it is healthy, run what has to be made in it."""
         await self._supervisor.start([component])
-        env = processes.one_shot_environment(self._addresses, self._plan.env)
+        env = processes.one_shot_environment(self._layout, self._addresses, self._plan.env)
         await run_once(self._layout, name, one_shot, env, processes.ONE_SHOT_WAIT_S)
 
     def _remember_ports(self) -> None:
