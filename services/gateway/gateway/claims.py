@@ -6,6 +6,7 @@ ignores the second: nothing here is needed for being right, only for giving a re
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ TELL_S = 0.005  # what no tick has told by then is told without one
 LOOK_S = 1.0
 LOOKS_MAX = 8  # questions about single purchases under way at once: ticks must not wait for a connection
 UNTOLD_MAX = 50_000
+_log = logging.getLogger(__name__)
 
 
 class Ruling(NamedTuple):
@@ -85,7 +87,10 @@ class Claims:
         while True:
             if time.monotonic() - looked_at >= LOOK_S:
                 looked_at = time.monotonic()
-                await self.look()
+                try:
+                    await self.look()
+                except Exception:  # whatever it was, claims go on being told, and the next look may settle it
+                    _log.exception("whether Redis vouches could not be settled")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._settled.wait()

@@ -94,11 +94,11 @@ class Lookup:
             if claim is None or now_ms - claim.at_ms > (time.monotonic() - self._began) * 1000:
                 raise
             return pending
-        if known is None:
+        if known is None and not vouched:
             await self._watchers.changed(purchase_id, UNKNOWN_WAIT_S)  # accepted a moment ago, elsewhere?
             known = self._projection.purchase(purchase_id)
-        if known is None and not vouched:
-            raise Unvouched("it is not known now whether there is such a purchase")
+            if known is None:
+                raise Unvouched("it is not known now whether there is such a purchase")
         return known
 
 
