@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.fuzz import WEBHOOK_SECRET
 from tests.support.stack import LocalStack, stack
 
 
 @pytest.fixture(scope="session")
 def whole() -> Iterator[LocalStack]:
     """All four services on real components."""
-    with stack() as running:
+    with stack(env={"STAMPEDE_WEBHOOK_SECRET": WEBHOOK_SECRET}) as running:
         yield running
