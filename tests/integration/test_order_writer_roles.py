@@ -293,6 +293,16 @@ async def test_nothing_is_prepared_for_later_behind_a_pooler(place: Place) -> No
             assert await connection.fetchval("SHOW application_name") == "order-writer/looking"
     finally:
         pool.terminate()
+    reader = Store(place.dsn(place.reader_role), "looking", pooled=True)
+    await reader.open()
+    try:
+        for _ in range(3):
+            assert await reader.fingerprints(["ok", "bad", "not there"]) == dict.fromkeys(("ok", "bad"), "f" * 16)
+        assert len((await reader.snapshot()).products) == 1
+        named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gateway/looking'"
+        assert await place.value(named) == 1
+    finally:
+        await reader.close()
 
 
 @pytest.fixture(scope="module")

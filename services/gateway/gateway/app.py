@@ -80,7 +80,7 @@ class Gateway:
         metrics = Metrics(registry)
         tracing = configure("gateway", settings.instance, settings.span_file, settings.trace_sample)
         projection, watchers, clock = Projection(), Watchers(), BrokerClock()
-        store = Store(settings.postgres.get_secret_value())
+        store = Store(settings.postgres.get_secret_value(), settings.instance, pooled=settings.postgres_pooled)
         redis = connect(settings.redis.get_secret_value())
         self._tail = tail = Tail(settings.kafka, projection, watchers, clock)
         limiter = Limiter(redis, parse_policies(settings.limits), gateways=settings.gateways, registry=registry)

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     instance: str = "gateway-0"
     kafka: str
     postgres: SecretStr
+    postgres_pooled: bool = False  # a pooler in transaction mode is in between
     redis: SecretStr
     http_host: str = "127.0.0.1"
     http_port: int = Field(default=8080, ge=0, le=65535)

@@ -16,6 +16,7 @@ from gateway.projection import Product, Purchase
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId
 
 CONNECTIONS_MAX = 4
+STATEMENTS_KEPT_MAX = 100  # prepared, per connection
 CONNECT_S_MAX = 2.0
 READ_S_MAX = 1.0
 SNAPSHOT_S_MAX = 30.0
@@ -24,6 +25,7 @@ _AWAY = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,  # all its connections are taken, or its disk is full
     asyncpg.OperatorInterventionError,  # it is shutting down, starting up or has crashed
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the connection broke in the middle of a protocol step
@@ -55,14 +57,21 @@ class Snapshot:
 class Store:
     """A small pool that connects when first used."""
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: str, instance: str = "", *, pooled: bool = False) -> None:
+        """`instance` is shown in pg_stat_activity; `pooled`: behind a pooler nothing is prepared for later."""
+        self._dsn, self._name, self._pooled = dsn, f"gateway/{instance}"[:63], pooled
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
         """Make the pool; no connection yet. Raises ValueError when the DSN cannot be read."""
         self._pool = await asyncpg.create_pool(
-            self._dsn, min_size=0, max_size=CONNECTIONS_MAX, timeout=CONNECT_S_MAX, command_timeout=READ_S_MAX
+            self._dsn,
+            min_size=0,
+            max_size=CONNECTIONS_MAX,
+            timeout=CONNECT_S_MAX,
+            command_timeout=READ_S_MAX,
+            statement_cache_size=0 if self._pooled else STATEMENTS_KEPT_MAX,
+            server_settings={"application_name": self._name},
         )
 
     async def close(self) -> None:
