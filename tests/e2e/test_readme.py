@@ -14,8 +14,8 @@ def blocks() -> list[str]:
     return re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_curl_lines_of_the_readme_sell_a_unit(whole: LocalStack, tmp_path: Path) -> None:
-    """List a product, buy one unit, look at the product: the block runs as it is written, on this stack."""
+def test_the_curl_lines_of_the_readme_sell_a_unit_and_take_it_back(whole: LocalStack, tmp_path: Path) -> None:
+    """List a product, buy, watch, cancel: the block runs as it is written, on this stack."""
     block = next(block for block in blocks() if "curl" in block)
     assert "make up " in block
     lines = block.replace("make up ", ": ").replace(
@@ -25,8 +25,12 @@ def test_the_curl_lines_of_the_readme_sell_a_unit(whole: LocalStack, tmp_path: P
         ["bash", "-euo", "pipefail", "-c", lines], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert '"status":"reserved"' in ran.stdout or '"status":"confirmed"' in ran.stdout
-    assert '"available":2' in ran.stdout
+    said = ran.stdout
+    assert '"available":3' in said
+    watched = said[said.index("retry: ") :]
+    assert "event: confirmed" in watched
+    ended = watched[watched.index('"status":"confirmed"') :]
+    assert ended.index('"status":"released"') < ended.index('"reason":"cancelled"')
 
 
 def test_every_make_target_the_readme_names_exists() -> None:
