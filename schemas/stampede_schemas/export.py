@@ -35,6 +35,7 @@ _CLOUD_EVENT = {
     "ce_id": "purchase_id/version: the same for every repeat of an event",
     "ce_source": "who says it",
     "ce_type": "stampede.<message>.v<version>",
+    "ce_subject": "purchase_id",
     "ce_time": "RFC 3339, UTC",
     "content-type": "application/json",
 }
@@ -42,7 +43,8 @@ _LETTER = {
     "reason": "the stable word for why it can never be acted on",
     "topic": "where it stood",
     "partition": "where it stood",
-    "offset": "where it stood; a request has its `index` in the batch as well",
+    "offset": "where it stood; a request or decision has its `index` in the record as well",
+    "first_seen_ms": "since when it lies here; of a command, since when it is in the log",
 }
 _HEADERS: dict[str, dict[str, str]] = {ORDERS.name: _CLOUD_EVENT, DEAD_LETTERS.name: _LETTER}
 _ABOUT: dict[str, str] = {
