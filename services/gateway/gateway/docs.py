@@ -3,6 +3,7 @@
 `python -m gateway.docs [folder]` writes openapi.json (buyers) and openapi-admin.json (operators).
 """
 
+import re
 import sys
 from functools import cache
 from importlib.resources import files
@@ -51,6 +52,9 @@ def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
             assert isinstance(whole, dict)
             whole["components"]["schemas"][ProblemDocument.__name__] = ProblemDocument.model_json_schema()
             whole["components"]["securitySchemes"] = security_schemes
+            for operation in (told for path in whole["paths"].values() for told in path.values()):
+                words = re.sub(r"([A-Z])", r" \1", operation["operationId"]).lower()
+                operation["summary"] = words[0].upper() + words[1:]
             app.openapi_schema = whole
         assert app.openapi_schema is not None
         return app.openapi_schema
