@@ -114,6 +114,7 @@ def service(
             "STAMPEDE_AUTH": "header",
             "STAMPEDE_POSTGRES": _postgres_as(READER, layout, addresses),
             "STAMPEDE_IDENTITY_KEY": layout.secret("identity-key"),
+            "STAMPEDE_WEBHOOK_SECRET": layout.secret("webhook-secret"),
             "STAMPEDE_LIMITS": LIMITS,
         }
     elif role == "inventory":
