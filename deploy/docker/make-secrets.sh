@@ -7,7 +7,7 @@ cd "$(dirname "$0")/secrets"
 chmod 700 .
 umask 022
 new() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
-for name in postgres_password redis_password identity_key admin_key; do
+for name in postgres_password postgres_writer_password postgres_reader_password redis_password identity_key admin_key webhook_secret; do
   test -s "$name" || new > "$name"
 done
 # The gateway knows only the hash of the operators' key.

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -82,12 +83,22 @@ def test_the_cluster_gives_each_pod_the_secrets_it_names_and_no_others(service: 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_jobs_have_what_they_read(overlay: str) -> None:
-    """The topics job needs Kafka; the migrations need Postgres and are a command of the order-writer."""
+    """The topics job needs Kafka; the migrations, a command of the order-writer, Postgres and the roles to make."""
     maps = config_maps(overlay)
     assert maps["topics"].keys() == {"STAMPEDE_KAFKA"}
-    assert maps["migrations"].keys() == {"STAMPEDE_POSTGRES"} <= known("order-writer")
+    needed = {"STAMPEDE_POSTGRES", "STAMPEDE_WRITER_ROLE", "STAMPEDE_READER_ROLE"}
+    assert maps["migrations"].keys() == needed <= known("order-writer")
     assert required("order-writer") <= maps["migrations"].keys()
-    assert set(compose()["services"]["migrations"]["environment"]) == {"STAMPEDE_POSTGRES"}
+    assert set(compose()["services"]["migrations"]["environment"]) == needed
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_services_use_the_roles_that_the_migrations_make(overlay: str) -> None:
+    """By name and password; only the migrations know the tables' owner."""
+    for maps in (config_maps(overlay), {s: compose_environment(s) for s in ("migrations", "order-writer", "gateway")}):
+        for service, role in (("order-writer", "WRITER"), ("gateway", "READER")):
+            where = urlsplit(maps[service]["STAMPEDE_POSTGRES"])
+            assert f"{where.username}:{where.password}" == maps["migrations"][f"STAMPEDE_{role}_ROLE"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
