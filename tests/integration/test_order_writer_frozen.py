@@ -1,11 +1,7 @@
-"""Writers that die or freeze at named points with a successor, and transactions that cross: everything happens once."""
+"""A writer that freezes with a successor, a log that overrules its row, transactions that cross: all happens once."""
 
 import asyncio
-import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,19 +9,11 @@ import asyncpg
 import httpx
 import pytest
 
-from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested
-from tests.chaos.builds.points import FOLDER, GROUP, arm, struck
+from tests.support.mortal import freeze_and_succeed, settled
 from tests.support.orders import Installation, installation, listed, released, reserved, until
 from tests.support.stack import LocalStack
-
-POINTS = (
-    "before COMMIT",
-    "after COMMIT, before the offset",
-    "before the outbox is sent",
-    "after the outbox is sent",
-)
 
 
 @pytest.fixture
@@ -35,95 +23,9 @@ async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
         yield made
 
 
-def mortal(place: Installation, folder: Path) -> "subprocess.Popen[bytes]":
-    """A writer as a process, with crash points."""
-    env = {
-        "STAMPEDE_KAFKA": place.kafka,
-        "STAMPEDE_POSTGRES": place.postgres,
-        "STAMPEDE_PAYMENT": "none",
-        "STAMPEDE_INSTANCE": "mortal",
-        "STAMPEDE_SESSION_TIMEOUT_S": "6",
-        FOLDER: str(folder),
-    }
-    inherited = {name: value for name, value in os.environ.items() if name != GROUP}
-    command = [sys.executable, "-m", "tests.chaos.builds.order_writer"]
-    return subprocess.Popen(command, env=inherited | env, stdout=subprocess.DEVNULL)
-
-
-def sell(place: Installation, name: str, records: int = 20, each: int = 10, first: int = 1) -> int:
-    """So many records of sales of one product on partition 2; how many orders that are."""
-    sale: list[list[AnyDecision]] = [
-        [reserved(f"{name}-{r}-{i}", first + r * each + i, product_id="shoe") for i in range(each)]
-        for r in range(records)
-    ]
-    place.log.append(2, *sale)
-    return records * each
-
-
-async def struck_at(folder: Path) -> bool:
-    """Whether the process has sent itself the signal."""
-    return bool(struck(folder, "mortal"))
-
-
-async def settled(place: Installation, count: int) -> bool:
-    """Whether so many purchases are confirmed, and all that was to be sent is sent."""
-    done = await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed'") == count
-    return done and await place.value("SELECT count(*) FROM outbox") == 0
-
-
-async def everything(place: Installation, total: int) -> None:
-    """Each order confirmed at version 2 and told; told again only as what it was."""
-    assert await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed' AND version = 2") == total
-    events = await asyncio.to_thread(place.events)
-    assert {event.version for event in events} == {2}
-    assert len({event.purchase_id for event in events}) == total
-
-
-async def test_a_writer_killed_at_each_point_is_continued(place: Installation, tmp_path: Path) -> None:
-    """kill -9 before and after COMMIT, before and after sending: the next start goes on, nothing is lost or doubled."""
-    place.log.append(2, [listed(stock=10**6)])
-    total = 0
-    for point in POINTS:
-        total += sell(place, point.replace(" ", "-"), first=total + 1)
-        arm(tmp_path, "mortal", point, 0)
-        process = await asyncio.to_thread(mortal, place, tmp_path)
-        try:
-            await until(lambda: struck_at(tmp_path), f"struck {point}")
-            assert await asyncio.to_thread(process.wait, 10) == -signal.SIGKILL
-        finally:
-            process.kill()
-    async with place.writer("mortal", payment="none") as task:
-        await until(lambda: settled(place, total), "the rest", task=task)
-    await everything(place, total)
-
-
-@pytest.mark.parametrize("point", ["before COMMIT", "before the outbox is sent"])
-async def test_a_frozen_writer_has_a_successor_and_thaws_harmlessly(
-    place: Installation, tmp_path: Path, point: str
-) -> None:
-    """Frozen between its UPDATE and COMMIT it holds the progress row, frozen with messages in hand it holds the
-    lease: both are taken from it within seconds; thawed, it repeats nothing but messages, and works on."""
-    place.log.append(2, [listed(stock=10**6)])
-    total = sell(place, "first")
-    arm(tmp_path, "mortal", point, 0, signal.SIGSTOP)
-    process = await asyncio.to_thread(mortal, place, tmp_path)
-    try:
-        await until(lambda: struck_at(tmp_path), "frozen")
-        async with place.writer("successor", group="successor", payment="none") as task:
-            await until(lambda: settled(place, total), "the successor has done it", 15, task)
-            total += sell(place, "second", first=total + 1)
-            await until(lambda: settled(place, total), "and goes on", task=task)
-            process.send_signal(signal.SIGCONT)
-            total += sell(place, "third", first=total + 1)
-            await until(lambda: settled(place, total), "both run", task=task)
-        total += sell(place, "fourth", first=total + 1)
-        await until(lambda: settled(place, total), "the thawed one works")
-        process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 15) == 0
-    finally:
-        process.kill()
-        process.wait()
-    await everything(place, total)
+async def test_a_frozen_writer_has_a_successor_and_thaws_harmlessly(place: Installation, tmp_path: Path) -> None:
+    """Between its UPDATE and COMMIT it holds the progress row: taken from it within seconds; thawed, it works on."""
+    await freeze_and_succeed(place, tmp_path, "before COMMIT")
 
 
 async def test_the_log_beats_the_row(place: Installation) -> None:

@@ -133,6 +133,19 @@ async def test_a_refused_row_applied_again_changes_nothing(place: Installation) 
     assert len(place.values(DEAD_LETTERS.name)) == 1
 
 
+async def test_a_batch_of_nothing_but_refused_rows_passes(place: Installation) -> None:
+    """The worst batch there is: 2,000 rows, each refused."""
+    place.log.append(5, [listed()])
+    async with place.writer(payment="none") as task:
+        await until(lambda: applied(place, 5, 1), "running", task=task)
+        place.log.append(5, *[[unsayable(f"p{r}-{i}", r * 500 + i + 1) for i in range(500)] for r in range(4)])
+        began = time.monotonic()
+        await until(lambda: applied(place, 5, 5), "the partition goes on", task=task)
+        took_s = time.monotonic() - began
+    assert await place.value("SELECT count(*) FROM purchases WHERE reason = 'row_error'") == 2_000
+    assert took_s < 15  # 2.8 s while the machine had ten times what it can do
+
+
 async def test_a_product_that_the_catalogue_cannot_hold_stops_nothing(place: Installation) -> None:
     """Its record is a dead letter; what is sold of it is sold."""
     await place.rows("ALTER TABLE products ADD CHECK (stock < 1000)")

@@ -110,9 +110,9 @@ def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source
     _bury(unit, source, ROW_ERROR, content, error, row.source_index)
 
 
-def bury_change(unit: Unit, source: Source, key: tuple[int, ProductId], error: BaseException) -> None:
+def bury_change(unit: Unit, source: Source, product_id: ProductId, error: BaseException) -> None:
     """Keep a record as a dead letter whose change of a product the catalogue cannot hold."""
-    _log.error("the catalogue shows an older %s", key[1])
+    _log.error("the catalogue shows an older %s", product_id)
     _bury(unit, source, "product_error", source.value, error)
 
 

@@ -111,8 +111,9 @@ async def apply(
         await _catalogue(unit, list(batch.stocks.items()))
     else:
         rows = await _insert_what_can_be(unit, rows, new, insert, sources)
-        for (key, stock), error in await in_parts(unit.connection, list(batch.stocks.items()), catalogue):
-            bury_change(unit, sources[key[0], stock.source_offset], key, error)
+        stale = await in_parts(unit.connection, list(batch.stocks.items()), catalogue)
+        for at, (name, error) in {(n, stock.source_offset): (name, e) for ((n, name), stock), e in stale}.items():
+            bury_change(unit, sources[at], name, error)  # a record holds many products: one letter
     unit.payments_due = bool(rows) and not confirm
     _tell_of_sales(unit, rows, new, confirm=confirm)
     heard = list(batch.later)
@@ -135,15 +136,16 @@ async def _insert_what_can_be(
 ) -> list[Row]:
     """Insert by halves, each refused row as a stub. The rows that are there now, or were before."""
     refused = await in_parts(unit.connection, rows, insert)
-    gone: set[str] = set()
     for row, error in refused:
         if getattr(error, "constraint_name", None) == NUMBERS_CONSTRAINT:
             raise PartitionBroken(
                 row.partition,
                 f"a reservation number was given twice, the fold of partition {row.partition} is broken: {said(error)}",
             )
-        unstorable = await in_parts(unit.connection, [stub(row)], insert)
-        if unstorable or row.purchase_id in new:
+    unstorable = await in_parts(unit.connection, [stub(row) for row, _ in refused], insert)
+    gone = {row.purchase_id for row, _ in unstorable}
+    for row, error in refused:
+        if row.purchase_id in gone or row.purchase_id in new:
             bury(unit, row, new.get(row.purchase_id), error, sources[row.partition, row.source_offset])
             gone.add(row.purchase_id)
     return [row for row in rows if row.purchase_id not in gone]
