@@ -46,7 +46,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled)
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
     metrics = Metrics(settings.instance)
-    health = Health(settings.kafka, ids[DECISIONS.name], pool, metrics)
+    health = Health(settings.kafka, ids, pool, metrics)
     ops = await serve_ops(
         settings.ops_host, settings.ops_port, live=health.live, ready=health.ready, registry=metrics.registry
     )

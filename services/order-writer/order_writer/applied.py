@@ -65,9 +65,12 @@ class Sampler:
     def _ends(self, keys: list[Key]) -> dict[Key, int]:
         asked = {TopicPartition(*key): OffsetSpec.latest() for key in keys}  # type: ignore[no-untyped-call]
         ends: dict[Key, int] = {}
+        unknown = ""
         for place, found in admin_client(self._kafka).list_offsets(asked, request_timeout=LOOK_S_MAX).items():
             try:
                 ends[place.topic, place.partition] = found.result().offset
             except KafkaException as error:
-                _log.info("no end of %s/%d: %s", place.topic, place.partition, error.args[0].str())
+                unknown = f"{place.topic}/{place.partition}: {error.args[0].str()}"
+        if unknown:
+            _log.info("%d partitions did not say where they end, as %s", len(keys) - len(ends), unknown)
         return ends

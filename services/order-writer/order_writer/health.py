@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from eventlog.reader import LogBroken
 from order_writer.database import Pool, is_outage, pause, said
 from order_writer.metrics import Metrics
-from stampede_schemas.topics import DECISIONS
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 LOOK_EVERY_S = 2.0
 LOOK_S_MAX = 2.0
@@ -20,8 +20,9 @@ SILENT_S_MAX = 90.0  # longer than any backoff: a loop that is silent so long is
 class Health:
     """Kept up to date by the loops and by `watch`; read by the ops listener, which never waits."""
 
-    def __init__(self, kafka: str, topic_id: str, pool: Pool, metrics: Metrics) -> None:
-        self._topic_id, self._pool, self._metrics = topic_id, pool, metrics
+    def __init__(self, kafka: str, topic_ids: Mapping[str, str], pool: Pool, metrics: Metrics) -> None:
+        self._topic_ids = {topic.name: topic_ids[topic.name] for topic in (DECISIONS, ORDER_COMMANDS)}
+        self._pool, self._metrics = pool, metrics
         self._admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
         self._beats: dict[str, float] = {}
         self._postgres: bool | str = "not looked at yet"
@@ -55,7 +56,7 @@ class Health:
         """Look at both every two seconds.
 
         Raises:
-            LogBroken: `decisions` is another topic than at the start.
+            LogBroken: one of the topics it reads is another than at the start.
         """
         while not stopping.is_set():
             self._postgres, self._kafka = await asyncio.gather(self._look_postgres(), self._look_kafka())
@@ -88,10 +89,11 @@ class Health:
             found = await asyncio.to_thread(self._describe)
         except KafkaException as error:
             return f"does not answer: {error.args[0].str()}"
-        if found != self._topic_id:
-            raise LogBroken(f"topic {DECISIONS.name} was made anew while it was read: its orders are not these")
+        for name, topic_id in self._topic_ids.items():
+            if found[name] != topic_id:
+                raise LogBroken(f"topic {name} was made anew while it was read: its orders are not these")
         return True
 
-    def _describe(self) -> str:
-        asked = self._admin.describe_topics(TopicCollection([DECISIONS.name]), request_timeout=LOOK_S_MAX)
-        return str(asked[DECISIONS.name].result().topic_id)
+    def _describe(self) -> dict[str, str]:
+        asked = self._admin.describe_topics(TopicCollection(list(self._topic_ids)), request_timeout=LOOK_S_MAX)
+        return {name: str(described.result().topic_id) for name, described in asked.items()}

@@ -204,7 +204,7 @@ class Payer:
         async with self._units.open() as unit:
             await unit.tell(heard)
             if again:
-                await unit.connection.execute(ASK_AGAIN, *columns(again, 2))
+                await unit.connection.execute(ASK_AGAIN, *columns(sorted(again), 2))
 
     async def _renew(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():

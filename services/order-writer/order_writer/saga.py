@@ -1,6 +1,6 @@
 """The saga of one purchase, as a decider: what has to happen when something is heard about it.
 
-Pure: no clock, no I/O. Timeouts are messages. The shell (`orders.py`) loads the state under a row lock, carries out
+Pure: no clock, no I/O. Timeouts are messages. The shell (`unit.py`) loads the state under a row lock, carries out
 the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
 Status only rises: reserved < confirmed < released; rejected is final.
 """

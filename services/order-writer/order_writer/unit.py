@@ -134,9 +134,9 @@ class Unit:
         if money.captured:
             await self.connection.execute(KEEP_CAPTURES, sorted(money.captured))
         if money.voided:
-            await self.connection.execute(VOIDED, *columns(money.voided, 2))
+            await self.connection.execute(VOIDED, *columns(sorted(money.voided), 2))
         if money.voids:
-            voids = [(purchase_id, method, captured) for purchase_id, (method, captured) in money.voids.items()]
+            voids = [(purchase_id, method, captured) for purchase_id, (method, captured) in sorted(money.voids.items())]
             await self.connection.execute(VOID, *columns(voids, 3))
             self.payments_due = True
 
