@@ -213,6 +213,7 @@ async def test_a_second_member_shares_the_partitions(place: Installation) -> Non
         await until(lambda: place.value("SELECT count(*) > 0 FROM purchases"), "a began", task=a)
         async with place.writer("b", payment="none"):
             await until(lambda: settled(place, total), "all rows", 60, a)
+            await until(lambda: empty(place), "all events", 60, a)
     await everything_once(place, total, 60)
 
 

@@ -183,6 +183,7 @@ def asked_and_answered(scene: Scene, partition: int) -> dict[int, list[AnyDecisi
 
 def append(scene: Scene, partition: int, value: bytes | None) -> int:
     """Append a record; its offset."""
+    scene.log.flush()
     at = scene.log.ends(REQUESTS.name)[partition]
     scene.log.append(partition, value)
     scene.log.flush()
