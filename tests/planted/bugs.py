@@ -48,4 +48,5 @@ BUGS = (
     Planted("gateway", "one key gives two purchases", "S9"),
     Planted("gateway", "202 before the log has acknowledged", "S8", kills="gateway-0"),
     Planted("gateway", "202 for what is not logged", "S8"),
+    Planted("gateway", "a polite buyer is told 429", "S11"),
 )

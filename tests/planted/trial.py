@@ -17,11 +17,12 @@ from confluent_kafka import KafkaException
 
 from devstack.crowd import Crowd, Sale
 from devstack.crowd import Journal as Told
+from devstack.processes import LIMITS
 from eventlog.__main__ import provision
 from eventlog.kafka import TopicsWrong, admin_client, producer
 from replay import books, judge, live
 from replay.failure import CannotCheck
-from replay.journal import from_crowd
+from replay.journal import Limits, from_crowd
 from stampede_schemas.codec import encode, encode_decisions, encode_requests, source_crc
 from stampede_schemas.decisions import Rejected
 from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId, RequestId
@@ -176,7 +177,7 @@ class Stage:
         states = live.states(addresses.inventory)
         database = live.database(addresses.postgres)
         evidence = live.log(addresses.kafka)
-        evidence.states, evidence.database, evidence.journal = states, database, from_crowd(told)
+        evidence.states, evidence.database, evidence.journal = states, database, from_crowd(told, Limits(LIMITS))
         evidence.payments = books.beside(self._running.layout.endpoints)
         return {found.name: found.first[0].at for found in judge.judge(evidence) if found.violations}
 

@@ -3,13 +3,15 @@
 import asyncio
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from gateway import __main__ as program
 from gateway import admission, app
 from gateway.admission import Headers, IdentityKey, Subject
 from gateway.appender import Answer, Appender, Waiting
+from gateway.claims import Claims, Ruling
+from ratelimit.claim import Claim, Settled
 from ratelimit.limiter import Subject as Limited
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
@@ -17,7 +19,10 @@ from tests.planted.builds.planting import exchange, plant
 
 LATE_S = 0.5
 LOST_EVERY = 10
+LIMITED_EVERY = 7
 _purchase_id = IdentityKey.purchase_id
+_check = Claims.check
+_asked = itertools.count()
 
 
 def _another_id_each_time(self: IdentityKey, subject: Subject, method: str, route: str, key: str) -> PurchaseId:
@@ -26,6 +31,16 @@ def _another_id_each_time(self: IdentityKey, subject: Subject, method: str, rout
 
 def _never_waits(_headers: Headers) -> int | None:
     return None
+
+
+async def _limits_some(self: Claims, batch: Sequence[Limited], claims: Sequence[Claim]) -> Ruling:
+    verdicts, vouched = await _check(self, batch, claims)
+    unlucky = [next(_asked) % LIMITED_EVERY == 1 for _ in batch]
+    self.settle(
+        Settled(c.id, c.fingerprint, c.buyer, "d") for c, limited in zip(claims, unlucky, strict=True) if limited
+    )
+    told = [v._replace(allowed=not limited) for v, limited in zip(verdicts, unlucky, strict=True)]
+    return Ruling(told, vouched)
 
 
 class AnswersEarly(Appender):
@@ -67,6 +82,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "one key gives two purchases": lambda: exchange(IdentityKey, purchase_id=_another_id_each_time),
     "202 before the log has acknowledged": _answers_early,
     "202 for what is not logged": _loses_some,
+    "a polite buyer is told 429": lambda: exchange(Claims, check=_limits_some),
 }
 
 
