@@ -10,12 +10,12 @@ from tests.support.gateway import ADMIN_KEY
 from tests.support.jwt_sale import with_tokens
 from tests.support.sale import Sale
 
-CASES = {"buyers": 8_000, "operators": 8_000}
+CASES = {"buyers": 8_000, "operators": 7_000}
 CASES_PER_ROUTE = 1_000
 SEEDS_MAX = 20
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("face", ["buyers", "operators"])
 def test_thousands_of_requests_find_nothing(sale: Sale, tmp_path: Path, face: str) -> None:
     """Seed after seed: no 5xx, no hang, nothing undocumented, nothing wrong accepted; and the gateway is well after."""
@@ -25,7 +25,7 @@ def test_thousands_of_requests_find_nothing(sale: Sale, tmp_path: Path, face: st
             url, token = (gateway.url, issuer.token("fuzz")) if face == "buyers" else (gateway.admin_url, ADMIN_KEY)
             phases = "examples,coverage,fuzzing" if seed == 1 else "fuzzing"
             found = fuzz(
-                face, url, token, tmp_path, cases_per_route=CASES_PER_ROUTE, phases=phases, wait_s=500, seed=seed
+                face, url, token, tmp_path, cases_per_route=CASES_PER_ROUTE, phases=phases, wait_s=800, seed=seed
             )
             assert found.clean, found.said
             done += found.cases

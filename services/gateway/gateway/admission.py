@@ -18,7 +18,7 @@ from stampede_schemas.identifiers import QUANTITY_MAX, BuyerId, ProductId, Purch
 
 BODY_BYTES_MAX = 4_096
 KEY_LENGTH_MAX = 255
-KEY_PATTERN = r"^[ -~]+$"
+KEY_PATTERN = r'^([!#-~]([ -~]*[!-~])?|"[ -~]+")$'  # on the wire: bare, or quoted
 WAIT_S_MAX = 5
 IDENTITY_SECRET_BYTES_MIN = 32
 PAYMENT_METHOD_DEFAULT = "ok"  # what the simulated provider approves; real ones are named by the buyer

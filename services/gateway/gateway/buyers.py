@@ -233,7 +233,7 @@ async def _document_purchase(  # its arguments are the documentation
         Header(
             min_length=1,
             max_length=admission.KEY_LENGTH_MAX,
-            pattern=r"^[!-~]+$",
+            pattern=admission.KEY_PATTERN,
             description="a new one for each new purchase",
             examples=["my-first"],
         ),
