@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
-from ratelimit.limiter import REDIS_PAUSE_S, REDIS_WAIT_S, Limiter, Subject, connect
+from ratelimit.claim import Claim, Known, Settled
+from ratelimit.limiter import POLICIES, REDIS_PAUSE_S, REDIS_WAIT_S, Limiter, Subject, connect
 from ratelimit.policy import parse_policies
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -156,3 +157,39 @@ async def test_ticks_at_the_same_time_do_not_all_wait(server: RedisServer) -> No
             tried = sum(seconds > REDIS_WAIT_S / 2 for seconds in took)
             await asyncio.sleep(0.01)
     assert tried == 1
+
+
+async def test_newer_limits_win_over_what_an_older_copy_of_redis_says(server: RedisServer) -> None:
+    """Whoever knows later ones puts them back; text that is none changes nothing and is no outage."""
+    async with limiter_on(server, "user:token_bucket:1/h") as one, limiter_on(server, "user:token_bucket:1/h") as two:
+        version = await one.change("user:token_bucket:3/h")
+        await two.refresh()
+        assert (two.version, two.policies[0].quota) == (version, 3)
+        for older in (f"{version - 1} user:token_bucket:9/h", "no limits at all", "7 user:leaky:1/h"):
+            await one.redis.set(POLICIES, older)
+            await two.refresh()
+            assert (two.policies[0].quota, two.degraded) == (3, False)
+            assert await one.redis.get(POLICIES) in (f"{version} user:token_bucket:3/h".encode(), older.encode())
+        await one.redis.set(POLICIES, f"{version - 1} user:token_bucket:9/h")
+        await two.refresh()
+        assert await one.redis.get(POLICIES) == f"{version} user:token_bucket:3/h".encode()
+        assert (await one.check([Subject("a")] * 4))[3].allowed is False
+
+
+async def test_a_claim_is_looked_up_and_a_lost_sentinel_is_given_anew(server: RedisServer) -> None:
+    """Whose it is and since when; a server without a sentinel gets one, and keeps the one it has."""
+    async with limiter_on(server, "user:token_bucket:9/h") as limiter:
+        assert (await limiter.judge(look="p")).stamp.startswith(" ")
+        await limiter.mark()
+        stamp = (await limiter.judge()).stamp
+        await limiter.mark()
+        judged = await limiter.judge([Subject("a")], [Claim("p", "f", "ann")], look="p")
+        assert judged.stamp == stamp
+        assert judged.found is not None
+        assert (judged.found.buyer, abs(judged.now_ms - judged.found.at_ms) < 50) == ("ann", True)
+        accepted = await limiter.judge(settled=[Settled("p", "f", "ann", "a")], look="p")
+        assert accepted.found is not None
+        assert abs(accepted.now_ms - accepted.found.at_ms) < 50
+        again = await limiter.judge([Subject("a")] * 2, [Claim("p", "f", "ann"), Claim("p", "g", "ann")])
+        assert [verdict.known for verdict in again.verdicts] == [Known.ACCEPTED, Known.OTHER]
+        assert (await limiter.judge(look="q")).found is None
