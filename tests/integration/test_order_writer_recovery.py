@@ -213,6 +213,25 @@ async def test_a_lost_database_comes_back_from_the_log(place: Installation, quie
     await asyncio.to_thread(judge, place)
 
 
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("UPDATE progress SET next_offset = 9 WHERE partition = 3", "ends at 2, but it was read up to 9"),
+        ("UPDATE progress SET load = repeat('f', 32) WHERE partition = 3", "not the one remembered"),
+    ],
+)
+async def test_a_log_that_lost_its_tail_stops_the_writer(place: Installation, damage: str, sentence: str) -> None:
+    """The last counting record is read again at each start: beyond the end, or another than remembered, it stops."""
+    place.log.append(3, [listed()], [reserved("p1", 1)])
+    async with place.writer(payment="none") as task:
+        await until(lambda: sold(place, "p1"), "applied", task=task)
+    await place.rows(damage)
+    with pytest.RaisesGroup(pytest.RaisesExc(LogBroken, match=sentence)):
+        async with place.writer(payment="none") as task:
+            await task
+    assert await place.statuses() == {"p1": "confirmed"}
+
+
 async def sold(place: Installation, purchase_id: str) -> object:
     """Whether it is confirmed."""
     query = "SELECT true FROM purchases WHERE purchase_id = $1 AND status = 'confirmed'"

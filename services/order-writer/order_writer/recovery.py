@@ -70,6 +70,16 @@ def check_known(partition: int, known: int, applied: int) -> None:
         )
 
 
+def check_all_known(seen: dict[int, int], found: dict[int, int]) -> None:
+    """The same for all partitions, whoever applies them; then remember in `seen` how far they are.
+
+    A process without a partition pays, expires and sends like the others: it must notice too.
+    """
+    for partition, applied in seen.items():
+        check_known(partition, found.get(partition, 0), applied)
+    seen |= found
+
+
 def committed_offsets(client: Consumer, partitions: list[int]) -> dict[int, int]:
     """What the client's group has committed of `decisions`; nothing where it never has. Raises KafkaException."""
     if not partitions:

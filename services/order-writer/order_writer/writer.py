@@ -21,7 +21,7 @@ from order_writer import store
 from order_writer.database import BACKOFF_S_MAX, is_outage, pause, retry_outages, said
 from order_writer.domain import Batch
 from order_writer.metrics import Metrics
-from order_writer.recovery import check_known, committed_offsets
+from order_writer.recovery import check_all_known, check_known, committed_offsets
 from order_writer.row_errors import PartitionBroken, Source, is_row_error
 from order_writer.spans import Spans
 from order_writer.store import At, Move, Overtaken
@@ -91,7 +91,7 @@ class Writer:
         self._wait_s = 0.0
         self._placed = True
         self._reached: dict[int, int] = {}
-        self._known: dict[int, int] = {}  # up to where this process itself has seen each partition in Postgres
+        self._known: dict[int, int] = {}  # up to where this process has seen any partition in Postgres
         self._committed_at = self._looked_at = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -161,19 +161,17 @@ class Writer:
             LogBroken: it was.
         """
         now = time.monotonic()
-        if now - self._looked_at < LOOK_BACK_EVERY_S or not self._known:
+        if now - self._looked_at < LOOK_BACK_EVERY_S:
             return
         self._looked_at = now
         try:
             async with asyncio.timeout(LOOK_BACK_EVERY_S):
-                rows = await self._units.pool.fetch(f"{_PROGRESS} WHERE partition = ANY($1::int[])", list(self._known))
+                rows = await self._units.pool.fetch(_PROGRESS)
         except Exception as error:
             if not is_outage(error):
                 raise
             return
-        found = {row["partition"]: row["next_offset"] for row in rows}
-        for partition, known in self._known.items():
-            check_known(partition, found.get(partition, 0), known)
+        check_all_known(self._known, {row["partition"]: row["next_offset"] for row in rows})
 
     async def _write(self, messages: list[Message]) -> bool:
         """Take the records in and commit them; False when reading has to start again from the stored progress.
