@@ -5,7 +5,6 @@ RAW_CASES and RAW_SEED choose how many and which; a failure names its seed and n
 
 import contextlib
 import os
-import random
 import socket
 import time
 from collections.abc import Iterator
@@ -16,14 +15,13 @@ import msgspec
 import psutil
 import pytest
 
-from gateway.admission import IdentityKey, Subject
 from stampede_schemas.codec import split_requests
 from stampede_schemas.topics import REQUESTS
 from tests.support import garbage
-from tests.support.gateway import IDENTITY_KEY
 from tests.support.inventory import Log
 from tests.support.raw import Talk, talk
 from tests.support.sale import Sale, buy, open_sale
+from tests.support.stack import eventually
 
 CASES = int(os.environ.get("RAW_CASES", "6000"))
 SEED = int(os.environ.get("RAW_SEED", "1"))
@@ -104,14 +102,10 @@ def test_thousands_of_odd_connections(sale: Sale) -> None:
     print(f"{CASES} connections, seed {SEED}: {dict(sorted(heard.statuses.items()))}")
     assert {200, 400, 401, 404, 405, 413, 415, 422, 431} <= heard.statuses.keys()
     assert len(heard.locations) > CASES // 100
-    identity = IdentityKey(IDENTITY_KEY)
-    unheard = logged(sale) - heard.locations
-    for number in range(2 * CASES):
-        if identity.purchase_id(Subject("header", "ann"), "POST", "/v1/purchases", f"k{number}") in unheard:
-            print([case for case in cases if f"Key: k{number}\r\n".encode() in case.data])
     assert logged(sale) == heard.locations
     assert process.memory_info().rss - before < GROWTH_BYTES_MAX
-    assert "Traceback" not in sale.gateway.said()
+    failures = [line for line in sale.gateway.said().splitlines() if "Traceback" in line]
+    assert not failures, failures[0]
     with sale.buyer() as ann:
         assert ann.get("/readyz").status_code == 200
         assert buy(ann, product, wait=5).status_code == 201
@@ -119,37 +113,45 @@ def test_thousands_of_odd_connections(sale: Sale) -> None:
 
 def dawdle(port: int, kind: int) -> float:
     """One connection that takes its time in its own way; how long it was borne."""
-    chance, began = random.Random(kind), time.monotonic()
+    began = time.monotonic()
     with contextlib.suppress(ConnectionResetError, BrokenPipeError), contextlib.closing(Talk(port, 1.0).socket) as one:
-        body = kind % 4 == 1
-        one.sendall((b"", SLOW_BODY, b"GET /v1/pro", b"")[kind % 4])
-        if kind % 4 == 3:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        one.sendall((b"", SLOW_BODY, b"GET /v1/pro")[kind])
         while time.monotonic() - began < 2 * CLOSED_S_MAX:
-            if kind % 4 == 3:  # asks and asks, and reads nothing
-                with contextlib.suppress(TimeoutError):
-                    one.sendall(b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n")
-                continue
-            if kind % 4:
-                one.sendall(b"x" if body else chance.choice((b"a", b"b")))
+            if kind:
+                one.sendall(b"x")
             with contextlib.suppress(TimeoutError):
                 if not one.recv(65_536):
                     break
     return time.monotonic() - began
 
 
+def deaf(port: int) -> socket.socket:
+    """One that asks for a lot and reads nothing."""
+    one = Talk(port, 0.5).socket
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+    with contextlib.suppress(TimeoutError):
+        one.sendall(b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+    return one
+
+
 @pytest.mark.timeout(120)
 def test_those_who_dawdle_are_left_and_harm_nobody(sale: Sale) -> None:
     """200 slow connections of four kinds are gone after ten seconds; buyers meanwhile are served as ever."""
-    product = sale.product(100)
-    with ThreadPoolExecutor(200) as pool:
-        slow = [pool.submit(dawdle, sale.gateway.http, number) for number in range(200)]
-        with sale.buyer() as ann:
-            while not all(one.done() for one in slow):
-                began = time.monotonic()
-                assert buy(ann, product).status_code in {202, 409}
-                assert time.monotonic() - began < 1.0
-                time.sleep(0.2)
-        borne = [one.result() for one in slow]
-    for kind in range(4):
-        assert max(borne[kind::4]) < CLOSED_S_MAX, kind
+    product, process = sale.product(100), psutil.Process(sale.gateway.process.pid)
+
+    def there() -> int:
+        open_ones = (one for one in process.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED)
+        return sum(one.laddr.port == sale.gateway.http for one in open_ones)
+
+    with ThreadPoolExecutor(150) as pool, contextlib.ExitStack() as stack, sale.buyer() as ann:
+        for _ in range(50):
+            stack.callback(deaf(sale.gateway.http).close)
+        asked = time.monotonic()
+        slow = [pool.submit(dawdle, sale.gateway.http, number % 3) for number in range(150)]
+        while not all(one.done() for one in slow):
+            began = time.monotonic()
+            assert buy(ann, product).status_code in {202, 409}
+            assert time.monotonic() - began < 1.0
+            time.sleep(0.2)
+        assert max(one.result() for one in slow) < CLOSED_S_MAX
+        eventually(lambda: there() <= 1, CLOSED_S_MAX - (time.monotonic() - asked), "the end of those who do not read")

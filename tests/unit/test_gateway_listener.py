@@ -178,6 +178,16 @@ def test_bodies_are_bounded_before_they_are_read(port: int, served: tuple[Listen
     served[1].gone.clear()
 
 
+def test_nobody_is_told_to_continue_with_what_is_refused(port: int, served: tuple[Listener, Told]) -> None:
+    """The app hears that the client is gone, and the client hears one answer."""
+    served[1].gone.clear()
+    with talk(port) as connection:
+        connection.send(b"POST /a HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n")
+        refused(connection.answer(), 413, "too-large")
+        assert connection.ended()
+    assert served[1].gone.wait(2)
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -10,6 +10,7 @@ import contextlib
 import re
 import resource
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +36,7 @@ IGNORED_BYTES_MAX = 1_048_576  # read and dropped after a refusal, so that the a
 PIPELINED_MAX = 16
 CONNECTIONS_MAX = 20_000
 FILES_RESERVED = 256  # of what the process may open: Kafka, Postgres, Redis, spans, the other listeners
-REQUEST_S_MAX = 10.0
-KEEP_ALIVE_S_MAX = 30.0
+REQUEST_S_MAX = 10.0  # to complete a request; also to take an answer, and between two requests
 DRAIN_S_MAX = 10
 SWEEPS = 10  # in REQUEST_S_MAX
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -98,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wire += self._read
         if self._over:
             if self._wire > IGNORED_BYTES_MAX:
-                self.transport.abort()
+                self.flow.pause_reading() if self._due else self._cut()
             return
         try:
             self.parser.feed_data(data)
@@ -181,33 +181,28 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(_CUT_SHORT)
         elif not self._over:
             self._last()
-        due = self._active
-        return due is not None and not (due.response_started or due.disconnected)
+        return self._due and not self._active.response_started  # who leaves a stream has left
 
     def sweep(self, now: float) -> None:
         """Close what takes too long: to send, to read, or between two requests."""
         late = now - self._bounds.request_s * (1 - 1 / SWEEPS)  # the next sweep would be past the limit
+        soon = now - self._bounds.request_s / SWEEPS
+        idle = soon if self._bounds.draining else late
         if self.transport.get_write_buffer_size() == 0:
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
         elif self._unread_since < late:
-            self.transport.abort()
+            self._cut()
             return
         if self._lingering:
-            if now - self._since > self._bounds.request_s / SWEEPS:
+            if self._since < soon:
                 self.transport.close()
         elif self._reading:
             if self._since < late and not self._over:
                 self._refuse(_LATE)
-        elif (self.cycle is None or self.cycle.response_complete) and now - self._since > self._idle_s():
+        elif (self.cycle is None or self.cycle.response_complete) and self._since < idle:
             self._linger()
-
-    def _idle_s(self) -> float:
-        if self._bounds.draining:
-            return self._bounds.request_s / SWEEPS
-        crowded = len(self.connections) > self._bounds.connections // 2
-        return self._bounds.request_s * (1 - 1 / SWEEPS) if self.cycle is None or crowded else KEEP_ALIVE_S_MAX
 
     def send_400_response(self, msg: str) -> None:
         """Refuse, in our own words."""
@@ -219,7 +214,7 @@ class BoundedProtocol(HttpToolsProtocol):
         broken = None
         if self._reading and not self._in_head:  # the app has it already
             broken = self.cycle
-            broken.disconnected = True
+            broken.disconnected, broken.waiting_for_100_continue = True, False
             broken.message_event.set()
             if self.pipeline:
                 self.pipeline.popleft()
@@ -242,17 +237,27 @@ class BoundedProtocol(HttpToolsProtocol):
         """Read no further request, and close after the last answer that is due; whether one is."""
         self._over = True
         self._wire = 0
-        last = self.pipeline[0][0] if self.pipeline else self._active
-        if last is None or last.response_complete or last.disconnected:
-            return False
-        last.keep_alive = False
-        return True
+        due = self._due
+        if due:
+            (self.pipeline[0][0] if self.pipeline else self._active).keep_alive = False
+        return due
+
+    def _cut(self) -> None:
+        """End it with a reset: the kernel would keep for minutes what the client does not take."""
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    @property
+    def _due(self) -> bool:
+        """Whether an answer is still to come."""
+        active = self._active
+        return active is not None and not (active.response_complete or active.disconnected)
 
     def _linger(self) -> None:
         """Say that nothing more will come, and give the client until the next sweep to read what did."""
         self._over = self._lingering = True
         self._since = time.monotonic()
-        if self.transport.can_write_eof():
+        if not self.transport.is_closing():
             self.transport.write_eof()
 
 
