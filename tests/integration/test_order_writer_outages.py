@@ -17,9 +17,9 @@ import asyncpg
 import psutil
 import pytest
 
-from eventlog.kafka import consumer
+from eventlog.kafka import consumer, read_range, watermarks
 from stampede_schemas.decisions import AnyDecision
-from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, partition_of
 from tests.support.orders import Installation, installation, listed, reserved, until
 from tests.support.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
 from tests.support.stack import LocalStack, components
@@ -80,10 +80,9 @@ async def at_rest(place: Installation, count: int) -> bool:
 
 def nothing_lost_or_undone(place: Installation, count: int) -> None:
     """Each order told once or more, none released, no dead letter."""
-    assert {(event.purchase_id, event.version) for event in place.events()} == {
-        (event.purchase_id, 2) for event in place.events()
-    }
-    assert len({event.purchase_id for event in place.events()}) == count
+    events = place.events()
+    assert {event.version for event in events} == {2}
+    assert len({event.purchase_id for event in events}) == count
     assert place.requests() == []
     assert place.values(DEAD_LETTERS.name) == []
 
@@ -94,6 +93,24 @@ CUTS = {
     "the answer is lost": (POSTGRES_COMMITTED, Way.TO_CLIENT, False),
     "the answer arrives, and nothing after it": (POSTGRES_COMMITTED, Way.TO_CLIENT, True),
 }
+
+
+async def test_an_event_stands_where_its_key_belongs(place: Installation) -> None:
+    """The client places it in C: by the same rule as everybody's, or its reader would look elsewhere."""
+    sell(place, 0, 10)
+    async with place.writer() as task:
+        await until(lambda: at_rest(place, 10 * EACH), "all told", task=task)
+    client = consumer(place.kafka)
+    try:
+        places = {
+            (message.key() or b"").decode(): partition
+            for partition in range(ORDERS.partitions)
+            for message in read_range(client, ORDERS.name, partition, *watermarks(client, ORDERS.name, partition))
+        }
+    finally:
+        client.close()
+    assert len(places) == 10 * EACH
+    assert places == {key: partition_of(key) for key in places}
 
 
 async def test_a_connection_cut_at_commit(place: Installation, between: Proxy) -> None:
@@ -205,6 +222,33 @@ async def test_a_deadlock_and_serialization_errors(place: Installation) -> None:
         await until(lambda: at_rest(place, 7 * EACH), "the backlog", 40, task)
         assert await place.value("SELECT last_value FROM refusals") >= 3  # type: ignore[operator]
     nothing_lost_or_undone(place, 7 * EACH)
+
+
+async def test_a_database_that_is_read_only_for_a_while(place: Installation) -> None:
+    """A standby, or a managed database whose disk is full: it answers, and takes nothing."""
+    database = place.postgres.rpartition("/")[2]
+    sell(place, 0, 1)
+    async with place.writer() as task:
+        await until(lambda: at_rest(place, EACH), "running", task=task)
+        await place.rows(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+        ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = $1"
+        await place.rows(ended, database)
+        sell(place, 1, 10)
+        refused = "SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        before = int(str(await place.value(refused)))
+
+        async def several() -> bool:
+            return int(str(await place.value(refused))) > before + 3
+
+        await until(several, "refused several times", task=task)
+        server = await asyncpg.connect(place.postgres, server_settings={"default_transaction_read_only": "off"})
+        try:
+            await server.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+        finally:
+            await server.close()
+        await place.rows(ended, database)
+        await until(lambda: at_rest(place, 11 * EACH), "the backlog", 40, task)
+    nothing_lost_or_undone(place, 11 * EACH)
 
 
 async def _progress_is_locked(place: Installation) -> bool:

@@ -24,7 +24,7 @@ _SESSION = {
     "tcp_user_timeout": "10000",
     "timezone": "UTC",
 }
-_OUTAGE_CLASSES = ("08", "3D", "40", "53", "55", "57", "58", "25P03")
+_OUTAGE_CLASSES = ("08", "3D", "40", "53", "55", "57", "58", "25P03", "25006")  # the last: a standby, or full
 _log = logging.getLogger(__name__)
 
 Connection = asyncpg.pool.PoolConnectionProxy
