@@ -25,7 +25,8 @@ SELECT purchase_id, buyer_id, product_id, quantity, status, reason, reservation_
        traceparent, version
 FROM purchases WHERE purchase_id = ANY($1::text[]) ORDER BY purchase_id FOR UPDATE"""
 CHANGE = """
-UPDATE purchases p SET status = c.status, reason = c.reason, refund = c.refund, version = c.version, updated_at = now(),
+UPDATE purchases p SET status = c.status, reason = c.reason, refund = c.refund, version = c.version,
+       updated_at = CASE WHEN c.version > p.version THEN now() ELSE p.updated_at END,
        stock_returned_at = CASE WHEN c.returned THEN coalesce(p.stock_returned_at, now()) END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bool[], $7::int[])
      AS c (purchase_id, status, reason, refund, version, returned, was)
