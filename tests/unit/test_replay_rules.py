@@ -76,6 +76,18 @@ def test_a_released_unit_is_modelled() -> None:
     assert violated(small.evidence()) == {}
 
 
+def test_the_stub_of_a_refused_row_is_no_invented_order() -> None:
+    """Postgres refused its values: kept is whose it was and how it ended. Any other row has to hold them all."""
+    values = {"quantity": 1, "unit_price_minor": None, "currency": None, "reservation_no": None, "payment_method": ""}
+    evidence = sale().evidence()
+    change_row(evidence, "a", reason="row_error", **values)
+    assert violated(evidence) == {}
+    change_row(evidence, "a", reason="payment_declined")
+    assert set(violated(evidence)) == {"S7"}
+    change_row(evidence, "a", reason="row_error", status="confirmed")
+    assert "S7" in violated(evidence)
+
+
 Tamper = Callable[[Evidence], object]
 
 
