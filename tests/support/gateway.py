@@ -206,7 +206,9 @@ class MemoryProducer:
         self._reports: list[Callable[[], None]] = []
         self._offsets = itertools.count()
 
-    def produce(self, topic: str, value: bytes, *, partition: int, on_delivery: Callable[[Any, Any], None]) -> None:
+    def produce(
+        self, topic: str, value: bytes, *, partition: int, on_delivery: Callable[[Any, Any], None], key: str = ""
+    ) -> None:
         """Append."""
         self.records.append((partition, value))
         error = KafkaError(KafkaError._MSG_TIMED_OUT) if self.failing else None

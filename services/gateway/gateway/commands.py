@@ -6,7 +6,6 @@ command has an id derived from what it asks for: one that is sent twice is heard
 
 import asyncio
 import logging
-import time
 
 from confluent_kafka import KafkaError, Message, Producer
 
@@ -27,7 +26,7 @@ class Commands:
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
-        self._in_flight: dict[asyncio.Future[bool], float] = {}
+        self._in_flight: set[asyncio.Future[bool]] = set()
         self._sent = asyncio.Event()
 
     async def append(self, command: AnyCommand, key: str) -> Problem | None:
@@ -42,16 +41,17 @@ class Commands:
             if not done.done():
                 done.set_result(error is None)
 
-        self._in_flight[done] = time.monotonic()
+        self._in_flight.add(done)
         try:
-            self._producer.produce(ORDER_COMMANDS.name, encode(command), key, partition_of(key), on_delivery=reported)
+            value, partition = encode(command), partition_of(key)
+            self._producer.produce(ORDER_COMMANDS.name, value, key=key, partition=partition, on_delivery=reported)
             self._sent.set()
             async with asyncio.timeout(ANSWER_S_MAX):
                 acknowledged = await done
         except (BufferError, TimeoutError):
             acknowledged = False
         finally:
-            del self._in_flight[done]
+            self._in_flight.discard(done)
         if acknowledged:
             return None
         detail = "The log did not acknowledge in time; send the same request again, it will be acted on once."
