@@ -77,7 +77,8 @@ def listening(request_s: float = REQUEST_S) -> Iterator[tuple[Listener, Told, Ca
     try:
         yield listener, app, loop.call_soon_threadsafe
     finally:
-        loop.call_soon_threadsafe(listener.close)
+        with contextlib.suppress(RuntimeError):  # the test has closed it
+            loop.call_soon_threadsafe(listener.close)
         thread.join(20)
         assert not thread.is_alive()
 
