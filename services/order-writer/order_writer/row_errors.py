@@ -12,7 +12,7 @@ import msgspec
 
 from eventlog.reader import LogBroken
 from order_writer import saga
-from order_writer.database import Connection, said
+from order_writer.database import Connection, DatabaseWrong, said
 from order_writer.domain import Row, order_of
 from order_writer.outgoing import dead_letter, order_event
 from order_writer.unit import Unit
@@ -21,6 +21,7 @@ from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import DECISIONS
 
 ROW_ERROR: Final = "row_error"
+REFUSED_MAX = 100  # of one batch: a wrong schema must not give a whole sale back
 NUMBERS_CONSTRAINT = "reservation_numbers_are_unique"
 # Of SQLSTATE: a value that its column cannot hold, and a constraint.
 _CLASSES = ("22", "23")
@@ -56,20 +57,32 @@ def is_row_error(error: BaseException) -> bool:
 async def in_parts(
     connection: Connection, items: list[T], write: Callable[[list[T]], Awaitable[None]]
 ) -> list[tuple[T, Exception]]:
-    """Write all items that can be written, by halves in savepoints; the refused ones, each with its error."""
-    if not items:
-        return []
-    try:
-        async with connection.transaction():
-            await write(items)
-    except Exception as error:
-        if not is_row_error(error):
-            raise
-        if len(items) == 1:
-            return [(items[0], error)]
-        middle = len(items) // 2
-        return await in_parts(connection, items[:middle], write) + await in_parts(connection, items[middle:], write)
-    return []
+    """Write all items that can be written, by halves in savepoints; the refused ones, each with its error.
+
+    Raises:
+        DatabaseWrong: so many are refused that it cannot be their fault.
+    """
+    refused: list[tuple[T, Exception]] = []
+    parts = [items] if items else []
+    while parts:
+        part = parts.pop()
+        try:
+            async with connection.transaction():
+                await write(part)
+        except Exception as error:
+            if not is_row_error(error):
+                raise
+            middle = len(part) // 2
+            if middle:
+                parts += [part[middle:], part[:middle]]  # in their order: the first half is next
+                continue
+            refused.append((part[0], error))
+            if len(refused) > REFUSED_MAX:
+                raise DatabaseWrong(
+                    f"Postgres refuses more than {REFUSED_MAX} rows of one batch, the last with: {said(error)}. "
+                    "That is not the rows' fault, and nothing was released: is it another schema, or a new constraint?"
+                ) from None
+    return refused
 
 
 def stub(row: Row) -> Row:
