@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -144,3 +145,64 @@ def test_the_process_says_when_it_has_begun(sale: Sale) -> None:
     for path in ("/startupz", "/livez", "/readyz"):
         assert httpx.get(sale.gateway.url + path).json() == {"status": "ok"}
     assert httpx.get(f"{sale.gateway.url}/startupz?verbose").json()["checks"] == {"projection": True}
+
+
+ROLES = ("nobody", "buyer", "stranger", "operator", "admin")
+SEEN = {  # by whom a route is for, in the order of ROLES; 0: whatever comes of it, they are let in
+    "everybody": (0, 0, 0, 0, 0),
+    "buyers": (401, 0, 0, 401, 0),
+    "owners": (401, 0, 404, 401, 404),
+    "providers": (401, 401, 401, 401, 401),
+    "operators": (401, 403, 403, 0, 0),
+}
+
+
+def meant_for(where: str, operation: dict[str, Any]) -> str:
+    """Whom a route is for, by its description."""
+    if "/admin/" in where:
+        return "operators"
+    if {"signature": []} in operation["security"]:
+        return "providers"
+    if not operation["security"]:
+        return "everybody"
+    return "owners" if "{purchase_id}" in where else "buyers"
+
+
+def test_every_route_lets_in_whom_it_is_for(sale: Sale, tmp_path: Path) -> None:
+    """Every route of both listeners for every role: the purchase of one buyer does not exist for all others."""
+    tea = sale.product(20)
+    with with_tokens(sale, tmp_path) as (gateway, issuer), httpx.Client(timeout=10) as client:
+        tokens = {
+            "nobody": None,
+            "buyer": issuer.token("ann"),
+            "stranger": issuer.token("eve"),
+            "operator": ADMIN_KEY,
+            "admin": issuer.token("root", roles=["admin"]),
+        }
+
+        def ask(role: str, where: str) -> int:
+            method, _, path = where.partition(" ")
+            base = gateway.admin_url if "/admin/" in path else gateway.url
+            path = path.format(product_id=tea, purchase_id=bought, action="open")
+            headers = {"Idempotency-Key": uuid4().hex}
+            if tokens[role]:
+                headers["Authorization"] = f"Bearer {tokens[role]}"
+            body: dict[str, Any] = {"json": {"product_id": tea, "quantity": 1}} if method != "GET" else {}
+            with client.stream(method, base + path, headers=headers, **body) as answer:
+                return answer.status_code
+
+        bought = "none"
+        with httpx.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {tokens['buyer']}"}) as ann:
+            bought = buy(ann, tea, wait=5).json()["purchase_id"]
+        for file in ("openapi.json", "openapi-admin.json"):
+            told = json.loads((Path(__file__).parents[2] / "services/gateway" / file).read_text())
+            for path, methods in told["paths"].items():
+                for method, operation in methods.items():
+                    where = f"{method.upper()} {path}"
+                    wanted = SEEN[meant_for(where, operation)]
+                    got = tuple(ask(role, where) for role in ROLES)
+                    shown = tuple(
+                        0 if want == 0 and status not in {401, 403, 404} else status
+                        for want, status in zip(wanted, got, strict=True)
+                    )
+                    assert shown == wanted, (where, got)
