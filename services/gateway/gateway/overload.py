@@ -51,13 +51,13 @@ class StatusReads:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or not scope["path"].startswith(API):
             await self._app(scope, receive, send)
             return
-        if self._reads >= self._reads_max or self._load.lag_s > LAG_S_MAX:
+        counts = not scope["path"].endswith(STREAM)
+        if (counts and self._reads >= self._reads_max) or self._load.lag_s > LAG_S_MAX:
             problem = overloaded()
             self._load.shed()
             body = problem.body(trace_id_of(new_traceparent(0.0)))
             await respond(send, problem.kind.status, problem.response_headers(), body)
             return
-        counts = not scope["path"].endswith(STREAM)
         self._reads += counts
         try:
             await self._app(scope, receive, send)
