@@ -235,15 +235,29 @@ def test_limits_hold_over_two_gateways_and_a_restart(two: TwoGateways, five_a_se
         return await asyncio.gather(greedy, polite)
 
     two.stack.restart("gateway-1")
+    before = two.degraded()
     greedy, polite = asyncio.run(both())
-    assert judged(five_a_second, greedy + polite).first == []
-    assert refused(polite) == 0
+    alone = two.degraded() != before  # on a busy machine Redis is late now and then, and a gateway limits to its share
+    assert judged(five_a_second, greedy + polite, losses=4 if alone else 0).first == []
+    assert alone or refused(polite) == 0
     assert 120 - refused(greedy) >= 10
+
+
+def test_a_refusal_says_how_much_and_when(two: TwoGateways, five_a_second: str) -> None:
+    """In the fields of the RateLimit draft, names in quotes, and in Retry-After."""
+    hasty = key()
+    answers = iter(lambda: two.buy(0, five_a_second, key(), buyer=hasty), None)
+    refusal = next(answer for answer in answers if answer.status_code != 202)
+    assert (refusal.status_code, refusal.json()["type"]) == (429, "/problems/rate-limited")
+    assert refusal.headers["ratelimit-policy"] == '"user";q=5;w=1'
+    assert refusal.headers["ratelimit"] == '"user";r=0;t=1'
+    assert refusal.headers["retry-after"] == "1"
+    assert "location" not in refusal.headers
 
 
 def test_limits_hold_and_nobody_waits_while_redis_hangs(two: TwoGateways, five_a_second: str) -> None:
     """Each gateway limits to its share; all but one tick a second answer as fast as before."""
-    before = asyncio.run(two.send(key(), five_a_second, 60, 0.02))
+    before, counted = asyncio.run(two.send(key(), five_a_second, 60, 0.02)), two.degraded()
 
     async def hang() -> list[Attempt]:
         two.redis.freeze()
@@ -258,6 +272,4 @@ def test_limits_hold_and_nobody_waits_while_redis_hangs(two: TwoGateways, five_a
     usual = max(one.answers[0].answered_ms - one.answers[0].sent_ms for one in before)
     slow = [one for one in during if one.answers[0].answered_ms - one.answers[0].sent_ms > usual + 60]
     assert len(slow) <= 2
-    for gateway in (0, 1):
-        ops = two.stack.endpoints.processes["gateway"][gateway]["ops"]
-        assert "stampede_limit_checks_degraded_total 0.0" not in httpx.get(f"{ops}/metrics").text
+    assert all(now > then for now, then in zip(two.degraded(), counted, strict=True))

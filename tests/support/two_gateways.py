@@ -73,6 +73,11 @@ class TwoGateways:
         answer = httpx.put(f"http://127.0.0.1:{port}/v1/policies", json={"limits": line}, headers=headers)
         assert answer.status_code == 200, answer.text
 
+    def degraded(self) -> list[float]:
+        """How many requests each gateway has judged without Redis."""
+        metrics = [httpx.get(f"{each['ops']}/metrics").text for each in self.stack.endpoints.processes["gateway"]]
+        return [float(text.partition("\nstampede_limit_checks_degraded_total ")[2].split()[0]) for text in metrics]
+
     async def send(self, buyer: str, product_id: str, count: int, every_s: float) -> list[Attempt]:
         """So many purchases by one buyer, one after the other begun at that pace, at one gateway and the other."""
         urls, attempts = self.stack.endpoints.gateway, list[Attempt]()
