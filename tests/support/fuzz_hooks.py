@@ -43,10 +43,13 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
 def filter_failure(
     context: schemathesis.HookContext, failure: Exception, case: Any, response: schemathesis.Response
 ) -> bool:
-    """A valid request may be refused for what its key was used for before, and for what two fields say together."""
-    return not (
-        response.status_code == 422 and type(failure).__name__ == "RejectedPositiveData" and _by_design(response)
-    )
+    """A valid request may be refused for what its key was used for, for what two fields say together, by overload."""
+    name = type(failure).__name__
+    if name == "ServerError" and response.status_code == 503:
+        return not (response.json()["type"].endswith("/overloaded") and response.headers.get("retry-after"))
+    if name == "AcceptedNegativeData" and response.status_code == 413:
+        return False  # refused it was, for its size, which was looked at first
+    return not (name == "RejectedPositiveData" and response.status_code == 422 and _by_design(response))
 
 
 def _by_design(response: schemathesis.Response) -> bool:
