@@ -212,3 +212,19 @@ def test_the_stamp_changes_with_a_flush_and_not_otherwise(redis: Redis) -> None:
     assert first == again == f"s {redis.info('server')['run_id']} {redis.info('stats')['evicted_keys']}"
     redis.flushall()
     assert run(redis, empty, [])[1] != first
+
+
+def test_the_stamp_changes_when_keys_are_evicted(redis: Redis) -> None:
+    """A server that drops keys for want of memory may have dropped claims."""
+    redis.flushall()
+    empty: tuple[Any, ...] = (0, [], [], [], [], [], "one", 0)
+    before = run(redis, empty, [])[1]
+    redis.config_set("maxmemory-policy", "allkeys-lru")
+    redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 200_000)
+    try:
+        for n in range(1_000):
+            redis.set(f"filler-{n}", "x" * 1_000)
+        assert run(redis, empty, [])[1] != before
+    finally:
+        redis.config_set("maxmemory", 0)
+        redis.config_set("maxmemory-policy", "noeviction")
