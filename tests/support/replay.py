@@ -11,6 +11,7 @@ from inventory.domain import decide, evolve
 from inventory.table import StockTable
 from replay.evidence import (
     Applied,
+    Canaries,
     Catalogued,
     Database,
     Evidence,
@@ -117,6 +118,7 @@ class SmallSale:
             states=[State(self.partition, len(self.requests) - 1, table.digest())],
             journal=self._journal(),
             payments=self._payments(),
+            canaries=Canaries([(b"never-there@example.org",)], []),
         )
 
     def _database(self, now: int) -> Database:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from replay.canaries import forms
 from replay.contract import OrderEvent
-from replay.evidence import Catalogued, Evidence, Letter, Payment, Record, State, Violation
+from replay.evidence import Canaries, Catalogued, Evidence, Letter, Payment, Record, State, Violation
 from replay.journal import Attempt, Limits, Told
 from replay.judge import judge
 from replay.rules import RULES
@@ -351,6 +352,8 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         "S17",
         {"S1", "S4", "S7", "S12", "S14", "S17"},
     ),
+    "a canary in the log": (lambda e: beware(e, "Reserved"), "S19", {"S19"}),
+    "a canary in a file": (lambda e: beware(e, "ann@example.org", text=b'{"m": "ann%40example.org"}'), "S19", {"S19"}),
     "sold and not paid": (lambda e: unpay(e, "captured", "d"), "S21", {"S21"}),
     "paid twice": (lambda e: pay(e, "captured", "d", 4_200), "S21", {"S21"}),
     "released and not refunded": (lambda e: unpay(e, "refunded", "a"), "S21", {"S21"}),
@@ -363,6 +366,11 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "taken from somebody who bought nothing": (lambda e: pay(e, "captured", "nobody", 1), "S21", {"S21"}),
     "a number left out": (lambda e: rewrite(e, DAN, reservation_no=7), "S17", {"S4", "S7", "S17"}),
 }
+
+
+def beware(evidence: Evidence, *words: str, text: bytes = b"") -> None:
+    """These words must be nowhere, nor in this text."""
+    evidence.canaries = Canaries([forms(word) for word in words], [("gateway.log", text)])
 
 
 def pay(evidence: Evidence, event: str, purchase_id: str, amount_minor: int) -> Evidence:

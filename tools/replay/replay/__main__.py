@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from replay import books, judge, letters, live, report, salefile
+from replay import books, canaries, judge, letters, live, report, salefile
 from replay import journal as journals
 from replay.evidence import Evidence
 from replay.failure import CannotCheck
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     some.add_argument("--product", action="append", default=[], metavar="ID", help="only its partition; repeatable")
     judged = argparse.ArgumentParser(add_help=False)
     judged.add_argument("--journal", type=Path, metavar="FILE", help="what a driver was told: for S8, S9 and S10")
+    judged.add_argument("--canary", type=Path, metavar="FILE", help="words that must be nowhere, and files: for S19")
     judged.add_argument("--rule", action="append", default=[], metavar="NAME", help="only this one; repeatable")
     judged.add_argument("--json", action="store_true", help="for programs")
 
@@ -139,6 +140,8 @@ def _everything(addresses: live.Addresses, console: Console) -> Evidence:
 def _judge(arguments: argparse.Namespace, console: Console, evidence: Evidence) -> int:
     if arguments.journal is not None:
         evidence.journal = journals.read(arguments.journal)
+    if arguments.canary is not None:
+        evidence.canaries = canaries.read(arguments.canary)
     findings = []
     with console.status("judging") as status:
         for found in judge.judge(evidence, _rules(arguments.rule)):

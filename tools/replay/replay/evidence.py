@@ -189,6 +189,13 @@ class Partition:
                 yield (self.number, record.source_offset, index), answer
 
 
+class Canaries(NamedTuple):
+    """Words that must be nowhere, each in all the forms it could be written in; `texts` are files to look in too."""
+
+    words: list[tuple[bytes, ...]]
+    texts: list[tuple[str, bytes]]
+
+
 @dataclass
 class Evidence:
     """Everything there is to judge a sale by. What is None was not there to be looked at."""
@@ -201,6 +208,7 @@ class Evidence:
     database: Database | None = None
     states: list[State] | None = None
     journal: Journal | None = None
+    canaries: Canaries | None = None
     payments: list[Payment] | None = None
 
     @property

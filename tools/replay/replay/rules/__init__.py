@@ -24,6 +24,7 @@ from replay.rules import (
     s15_buyer_limit,
     s16_nothing_skipped,
     s17_fair_order,
+    s19_no_canaries,
     s21_money,
 )
 
@@ -57,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     s15_buyer_limit,
     s16_nothing_skipped,
     s17_fair_order,
+    s19_no_canaries,
     s21_money,
 )
 
