@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status trace test test-faults test-http check format sim chaos bench-loading bench-snapshots bench-writer bench-read-side clean
+.PHONY: help setup lock demo up down status token trace test test-faults test-http check format sim chaos bench-loading bench-snapshots bench-writer bench-read-side clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ down: setup ## Stop what `make up` started
 
 status: setup ## What runs, where
 	@$(BIN)/devstack status
+
+token: setup ## A token for a stack started with STAMPEDE_AUTH=jwt: USER=ann ROLE=admin
+	@$(BIN)/devstack token --user "$(USER)" --role "$(ROLE)"
 
 trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from devstack import console as shown
-from devstack import control, orphans, processes
+from devstack import control, orphans, processes, tokens
 from devstack.endpoints import read
 from devstack.failure import StackError
 from devstack.layout import Layout, last_lines, rotate
@@ -69,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true")
     logs.add_argument("-n", "--lines", type=int, default=20, help="lines of each log (20)")
     commands.add_parser("env", parents=[every], help='the addresses for a shell: eval "$(devstack env)"')
+    token = commands.add_parser("token", parents=[every], help="a token for a stack started with STAMPEDE_AUTH=jwt")
+    token.add_argument("--user", required=True, metavar="NAME", help="who it is for")
+    token.add_argument("--role", action="append", default=[], help="admin: may use the operators' port; repeatable")
     commands.add_parser("demo", parents=[every], help="a real sale over HTTP and its proof; DEMO_EXIT=1: then stop")
     commands.add_parser("clean", parents=[every], help="stop it and remove its folder with all data")
     return top
@@ -87,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(arguments: argparse.Namespace, given: list[str], console: Console) -> int:
+def _run(arguments: argparse.Namespace, given: list[str], console: Console) -> int:  # noqa: PLR0912 - one a command
     layout = Layout(arguments.dir.resolve())
     match arguments.command:
         case "up":
@@ -123,6 +127,8 @@ def _run(arguments: argparse.Namespace, given: list[str], console: Console) -> i
             found = read(layout.endpoints)
             for name, value in (("GATEWAY", found.gateway[0]), ("ADMIN", found.admin), ("ADMIN_KEY", found.admin_key)):
                 print(f"export {name}={shlex.quote(value)}")
+        case "token":
+            print(tokens.token(layout, arguments.user, [role for role in arguments.role if role]))
         case "demo":
             return _demo(Layout.at(arguments.dir), console)
     return 0
@@ -140,10 +146,15 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
         modules=modules,
         detours=tuple(_detour(text) for text in arguments.detour),
         ports={name: port for name, port in ports.items() if port is not None},
-        env=dict(_pair(text, "KEY=VALUE") for text in arguments.env),
+        env=_chosen() | dict(_pair(text, "KEY=VALUE") for text in arguments.env),
         components_only=arguments.components_only,
         with_parent=arguments.with_parent,
     )
+
+
+def _chosen() -> dict[str, str]:
+    """How buyers are known is chosen in the shell too: STAMPEDE_AUTH=jwt."""
+    return {name: os.environ[name] for name in ("STAMPEDE_AUTH",) if name in os.environ}
 
 
 def _detour(text: str) -> processes.Detour:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from devstack import probes
+from devstack import probes, tokens
 from devstack.layout import Layout
 from devstack.ports import Ports
 from devstack.supervisor import ProcessSpec
@@ -112,6 +112,7 @@ def service(
             "STAMPEDE_ADMIN_PORT": str(ports.take(f"{name}.admin")),
             "STAMPEDE_ADMIN_KEY_SHA256": hashlib.sha256(layout.secret("admin-key").encode()).hexdigest(),
             "STAMPEDE_AUTH": "header",
+            **tokens.settings(layout),
             "STAMPEDE_POSTGRES": _postgres_as(READER, layout, addresses),
             "STAMPEDE_IDENTITY_KEY": layout.secret("identity-key"),
             "STAMPEDE_WEBHOOK_SECRET": layout.secret("webhook-secret"),

@@ -158,7 +158,7 @@ class Stack:
                 gateway=[one.spec.address for one in kept if one.spec.role == "gateway"],
                 admin=self._admin,
                 admin_key=self._layout.secret("admin-key"),
-                auth="header",
+                auth=self._plan.env.get("STAMPEDE_AUTH", "header"),
                 kafka=self._addresses.kafka,
                 postgres=self._addresses.postgres,
                 redis=self._addresses.redis,
