@@ -76,6 +76,13 @@ async def test_streams_are_so_many_and_closing_ends_them_all() -> None:
     assert streams.take("ann") is not None
 
 
+def test_the_crowd_that_only_looks_leaves_room_for_buyers() -> None:
+    """Half of the places at most are for everybody."""
+    streams = Streams(streams_max=4)
+    assert [streams.take(events.EVERYBODY) is None for _ in range(3)] == [True, True, False]
+    assert [streams.take(buyer) is None for buyer in ("ann", "bob", "eve")] == [True, True, False]
+
+
 async def test_who_missed_a_frame_gets_everything_again() -> None:
     """Changes would not be enough; and whoever keeps up gets changes only."""
     projection = Projection()

@@ -49,7 +49,9 @@ class Streams:
 
     def take(self, owner: str) -> Problem | None:
         """A place for `owner` (a pseudonym, or a word for everybody), or why there is none."""
-        if self._closed or self._count >= self._streams_max:
+        half = (self._streams_max + 1) // 2  # the crowd that only looks leaves room for those who bought
+        full = self._count >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
+        if self._closed or full:
             return Problem(problems.OVERLOADED, "Too many streams are open here; poll instead.", retry_after_s=5)
         if owner != EVERYBODY and self._of[owner] >= STREAMS_OF_ONE_MAX:
             detail = f"You have {STREAMS_OF_ONE_MAX} streams open; close one."
