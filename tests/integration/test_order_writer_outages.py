@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import asyncpg
@@ -18,13 +19,12 @@ import psutil
 import pytest
 
 from eventlog.kafka import consumer, read_range, watermarks
-from stampede_schemas.decisions import AnyDecision
-from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, partition_of
-from tests.support.orders import Installation, installation, listed, reserved, until
+from stampede_schemas.topics import DECISIONS, ORDERS, partition_of
+from tests.support.orders import Installation, installation, until
+from tests.support.outages import EACH, at_rest, nothing_lost_or_undone, sell, stored, through
 from tests.support.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
 from tests.support.stack import LocalStack, components
 
-EACH = 20
 RSS_GROWTH_MIB_MAX = 48  # what the client may hold ahead is 16 MiB
 
 
@@ -47,44 +47,6 @@ def between(servers: LocalStack) -> Iterator[Proxy]:
     """What writers meet instead of Postgres."""
     with proxy(int(servers.postgres.rpartition(":")[2].partition("/")[0])) as made:
         yield made
-
-
-def through(between: Proxy, place: Installation) -> str:
-    """The DSN by way of the proxy."""
-    front, _, database = place.postgres.rpartition("/")
-    return f"{front.rpartition(':')[0]}:{between.port}/{database}"
-
-
-def sell(place: Installation, first: int, records: int, partition: int = 0) -> None:
-    """Sell 20 a record; numbers from `first` on."""
-    name = f"shoe-{partition}"
-    sales: list[list[AnyDecision]] = [
-        [reserved(f"{partition}-{n}-{i}", n * EACH + i + 1, product_id=name) for i in range(EACH)]
-        for n in range(first, first + records)
-    ]
-    if first == 0:
-        sales.insert(0, [listed(name, 10**6)])
-    place.log.append(partition, *sales)
-
-
-async def stored(place: Installation, count: int) -> bool:
-    """Whether so many purchases have a row."""
-    return await place.value("SELECT count(*) FROM purchases") == count
-
-
-async def at_rest(place: Installation, count: int) -> bool:
-    """Whether so many are confirmed, and told."""
-    confirmed = "SELECT count(*) FILTER (WHERE status = 'confirmed') FROM purchases"
-    return (await place.value(confirmed), await place.value("SELECT count(*) FROM outbox")) == (count, 0)
-
-
-def nothing_lost_or_undone(place: Installation, count: int) -> None:
-    """Each order told once or more, none released, no dead letter."""
-    events = place.events()
-    assert {event.version for event in events} == {2}
-    assert len({event.purchase_id for event in events}) == count
-    assert place.requests() == []
-    assert place.values(DEAD_LETTERS.name) == []
 
 
 CUTS = {
@@ -156,16 +118,22 @@ async def test_a_frozen_postgres(place: Installation, servers: LocalStack) -> No
     sell(place, 0, 1)
     async with place.writer() as task:
         await until(lambda: at_rest(place, EACH), "running", task=task)
-        server = psutil.Process(int(servers.status()["postgres"]["pid"]))
-        frozen = [server, *server.children(recursive=True)]
-        for process in frozen:
-            process.suspend()
-        sell(place, 1, 50)
-        await asyncio.sleep(3)  # for how long it is frozen
-        for process in frozen:
-            process.resume()
+        with _frozen(psutil.Process(int(servers.status()["postgres"]["pid"]))):
+            sell(place, 1, 50)
+            await asyncio.sleep(3)  # for how long it is frozen
         await until(lambda: at_rest(place, 51 * EACH), "the backlog", 40, task)
     nothing_lost_or_undone(place, 51 * EACH)
+
+
+@contextmanager
+def _frozen(server: psutil.Process) -> Iterator[None]:
+    """A server and its backends; the first is stopped first, so that no more of them come."""
+    with ExitStack() as thawing:
+        for process in (server, *server.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):  # a vacuum worker lives for moments
+                process.suspend()
+                thawing.callback(process.resume)
+        yield
 
 
 async def test_a_locked_table(place: Installation) -> None:
@@ -261,27 +229,6 @@ async def _deadlocks(place: Installation) -> object:
     wanted = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     await until(lambda: place.value(wanted), "the deadlock is counted")
     return await place.value(wanted)
-
-
-async def test_too_many_connections(place: Installation) -> None:
-    """One connection for all of a writer's loops: they take turns, and nobody starves."""
-    role = f"few_{place.postgres.rpartition('/')[2]}"
-    await place.rows(f"CREATE ROLE {role} LOGIN PASSWORD 'few' CONNECTION LIMIT 1")
-    await place.rows(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
-    try:
-        dsn = f"postgresql://{role}:few@{place.postgres.rpartition('@')[2]}"
-        sell(place, 0, 20)
-        async with place.writer(postgres=dsn) as task:
-            await until(lambda: at_rest(place, 20 * EACH), "all", 60, task)
-        nothing_lost_or_undone(place, 20 * EACH)
-    finally:
-        await until(lambda: _gone(place, role), "its sessions' end")
-        await place.rows(f"DROP OWNED BY {role}")
-        await place.rows(f"DROP ROLE {role}")
-
-
-async def _gone(place: Installation, role: str) -> bool:
-    return await place.value("SELECT count(*) FROM pg_stat_activity WHERE usename = $1", role) == 0
 
 
 async def test_without_postgres_it_holds_still_and_stays_in_its_group(place: Installation, between: Proxy) -> None:

@@ -4,17 +4,13 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 import ssl
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 import asyncpg
-import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -34,7 +30,7 @@ from stampede_schemas.orders import CancelRequested
 from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
 from tests.support.stack import LocalStack, components
 
-FREED_S_MAX = 9.0  # the limit is 5 s
+FREED_S_MAX = 12.0  # the limit is 5 s, and the successor may give up waiting for the lock just before and come again
 
 
 @pytest.fixture(scope="module")
@@ -203,78 +199,48 @@ async def test_a_whole_sale_with_no_more_rights_than_the_roles_have(place: Place
         await reader.close()
 
 
-@pytest.mark.parametrize("way", ["limits of the session", "limits of the role, behind a pooler"])
-async def test_a_transaction_that_a_frozen_writer_holds_is_ended(place: Place, way: str) -> None:
-    """Between UPDATE and COMMIT: the successor waits for the progress no longer than the limit, and goes on."""
-    place.log.append(0, [listed()], [reserved("p1", 1)])
+async def test_a_transaction_that_a_frozen_writer_holds_is_ended(place: Place) -> None:
+    """Between UPDATE and COMMIT, by limits of its session or, behind a pooler, of its role: the successor goes on."""
+    for partition in (0, 1):
+        place.log.append(partition, [listed(f"shoe-{partition}")])
+    ways = {0: (place.postgres, False), 1: (place.dsn(place.writer_role), True)}
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
     async with place.writer(payment="none") as task:
-        await until(lambda: place.value("SELECT true FROM purchases"), "running", task=task)
-        pooled = way != "limits of the session"
-        dsn = place.dsn(place.writer_role) if pooled else place.postgres
-        pool = await open_pool(dsn, "frozen", pooled=pooled)
-        try:
+        await until(
+            lambda: place.value("SELECT count(*) = 2 FROM progress WHERE next_offset = 1"), "running", task=task
+        )
+        pools = {n: await open_pool(dsn, "frozen", pooled=pooled) for n, (dsn, pooled) in ways.items()}
+        for pool in pools.values():
             assert await pool.fetchval("SHOW idle_in_transaction_session_timeout") == "5s"
             assert await pool.fetchval("SHOW lock_timeout") == "5s"
             assert await pool.fetchval("SHOW statement_timeout") == "20s"
-            began = asyncio.get_running_loop().time()
-
-            async def successor() -> None:
-                place.log.append(0, [reserved("p2", 2)])
-                await until(lambda: place.value("SELECT count(*) = 2 FROM purchases"), "the successor", 20, task)
-                assert 2 < asyncio.get_running_loop().time() - began < FREED_S_MAX
-
-            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
-                await _freeze(pool, successor)
-        finally:
+        frozen = [asyncio.create_task(_freeze(pool, n, over)) for n, pool in pools.items()]
+        free = "SELECT count(*) FROM (SELECT FROM progress WHERE partition < 2 FOR UPDATE SKIP LOCKED) AS free"
+        await until(lambda: _is(place, free, 0), "both hold their progress")
+        began = loop.time()
+        for partition in (0, 1):
+            place.log.append(partition, [reserved(f"p{partition}", 1, product_id=f"shoe-{partition}")])
+        await until(lambda: _is(place, "SELECT count(*) FROM purchases", 2), "the successor", 25, task)
+        assert 2 < loop.time() - began < FREED_S_MAX
+        over.set()  # they thaw, and try to commit
+        for ended in await asyncio.gather(*frozen, return_exceptions=True):
+            assert isinstance(ended, asyncpg.PostgresError | asyncpg.InterfaceError | OSError)
+        for pool in pools.values():
             pool.terminate()
-    assert await place.value("SELECT next_offset FROM progress WHERE partition = 0") == 3
+    assert await place.value("SELECT count(*) FROM progress WHERE next_offset = 2") == 2
 
 
-async def _freeze(pool: Pool, meanwhile: Callable[[], Awaitable[None]]) -> None:
-    """Move partition 0 on, as a writer does first of all, send nothing more for a while, then try to commit."""
+async def _is(place: Place, query: str, wanted: int) -> bool:
+    return await place.value(query) == wanted
+
+
+async def _freeze(pool: Pool, partition: int, thaw: asyncio.Event) -> None:
+    """Move a partition on, as a writer does first of all, send nothing more for a while, then try to commit."""
     async with Units(pool, lambda unit, started: None).open() as unit:
-        [at] = await unit.connection.fetch("SELECT * FROM progress WHERE partition = 0")
+        [at] = await unit.connection.fetch("SELECT * FROM progress WHERE partition = $1", partition)
         to = Progress(at["next_offset"] + 1, at["source_offset"] + 1, at["load"], at["anchor"] + 1)
-        await store.apply(unit, {0: store.Move(at["next_offset"], to)}, Batch(), confirm=True)
-        await meanwhile()
-
-
-async def test_a_writer_process_frozen_in_its_transaction(place: Place) -> None:
-    """SIGSTOP in the middle of its INSERT, a successor, SIGCONT: each purchase once, and the frozen one goes on."""
-    place.log.append(0, [listed()])
-    await place.rows(
-        "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF current_setting('application_name') = 'order-writer/frozen' THEN PERFORM pg_sleep(1); END IF;"
-        " RETURN NULL; END $$"
-    )
-    await place.rows("CREATE TRIGGER linger AFTER INSERT ON purchases EXECUTE FUNCTION linger()")
-    env = {
-        "STAMPEDE_KAFKA": place.kafka,
-        "STAMPEDE_POSTGRES": place.dsn(place.writer_role),
-        "STAMPEDE_INSTANCE": "frozen",
-        "STAMPEDE_PAYMENT": "none",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "order_writer"], env=os.environ | env)  # noqa: ASYNC220
-    lingers = (
-        "SELECT true FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-        " AND application_name = 'order-writer/frozen'"
-    )
-    try:
-        await until(lambda: place.value("SELECT true FROM progress WHERE next_offset = 1"), "running", 30)
-        place.log.append(0, [reserved("p1", 1), reserved("p2", 2)])
-        await until(lambda: place.value(lingers), "in the middle of it")
-        psutil.Process(process.pid).suspend()
-        async with place.writer("next", group="another", payment="none") as task:
-            await until(lambda: place.value("SELECT count(*) = 2 FROM purchases"), "the successor", 25, task)
-        psutil.Process(process.pid).resume()
-        place.log.append(0, [reserved("p3", 3)])
-        await until(lambda: place.value("SELECT count(*) = 3 FROM purchases"), "the frozen one goes on", 30)
-        assert process.poll() is None
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
-    assert {event.version for event in place.events()} == {2}
+        await store.apply(unit, {partition: store.Move(at["next_offset"], to)}, Batch(), confirm=True)
+        await thaw.wait()
 
 
 async def test_nothing_is_prepared_for_later_behind_a_pooler(place: Place) -> None:
