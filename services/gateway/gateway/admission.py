@@ -23,6 +23,7 @@ WAIT_S_MAX = 5
 IDENTITY_SECRET_BYTES_MIN = 32
 PAYMENT_METHOD_DEFAULT = "ok"  # what the simulated provider approves; real ones are named by the buyer
 PRODUCT_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"  # canonical: one spelling per product, safe in paths and logs
+BUYER_ID_PATTERN = r"^b[0-9a-f]{32}$"  # a pseudonym, as IdentityKey makes them
 PAYMENT_METHOD_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
 
 Headers = Mapping[bytes, bytes | None]  # lower-case name -> value; None: sent more than once

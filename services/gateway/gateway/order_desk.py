@@ -30,15 +30,13 @@ from gateway.problems import Problem, Refused
 from gateway.projection import Projection
 from gateway.rest import OPERATED, answers, problem_responses
 from gateway.store import Store
-from stampede_schemas.identifiers import ID_LENGTH_MAX
 from stampede_schemas.orders import AnyCommand, CancelProductRequested, CancelRequested
 
 ORDERS_PATH = "/admin/v1/orders"
 BuyerInQuery = Annotated[
     str | None,
-    Query(
-        min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[a-z0-9-]+$", description="only of this buyer's pseudonym"
-    ),
+    # Nothing but a pseudonym: what is asked for is noted in the audit, where no name may stand.
+    Query(pattern=admission.BUYER_ID_PATTERN, description="only of this buyer's pseudonym"),
 ]
 ACTOR: Final = "operator"
 
