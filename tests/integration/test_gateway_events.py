@@ -12,6 +12,7 @@ import httpx
 
 from eventlog.kafka import producer
 from gateway.events import FRAME_S_MIN, STREAMS_OF_ONE_MAX
+from stampede_client import Client
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
 from stampede_schemas.orders import OrderConfirmed, OrderRefunded, OrderReleased
@@ -191,3 +192,23 @@ async def _collect(client: httpx.AsyncClient, until: float) -> list[str]:
             async for line in answer.aiter_lines():
                 found += [line] if line.startswith("data: ") else []
     return found
+
+
+def test_the_client_watches_on_when_its_gateway_is_killed(sale: Sale, tmp_path: Path) -> None:
+    """No state twice, none missed that matters, and nothing for its user to do."""
+    tea = sale.product(5)
+    gateway = GatewayProcess(sale.stack, tmp_path)
+    try:
+        gateway.await_ready()
+        with Client(gateway.url, sale.gateway.url, user="client") as ann:
+            won = ann.buy(tea)
+            states = ann.watch(won.purchase_id)
+            assert next(states).status == "reserved"
+            gateway.process.kill()
+            position = httpx.get(
+                f"{sale.gateway.url}/v1/purchases/{won.purchase_id}", headers={"X-User-Id": "client"}
+            ).json()
+            tell(sale, position, buyer_of(sale, "client"), 2)
+            assert [(state.version, state.status) for state in states] == [(2, "confirmed")]
+    finally:
+        gateway.close()
