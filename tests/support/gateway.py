@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +170,14 @@ class AllowAll:
 class OpenDoor:
     """Lets everyone pass but those whose product it has an answer for; knows whose purchases have an outcome."""
 
-    def __init__(self, refusals: dict[str, Problem] | None = None, decided: Container[str] | None = ()) -> None:
+    def __init__(self, refusals: dict[str, Problem] | None = None, decided: Mapping[str, str] | None = None) -> None:
         self._refusals, self._decided = refusals or {}, decided
 
     def refusals(self, requests: list[PurchaseRequested]) -> list[Problem | None]:
         """One answer each."""
         return [self._refusals.get(request.product_id) for request in requests]
 
-    async def decided(self, purchase_ids: list[str]) -> Container[str] | None:
+    async def decided(self, purchase_ids: list[str]) -> Mapping[str, str] | None:
         """Those it was told of; None: nobody can tell."""
         return self._decided
 

@@ -89,7 +89,7 @@ async def test_an_unacknowledged_purchase_is_of_unknown_outcome() -> None:
 
 async def test_the_refused_spend_nothing_in_the_log() -> None:
     """By the limits, or at the door; the others of the tick pass. Operators meet neither."""
-    rig = Rig(OpenDoor({"mug": Problem(problems.SOLD_OUT, "Nothing is left.")}))
+    rig = Rig(OpenDoor({"mug": Problem(problems.SOLD_OUT, "Nothing is left.")}, {}))
     async with running(rig):
         results = await asyncio.gather(
             rig.append(3, subject=Subject("refused", None)),
@@ -133,7 +133,7 @@ async def test_draining_answers_everything_that_was_accepted() -> None:
 async def test_what_redis_knows_is_said_without_the_log() -> None:
     """Accepted before: replayed; another body: 422; in flight: 409. In flight for too long goes to the log again."""
     known = {"buy-0": Known.ACCEPTED, "buy-1": Known.OTHER, "buy-2": Known.IN_FLIGHT, "buy-3": Known.AGAIN}
-    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")})
+    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")}, {})
     async with running(Rig(door, AllowAll(known))) as rig:
         answers = await rig.append(5)
     assert answers[0] is REPLAYED
@@ -150,7 +150,7 @@ async def test_what_redis_knows_is_said_without_the_log() -> None:
 async def test_a_redis_that_may_have_forgotten_refuses_nobody() -> None:
     """Neither for what it knows nor because the door is closed; only its yes counts."""
     known = {"buy-0": Known.ACCEPTED, "buy-1": Known.OTHER, "buy-2": Known.IN_FLIGHT}
-    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")})
+    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")}, {})
     async with running(Rig(door, AllowAll(known, vouched=False))) as rig:
         answers = await rig.append(4)
     assert answers[0] is REPLAYED
@@ -159,14 +159,17 @@ async def test_a_redis_that_may_have_forgotten_refuses_nobody() -> None:
 
 
 async def test_the_door_asks_for_outcomes_before_it_turns_anybody_away() -> None:
-    """Who has a row goes to the log, and everybody does when nobody can tell who has."""
+    """Who has a row gets the first answer, or 422 for another body; if nobody can tell, everybody goes to the log."""
     closed = {"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")}
-    async with running(Rig(OpenDoor(closed, {"buy-1"}))) as rig:
-        answers = await rig.append(2)
+    async with running(Rig(OpenDoor(closed, {"buy-1": "f", "buy-2": "another"}))) as rig:
+        answers = await rig.append(3)
     assert kinds(answers[:1]) == {problems.SOLD_OUT}
-    assert isinstance(answers[1], Position)
+    assert answers[1] is REPLAYED
+    assert kinds(answers[2:]) == {problems.KEY_REUSED}
+    assert not rig.log.records
     async with running(Rig(OpenDoor(closed, None))) as rig:
         assert not kinds(await rig.append(2))
+    assert sum(rig.log.sizes()) == 2
 
 
 async def test_claims_are_settled_by_what_the_log_said() -> None:

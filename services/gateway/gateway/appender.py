@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Final, Literal, Protocol
 
@@ -57,8 +57,8 @@ class Door(Protocol):
         """One answer per request, in order; None lets it pass."""
         ...
 
-    async def decided(self, purchase_ids: list[str]) -> Container[str] | None:
-        """Which of them have an outcome already; None: that cannot be told now."""
+    async def decided(self, purchase_ids: list[str]) -> Mapping[str, str] | None:
+        """Which of them have an outcome already, and their fingerprints; None: that cannot be told now."""
         ...
 
 
@@ -216,15 +216,17 @@ class Appender:
         return passed
 
     async def _turn_away(self, turned_away: dict[str, tuple[Waiting, Problem]]) -> list[Waiting]:
-        """Those whose purchase has an outcome, or of whom nobody can tell, go to the log all the same."""
+        """Whoever has an outcome gets the first answer instead; if nobody can tell who has, all go to the log."""
         decided = await self._door.decided(list(turned_away))
-        passed: list[Waiting] = []
+        if decided is None:
+            return [waiting for waiting, _ in turned_away.values()]
         for purchase_id, (waiting, refusal) in turned_away.items():
-            if decided is None or purchase_id in decided:
-                passed.append(waiting)
-            else:
+            first = decided.get(purchase_id)
+            if first is None:
                 waiting.answer(refusal)
-        return passed
+            else:
+                waiting.answer(REPLAYED if first == waiting.purchase.fingerprint else key_reused())
+        return []
 
     def _settle(self, group: list[Waiting], how: Literal["a", "o", "d"]) -> None:
         self._limits.settle(

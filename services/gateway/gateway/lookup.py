@@ -3,7 +3,7 @@ in Postgres, asked wherever it must decide or knows more. Also the door: what ma
 
 import asyncio
 import time
-from collections.abc import Container
+from collections.abc import Mapping
 
 from gateway import problems
 from gateway.admission import IdentityKey
@@ -114,8 +114,8 @@ class SaleDoor:
         by_product = {product: self._refusal(product) for product in {request.product_id for request in requests}}
         return [by_product[request.product_id] for request in requests]
 
-    async def decided(self, purchase_ids: list[str]) -> Container[str] | None:
-        """Which of them have a row; None: Postgres does not say so in time, and nobody else can."""
+    async def decided(self, purchase_ids: list[str]) -> Mapping[str, str] | None:
+        """Which of them have a row, for what body; None: Postgres does not say so in time, and nobody else can."""
         try:
             async with asyncio.timeout(ROW_LAG_S):
                 return await self._store.fingerprints(purchase_ids)
