@@ -75,8 +75,8 @@ bench-loading: setup ## How fast 1,000,000 reservations load, and what a snapsho
 bench-snapshots: setup ## How much room a thousand snapshots take, and that they still load (SNAPSHOTS=n)
 	@$(BIN)/python -m bench.snapshots --snapshots $(or $(SNAPSHOTS),1000)
 
-bench-writer: setup ## What one order-writer persists, beside a bare insert loop (ORDERS=96000 ROUNDS=3)
-	@$(BIN)/python -m bench.writer --keep --orders $(or $(ORDERS),96000) --rounds $(or $(ROUNDS),3)
+bench-writer: setup ## What one order-writer persists, beside a bare insert loop (ORDERS=60000 ROUNDS=3)
+	@$(BIN)/python -m bench.writer --keep --orders $(or $(ORDERS),60000) --rounds $(or $(ROUNDS),3)
 
 bench-read-side: setup ## How long the lists of orders take among 5,000,000 (ROWS=n)
 	@$(BIN)/python -m bench.read_side --keep --rows $(or $(ROWS),5000000)

@@ -34,7 +34,7 @@ from tests.chaos.results import machine
 from tests.support.orders import DecisionsLog, listed, new_topics
 from tests.support.stack import components
 
-ORDERS = 96_000
+ORDERS = 60_000
 ROUNDS = 3
 PER_RECORD = 50
 BARE_ROWS_PER_TRANSACTION = 1_000
