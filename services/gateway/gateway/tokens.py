@@ -6,7 +6,6 @@ no key can be taken for one of another kind. Must not write a token or a name an
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,8 +51,8 @@ class TokenRules:
 class TokenAuthenticator:
     """Believes tokens. Those verified are remembered until they expire, at most VERIFIED_MAX."""
 
-    def __init__(self, rules: TokenRules, keys: Keys, clock: Callable[[], float] = time.time) -> None:
-        self._rules, self._keys, self._clock = rules, keys, clock
+    def __init__(self, rules: TokenRules, keys: Keys) -> None:
+        self._rules, self._keys = rules, keys
         self._verified: dict[bytes, tuple[float, Subject]] = {}  # by token, oldest first; when it expires
         self._version = keys.version
 
@@ -70,7 +69,7 @@ class TokenAuthenticator:
         """Issuer, subject and roles of the bearer token."""
         given = headers.get(b"authorization") or b""
         known = self._verified.get(given)
-        if known is not None and self._version == self._keys.version and known[0] > self._clock():
+        if known is not None and self._version == self._keys.version and known[0] > time.time():
             return known[1]
         scheme, _, token = given.partition(b" ")
         if scheme.lower() != b"bearer" or not token:
