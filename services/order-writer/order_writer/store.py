@@ -1,5 +1,6 @@
 """What one batch of decisions does to Postgres, in one transaction: progress, rows, payments due, catalogue, saga."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
@@ -7,10 +8,10 @@ from eventlog.reader import Progress
 from order_writer import saga
 from order_writer.database import columns, said
 from order_writer.domain import Batch, Row, Stock, conflict, order_of
-from order_writer.outgoing import order_event
+from order_writer.outgoing import Outgoing, order_event
 from order_writer.row_errors import NUMBERS_CONSTRAINT, PartitionBroken, Source, bury, bury_change, in_parts, stub
 from order_writer.unit import Unit
-from stampede_schemas.identifiers import ProductId
+from stampede_schemas.identifiers import Millis, ProductId
 
 LOCK_PROGRESS = "SELECT 1 FROM progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
 ADVANCE = """
@@ -64,6 +65,7 @@ WHERE p.product_id = s.product_id AND p.partition = s.partition"""
 
 At = tuple[int, int]  # partition and offset of a `requests` record
 Change = tuple[tuple[int, ProductId], Stock]
+Sale = tuple[saga.Confirmed, Outgoing]
 Insert = Callable[[list[Row]], Awaitable[None]]
 
 
@@ -97,10 +99,17 @@ async def apply(
     """
     await _advance(unit, moves)
     new: dict[str, int] = {}
+    sales: dict[str, Sale] = {}
     rows = list(batch.rows.values())
 
+    async def sell(some: list[Row]) -> None:
+        if confirm:
+            sales.update((row.purchase_id, _sale(row, 2, unit.now_ms)) for row in some if row.status == "reserved")
+
     async def insert(some: list[Row]) -> None:
-        new.update(await _insert(unit, some, confirm=confirm))
+        # Postgres has the rows first; while it inserts them their events are written, as if all were new.
+        inserted, _ = await asyncio.gather(_insert(unit, some, confirm=confirm), sell(some))
+        new.update(inserted)
 
     async def catalogue(some: list[Change]) -> None:
         await _catalogue(unit, some)
@@ -115,7 +124,7 @@ async def apply(
         for at, (name, error) in {(n, stock.source_offset): (name, e) for ((n, name), stock), e in stale}.items():
             bury_change(unit, sources[at], name, error)  # a record holds many products: one letter
     unit.payments_due = bool(rows) and not confirm
-    _tell_of_sales(unit, rows, new, confirm=confirm)
+    _tell_of_sales(unit, rows, new, sales)
     heard = list(batch.later)
     if len(new) < len(rows):
         again = (conflict(row) for row in rows if row.purchase_id not in new)
@@ -159,14 +168,21 @@ async def _advance(unit: Unit, moves: Mapping[int, Move]) -> None:
         raise Overtaken
 
 
-def _tell_of_sales(unit: Unit, rows: list[Row], new: dict[str, int], *, confirm: bool) -> None:
-    if not confirm:
-        return
+def _sale(row: Row, version: int, now_ms: Millis) -> Sale:
+    sold = saga.Confirmed(order_of(row), version)
+    return sold, order_event(sold, now_ms)
+
+
+def _tell_of_sales(unit: Unit, rows: list[Row], new: dict[str, int], sales: dict[str, Sale]) -> None:
     for row in rows:
-        if row.status == "reserved" and row.purchase_id in new:
-            sold = saga.Confirmed(order_of(row), new[row.purchase_id])
-            unit.changed.append(sold)
-            unit.sending.append(order_event(sold, unit.now_ms))
+        version = new.get(row.purchase_id)
+        sale = sales.get(row.purchase_id)
+        if row.status != "reserved" or version is None or sale is None:
+            continue
+        # A version that was told before a restore is not told again.
+        sold, event = sale if sale[0].version == version else _sale(row, version, unit.now_ms)
+        unit.changed.append(sold)
+        unit.sending.append(event)
 
 
 async def _catalogue(unit: Unit, changes: list[Change]) -> None:
