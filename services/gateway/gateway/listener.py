@@ -35,6 +35,8 @@ WIRE_BYTES_MAX = 65_536  # of one request, framing included: a chunked body of s
 IGNORED_BYTES_MAX = 1_048_576  # read and dropped after a refusal, so that the answer is not lost to a reset
 PIPELINED_MAX = 16
 CONNECTIONS_MAX = 20_000
+BACKLOG = 4_096  # connections that the kernel lets in before we do
+CLOSING_S = 0.05
 FILES_RESERVED = 256  # of what the process may open: Kafka, Postgres, Redis, spans, the other listeners
 REQUEST_S_MAX = 10.0  # to complete a request; also to take an answer, and between two requests
 DRAIN_S_MAX = 10
@@ -204,6 +206,11 @@ class BoundedProtocol(HttpToolsProtocol):
         elif (self.cycle is None or self.cycle.response_complete) and self._since < idle:
             self._linger()
 
+    def shutdown(self) -> None:
+        """End gracefully; who has just come may still ask, and is swept out otherwise."""
+        if self.cycle is not None:
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         """Refuse, in our own words."""
         del msg
@@ -269,6 +276,26 @@ class _Server(uvicorn.Server):
         """Capture none."""
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening; those whom the kernel has let in already are served, not reset."""
+        loop = asyncio.get_running_loop()
+        doors = [one.dup() for one in sockets or ()]
+        for one in (*self.servers, *(sockets or ())):
+            one.close()
+        await asyncio.sleep(CLOSING_S)  # the loop closes its side in a later turn; then ours is the last
+        for door in doors:
+            door.setblocking(False)
+            with door, contextlib.suppress(BlockingIOError):
+                for _ in range(BACKLOG):
+                    connection, _ = door.accept()
+                    await loop.connect_accepted_socket(self._protocol, connection)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(self.config, self.server_state, self.lifespan.state)
+        return protocol
+
 
 class Listener:
     """An app on a socket. `serve` runs until `close`; before that, `drain` for a while."""
@@ -276,7 +303,7 @@ class Listener:
     def __init__(self, app: ASGIApp, host: str, port: int, request_s: float = REQUEST_S_MAX) -> None:
         """Take the port (0: a free one). Raises OSError when it is taken."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=4096)
+        self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         self.port: int = self._socket.getsockname()[1]
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._bounds = Bounds(request_s, min(CONNECTIONS_MAX, files - FILES_RESERVED))
