@@ -198,12 +198,12 @@ def disturbed(bench: Bench, running: InventoryProcess, loaded: Loaded) -> dict[s
     }
 
 
-def report(figures: dict[str, str], command: str) -> str:
+def report(figures: dict[str, str], command: str, title: str = "Loading and snapshots") -> str:
     """The table as Markdown, with where it comes from."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     where = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, broker beside it"
     lines = [
-        "# Loading and snapshots",
+        f"# {title}",
         "",
         f"`{command}` on {where}, commit {commit.stdout.strip()}.",
         "",

@@ -134,11 +134,13 @@ def kinds(answers: dict[int, list[AnyDecision]]) -> Counter[str]:
 class InventoryProcess:
     """One real worker process."""
 
-    def __init__(self, kafka: str, folder: Path, instance: str = "inventory-0", **env: str) -> None:
+    def __init__(
+        self, kafka: str, folder: Path, instance: str = "inventory-0", module: str = "inventory", **env: str
+    ) -> None:
         self.ops = next(port for port in anywhere() if is_free(port))
         self._log = (folder / f"{instance}.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "inventory"],
+            [sys.executable, "-m", module],
             env=os.environ
             | {
                 "STAMPEDE_KAFKA": kafka,
@@ -185,9 +187,11 @@ class InventoryProcess:
 
 
 @contextmanager
-def worker(kafka: str, folder: Path, instance: str = "inventory-0", **env: str) -> Iterator[InventoryProcess]:
+def worker(
+    kafka: str, folder: Path, instance: str = "inventory-0", module: str = "inventory", **env: str
+) -> Iterator[InventoryProcess]:
     """A worker for the length of a block."""
-    running = InventoryProcess(kafka, folder, instance, **env)
+    running = InventoryProcess(kafka, folder, instance, module, **env)
     try:
         yield running
     finally:

@@ -51,6 +51,8 @@ broker.heartbeat.interval.ms=500
 num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
+# What a topic need not keep any more goes within seconds, not within minutes.
+log.retention.check.interval.ms=10000
 """
 
 
