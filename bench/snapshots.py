@@ -127,7 +127,7 @@ def measure(bench: Bench, watch: Watch, folder: Path, snapshots: int) -> tuple[d
     return {
         f"snapshots of {newest.table.size():,} things, written one after the other": f"{settled.snapshots:,}",
         "a second": f"{snapshots / took_s:.0f}",
-        "written in all": f"{settled.written / MIB:,.1f} MiB",
+        "written in all, before compression": f"{settled.written / MIB:,.1f} MiB",
         f"kept, with `retention.bytes` of {RETENTION_BYTES // MIB} MiB: at most": f"{most / MIB:,.1f} MiB",
         "the same, once the broker has looked": f"{settled.kept / MIB:,.1f} MiB",
         "records of the topic that are left": f"{end - first:,} of {end:,}",
@@ -153,7 +153,7 @@ def main() -> None:
         provision(running.kafka, 1)
         watch = Watch(running.kafka, running.layout.root / "kafka" / "data" / f"{STOCK_SNAPSHOTS.name}-{PARTITION}")
         figures, looks = measure(Bench(running.kafka, PRODUCTS), watch, Path(folder), asked.snapshots)
-    head = "| snapshots so far | written | on the broker's disk |\n|---:|---:|---:|\n"
+    head = "| snapshots so far | written, before compression | on the broker's disk |\n|---:|---:|---:|\n"
     lines = [f"| {look.snapshots:,} | {look.written / MIB:,.1f} MiB | {look.kept / MIB:,.1f} MiB |" for look in looks]
     text = report(figures, f"make bench-snapshots SNAPSHOTS={asked.snapshots}", "The room that snapshots take")
     text += "\n" + head + "\n".join(lines) + "\n"
