@@ -43,7 +43,7 @@ trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans
 
 test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes)
-	@$(BIN)/pytest -q tests --ignore tests/chaos --ignore tests/planted --ignore tests/http
+	@$(BIN)/pytest -q --numprocesses 2 --dist loadfile tests --ignore tests/chaos --ignore tests/planted --ignore tests/http
 
 test-faults: setup ## 100,000 simulated histories, minutes of chaos, and bugs planted on the real stack
 	@$(BIN)/python -m tests.simulation --histories 100000 --seed 1 --processes 2

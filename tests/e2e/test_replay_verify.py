@@ -103,7 +103,7 @@ async def test_a_real_sale_holds_and_each_tampering_is_named(shop: LocalStack, t
 
     sound = await asyncio.to_thread(replay, shop, "verify", "--journal", str(written))
     assert (sound.code, sound.violated) == (0, {}), sound.error
-    assert {rule["verdict"] for rule in sound.rules.values()} == {"holds"}
+    assert {name for name, rule in sound.rules.items() if rule["verdict"] != "holds"} == {"S19"}  # no canaries given
     assert sound.rules["S12"]["looked_at"] == PARTITIONS
     assert sound.rules["S5"]["looked_at"] >= sale.units
     assert sound.rules["S8"]["looked_at"] == len(told.attempts)
