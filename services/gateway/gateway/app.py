@@ -76,9 +76,9 @@ class Gateway:
             identity, webhook_secrets = settings.identity(), settings.webhook_secrets()
         except (ValueError, OSError) as error:
             raise CannotStart(str(error)) from None
-        registry = build_registry("gateway", settings.instance)
-        metrics = Metrics(registry)
         tracing = configure("gateway", settings.instance, settings.span_file, settings.trace_sample)
+        registry = build_registry("gateway", settings.instance, tracing)
+        metrics = Metrics(registry)
         projection, watchers, clock = Projection(), Watchers(), BrokerClock()
         store = Store(settings.postgres.get_secret_value(), settings.instance, pooled=settings.postgres_pooled)
         redis = connect(settings.redis.get_secret_value())

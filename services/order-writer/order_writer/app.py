@@ -45,7 +45,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     ends = await asyncio.to_thread(patiently, partial(_ends, settings.kafka))
     pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled)
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
-    metrics = Metrics(settings.instance)
+    metrics = Metrics(settings.instance, tracing)
     health = Health(settings.kafka, ids, pool, metrics)
     ops = await serve_ops(
         settings.ops_host, settings.ops_port, live=health.live, ready=health.ready, registry=metrics.registry

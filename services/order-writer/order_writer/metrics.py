@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from order_writer.unit import Unit
 from telemetry import names
 from telemetry.ops import build_registry
+from telemetry.tracing import Tracing
 
 SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -14,8 +15,8 @@ SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 class Metrics:
     """The process's own registry (two apps in one process do not meet) and what is in it."""
 
-    def __init__(self, instance: str) -> None:
-        self.registry: CollectorRegistry = build_registry("order-writer", instance)
+    def __init__(self, instance: str, tracing: Tracing | None = None) -> None:
+        self.registry: CollectorRegistry = build_registry("order-writer", instance, tracing)
         self.orders = Counter(names.ORDERS, "Rows that reached a status", ["status"], registry=self.registry)
         self.batch_seconds = Histogram(
             names.ORDER_BATCH_SECONDS, "One batch, read to committed", buckets=SECONDS, registry=self.registry

@@ -120,7 +120,7 @@ class Journal:
     def _learn(self, fact: Fact) -> None:
         if fact.event == "captured":
             self._captured.setdefault(fact.purchase_id, fact)
-        elif fact.event == "voided":
+        else:  # a refund whose void was cut off by a full disk forbids captures as well
             self._voided.add(fact.purchase_id)
 
 
