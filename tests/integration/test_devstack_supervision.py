@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -163,10 +164,17 @@ async def test_a_failing_one_shot_says_its_last_line(layout: Layout) -> None:
         await run_once(layout, "migrate", command, dict(os.environ), 20)
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """pytest's own folders may be deeper than a Unix socket's path can be."""
+    with TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("depth", [1, 12])
-async def test_control_reaches_the_supervisor_however_long_the_path(tmp_path: Path, depth: int) -> None:
+async def test_control_reaches_the_supervisor_however_long_the_path(short_path: Path, depth: int) -> None:
     """A Unix socket where the path allows one, a loopback port with a token where it does not; refusals come back."""
-    layout = Layout.at(tmp_path.joinpath(*["a-rather-long-name"] * depth))
+    layout = Layout.at(short_path.joinpath(*["a-rather-long-name"] * depth))
 
     async def handle(command: str, arguments: dict[str, object]) -> dict[str, object]:
         if command != "scale":

@@ -105,15 +105,15 @@ def test_sigterm_under_load_breaks_no_promise(sale: Sale, tmp_path: Path) -> Non
 
 
 def test_reads_give_way_to_purchases(sale: Sale, tmp_path: Path) -> None:
-    """With eight reads waiting, the ninth is told to come back; buyers and operators are served."""
+    """With eight reads waiting, the next is told to come back; buyers and operators are served."""
     gateway = GatewayProcess(sale.stack, tmp_path, STAMPEDE_READS_MAX="8")
     try:
         gateway.await_ready()
         product = sale.product(10)
-        with sale.buyer("ann", gateway) as ann, ThreadPoolExecutor(8) as pool:
+        with sale.buyer("ann", gateway) as ann, ThreadPoolExecutor(12) as pool:
             location = buy(ann, product, wait=5).headers["location"]
-            waits = [pool.submit(lambda: ann.get(location, params={"wait": 5}).status_code) for _ in range(8)]
-            eventually(lambda: ann.get(location).status_code == 503, 4.0, "the ninth read's refusal")
+            waits = [pool.submit(lambda: ann.get(location, params={"wait": 5}).status_code) for _ in range(12)]
+            eventually(lambda: ann.get(location).status_code == 503, 4.0, "a refusal")
             refused = ann.get(location)
             assert (refused.status_code, refused.json()["type"]) == (503, "/problems/overloaded")
             assert refused.headers["retry-after"] in {"1", "2", "3"}
@@ -121,7 +121,7 @@ def test_reads_give_way_to_purchases(sale: Sale, tmp_path: Path) -> None:
             assert ann.get("/readyz").status_code == 200
             headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
             assert httpx.get(f"{gateway.admin_url}/admin/v1/orders", headers=headers).status_code == 200
-            assert {one.result() for one in waits} == {200}
+            assert [one.result() for one in waits].count(200) == 8
     finally:
         assert gateway.close() == 0
 

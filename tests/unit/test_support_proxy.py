@@ -98,7 +98,8 @@ def test_passes_everything_both_ways(between: Proxy) -> None:
         assert heard(client, len(much)) == much.upper()
         sending.join()
         assert between.links == 1
-    assert between.passed == {Way.TO_SERVER: len(much), Way.TO_CLIENT: len(much)}
+    counted = {Way.TO_SERVER: len(much), Way.TO_CLIENT: len(much)}
+    eventually(lambda: between.passed == counted, WAIT_S, "all counted")
     eventually(lambda: between.links == 0, WAIT_S, "the link's end")
 
 
@@ -139,7 +140,7 @@ def test_refused_until_it_listens_again(between: Proxy) -> None:
 def test_a_server_that_is_away_resets_the_client(between: Proxy, echo: Echo) -> None:
     """As if it were asked itself, nearly: the connection is taken and lost."""
     echo.close()
-    with connected(between) as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), connected(between) as client:
         client.recv(1)
 
 
