@@ -16,7 +16,7 @@ from devstack.crowd import Crowd, Sale
 from eventlog.kafka import consumer, producer, read_one, watermarks
 from replay import journal
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS, partition_of
-from tests.support.stack import LocalStack, eventually, stack
+from tests.support.stack import LocalStack, stack
 
 VERIFY_S_MAX = 120.0
 
@@ -93,9 +93,10 @@ async def test_a_real_sale_holds_and_each_tampering_is_named(shop: LocalStack, t
     selling = asyncio.create_task(Crowd(shop.endpoints, sale).run())
     await asyncio.to_thread(poison, shop, partition)
     await asyncio.to_thread(shop.kill, "inventory-0")
-    # Until its successor runs there is nobody to ask for the tables, and `verify` says so with exit code 2.
-    await asyncio.to_thread(eventually, lambda: bool(shop.endpoints.processes["inventory"]), 10, "a successor")
-    amid = await asyncio.to_thread(replay, shop, "verify")
+    # Until its successor has its tables there is nobody to ask for them, and `verify` says so with exit code 2.
+    async with asyncio.timeout(20):
+        while (amid := await asyncio.to_thread(replay, shop, "verify")).code == 2:
+            pass
     assert (amid.code, amid.violated) == (0, {}), amid.error
     told = await selling
     written = tmp_path / "journal.jsonl"
