@@ -11,9 +11,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 NICE = 19
-# Beside each second of work the child rests two: a snapshot is never urgent, and deciding shares cores, memory
-# bandwidth and the broker with it. 1.5 million things then take 7 s instead of 2, and the p99 of decisions stays.
-REST_PER_WORK = 2.0
+# Beside each second of work the child rests five: a snapshot is never urgent, and deciding shares cores, memory
+# bandwidth and the broker with it. 1.5 million things then take some 7 s instead of 2, and the p99 of decisions stays.
+REST_PER_WORK = 5.0
 PIECE_S_MAX = 30.0
 _LENGTH = struct.Struct("!I")
 _END = _LENGTH.pack(0)
