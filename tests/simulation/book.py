@@ -45,7 +45,7 @@ class Outgoing(NamedTuple):
     """What one transaction sends: `requests` records, and the version that each changed purchase now has."""
 
     records: list[bytes]
-    events: list[tuple[PurchaseId, int, str]]
+    events: list[tuple[PurchaseId, int]]
 
 
 @dataclass
@@ -195,7 +195,7 @@ class Book:
         key = list(outbox)[amount % len(outbox)]
         for value in outbox[key].records:
             self.log.append(REQUESTS.name, value, 5_000 + len(self.log.requests))
-        for purchase_id, version, _ in outbox[key].events:
+        for purchase_id, version in outbox[key].events:
             self.versions[purchase_id] = max(self.versions.get(purchase_id, 0), version)
         if amount:
             del outbox[key]
@@ -274,7 +274,7 @@ class Book:
     def _commit(self, batch: Batch, to: Progress) -> None:
         """See `order_writer.store.apply`: first outcomes become rows, and the rest is told to the saga."""
         heard: list[tuple[PurchaseId, saga.Message]] = []
-        sold: list[tuple[PurchaseId, int, str]] = []
+        sold: list[tuple[PurchaseId, int]] = []
         for purchase_id, row in batch.rows.items():
             if purchase_id in self.database.rows:
                 if told := conflict(row):
@@ -284,7 +284,7 @@ class Book:
                 self.database.rows[purchase_id] = saga.Rejected(purchase_id, row.product_id, at)
             elif self._free:
                 self.database.rows[purchase_id] = saga.Confirmed(order_of(row), version=2)
-                sold.append((purchase_id, 2, "Confirmed"))
+                sold.append((purchase_id, 2))
             else:
                 self.database.rows[purchase_id] = saga.Reserved(order_of(row))
                 self.database.payments[purchase_id] = Payment("due")
@@ -292,7 +292,7 @@ class Book:
         self.database.progress = to
 
     def _tell(
-        self, heard: list[tuple[PurchaseId, saga.Message]], sold: list[tuple[PurchaseId, int, str]] | None = None
+        self, heard: list[tuple[PurchaseId, saga.Message]], sold: list[tuple[PurchaseId, int]] | None = None
     ) -> None:
         """See `order_writer.unit.Unit.tell`."""
         back: list[saga.GiveBack] = []
@@ -309,7 +309,7 @@ class Book:
             for effect in effects:
                 match effect:
                     case saga.Become(state):
-                        events.append((purchase_id, state.version, type(state).__name__))
+                        events.append((purchase_id, state.version))
                     case saga.GiveBack():
                         back.append(effect)
                     case _:
