@@ -14,7 +14,7 @@ CONNECTIONS_MAX = 8
 COMMAND_TIMEOUT_S = 20.0
 CONNECT_S_MAX = 10.0
 STATEMENTS_KEPT_MAX = 100  # prepared, per connection
-BACKOFF_S_MAX = 30.0
+BACKOFF_S_MAX = 8.0  # of a database: to ask costs it one connection, to be late costs the backlog of so many seconds more
 # A writer frozen inside a transaction must not hold its progress row against its successor for ever. The same limits
 # stand on the writer's role (`roles.py`): a pooler takes none from a session.
 _SESSION = {
@@ -83,7 +83,7 @@ async def _leave_as_it_is(_connection: object) -> None:
 async def retry_outages(
     work: Callable[[], Awaitable[T]], beat: Callable[[], None], stopping: asyncio.Event, what: str
 ) -> T | None:
-    """Do `work` until the database lets it happen: after 1, 2, 4 … 30 s. None when asked to stop meanwhile.
+    """Do `work` until the database lets it happen: after 1, 2, 4 … 8 s. None when asked to stop meanwhile.
 
     `work` must be safe to repeat: a COMMIT whose answer was lost may have happened.
     """

@@ -31,12 +31,13 @@ WITH new AS (
          unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index,
          now() + hold_ms * interval '1 millisecond', trace_id, traceparent,
          CASE WHEN status = 'released' OR ($18 AND status = 'reserved') THEN 2 ELSE 1 END
-           + coalesce((SELECT p.version FROM published p WHERE p.purchase_id = r.purchase_id), 0)
+           + coalesce(told.version, 0)
   FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
               $9::text[], $10::text[], $11::text[], $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::text[],
               $17::text[])
        AS r (purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
              payment_method, fingerprint, partition, source_offset, source_index, hold_ms, trace_id, traceparent)
+  LEFT JOIN published told USING (purchase_id)
   ON CONFLICT (purchase_id) DO NOTHING
   RETURNING purchase_id, payment_method, status, version)
 """
@@ -62,6 +63,7 @@ FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::bigint[])
      AS s (product_id, partition, added, available, source_offset)
 WHERE p.product_id = s.product_id AND p.partition = s.partition"""
 
+SALES_PER_SLICE = 100
 
 At = tuple[int, int]  # partition and offset of a `requests` record
 Change = tuple[tuple[int, ProductId], Stock]
@@ -103,8 +105,10 @@ async def apply(
     rows = list(batch.rows.values())
 
     async def sell(some: list[Row]) -> None:
-        if confirm:
-            sales.update((row.purchase_id, _sale(row, 2, unit.now_ms)) for row in some if row.status == "reserved")
+        sold = [row for row in some if confirm and row.status == "reserved"]
+        for at in range(0, len(sold), SALES_PER_SLICE):
+            sales.update((row.purchase_id, _sale(row, 2, unit.now_ms)) for row in sold[at : at + SALES_PER_SLICE])
+            await asyncio.sleep(0)  # the rows are larger than a socket's buffer: the rest of them goes on its way
 
     async def insert(some: list[Row]) -> None:
         # Postgres has the rows first; while it inserts them their events are written, as if all were new.

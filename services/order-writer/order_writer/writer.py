@@ -30,7 +30,7 @@ from stampede_schemas.codec import decode_decisions
 from stampede_schemas.topics import DECISIONS
 
 RECORDS_PER_READ_MAX = 1_000
-ORDERS_PER_TRANSACTION_MAX = 2_000
+ORDERS_PER_TRANSACTION_MAX = 4_000
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
