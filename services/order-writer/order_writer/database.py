@@ -14,7 +14,8 @@ CONNECTIONS_MAX = 8
 COMMAND_TIMEOUT_S = 20.0
 CONNECT_S_MAX = 10.0
 STATEMENTS_KEPT_MAX = 100  # prepared, per connection
-BACKOFF_S_MAX = 8.0  # of a database: to ask costs it one connection, to be late costs the backlog of so many seconds more
+# To ask a database that is away costs it a connection; to ask late is time that the backlog waits.
+BACKOFF_S_MAX = 8.0
 # A writer frozen inside a transaction must not hold its progress row against its successor for ever. The same limits
 # stand on the writer's role (`roles.py`): a pooler takes none from a session.
 _SESSION = {
