@@ -177,6 +177,7 @@ async def test_an_older_database_is_refused_recovered_and_true_again(
     anew = "SELECT hold_until > now() + interval '50 seconds' FROM purchases WHERE purchase_id = 'held'"
     assert await place.value(anew) is True
     async with place.writer(provider=bank) as task:
+        await until(lambda: sold(place, "held"), "the held one is paid again", task=task)
         await until(sale.ended, "everything again", task=task)
     assert await place.statuses() == before
     assert dict(bank.captured) == captured

@@ -30,7 +30,9 @@ from stampede_schemas.codec import decode_decisions
 from stampede_schemas.topics import DECISIONS
 
 RECORDS_PER_READ_MAX = 1_000
-ORDERS_PER_TRANSACTION_MAX = 4_000
+ORDERS_PER_TRANSACTION_MAX = 2_000
+LANES_MAX = 2
+RECORDS_PER_LANE = 50
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
@@ -176,25 +178,30 @@ class Writer:
     async def _write(self, messages: list[Message]) -> bool:
         """Take the records in and commit them; False when reading has to start again from the stored progress.
 
-        While Postgres works on one transaction, the next one is made ready.
+        In lanes with partitions of their own: while Postgres works for one, the next transaction of another is made
+        ready. Few records are not worth two commits.
         """
-        writing: asyncio.Task[bool] | None = None
-        at, in_line = 0, True
-        try:
-            while at < len(messages) and in_line:
-                part = Part(Batch(), {}, {}, time.time_ns())
-                while at < len(messages) and in_line and part.batch.decisions < ORDERS_PER_TRANSACTION_MAX:
-                    in_line = self._take_in(messages[at], part)
-                    at += 1
-                    if writing:
-                        await asyncio.sleep(0)  # for Postgres' answers
-                if writing and not await writing:
+        count = min(LANES_MAX, 1 + len(messages) // RECORDS_PER_LANE)
+        lanes: list[list[Message]] = [[] for _ in range(count)]
+        for message in messages:
+            lanes[(message.partition() or 0) % count].append(message)
+        written = await asyncio.gather(*(self._write_lane(lane) for lane in lanes if lane), return_exceptions=True)
+        for failed in (one for one in written if isinstance(one, BaseException)):
+            raise failed
+        return all(written)
+
+    async def _write_lane(self, messages: list[Message]) -> bool:
+        at = 0
+        while at < len(messages):
+            part = Part(Batch(), {}, {}, time.time_ns())
+            while at < len(messages) and part.batch.decisions < ORDERS_PER_TRANSACTION_MAX:
+                if not self._take_in(messages[at], part):
                     return False
-                writing = asyncio.create_task(self._written(part)) if part.moves and in_line else None
-            return (writing is None or await writing) and in_line
-        finally:
-            if writing:
-                await asyncio.wait({writing})
+                at += 1
+                await asyncio.sleep(0)  # for Postgres' answers to the other lanes
+            if part.moves and not await self._written(part):
+                return False
+        return True
 
     async def _written(self, part: Part) -> bool:
         try:
