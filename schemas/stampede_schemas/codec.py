@@ -121,7 +121,21 @@ def decode_request(raw: msgspec.Raw | bytes) -> AnyRequest:
         return _decode_older(raw)
     if memoryview(raw).nbytes > REQUEST_BYTES_MAX and isinstance(request, PurchaseRequested | ReleaseRequested):
         raise UnreadableMessage("too_large")
+    if type(request) is PurchaseRequested and _holds_a_nul(request):
+        raise UnreadableMessage("not_a_request")
     return request
+
+
+def _holds_a_nul(purchase: PurchaseRequested) -> bool:
+    """Whether some text of it can never be in Postgres, so that it could have no row. (Nothing else makes rows.)"""
+    return (
+        "\0" in purchase.purchase_id
+        or "\0" in purchase.buyer_id
+        or "\0" in purchase.product_id
+        or "\0" in purchase.payment_method
+        or "\0" in purchase.fingerprint
+        or (purchase.traceparent is not None and "\0" in purchase.traceparent)
+    )
 
 
 def _decode_older(raw: msgspec.Raw | bytes) -> AnyRequest:

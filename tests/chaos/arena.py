@@ -28,7 +28,7 @@ from tests.chaos.links import Links
 from tests.support.stack import ROOT, LocalStack
 
 HEAL_S_MAX = 90.0
-DIED_S_MAX = 12.0
+DIED_S_MAX = 45.0  # longer than the longest backoff: half a minute after an outage nobody may come by
 LOOK_S = 0.05
 BUILDS = {
     "gateway": "tests.chaos.builds.gateway",
@@ -175,7 +175,7 @@ class Arena:
             self._frozen.discard(pid)
 
     def die_at(self, role: str, point: str, lets_pass: int, provoke: Callable[[], object] = lambda: None) -> bool:
-        """Whichever process of the role passes the point first kills itself there. Whether one did."""
+        """Whichever process of the role passes the point first kills itself there, and no other. Whether one did."""
         return self._strike_at(self.names(role), point, lets_pass, signal.SIGKILL, provoke)
 
     def _strike_at(
@@ -187,9 +187,7 @@ class Arena:
         provoke: Callable[[], object] = lambda: None,
     ) -> bool:
         provoke()  # first: whoever passes a point reads its order, and would take it into the grave
-        for one in names:
-            points.struck(self.folder, one)  # what a former order left behind
-            points.arm(self.folder, one, point, lets_pass, number)
+        order = points.arm(self.folder, names, point, lets_pass, number)
         struck: list[str] = []
 
         def one_did() -> bool:
@@ -197,8 +195,7 @@ class Arena:
             return bool(struck)
 
         self.wait_for(one_did, DIED_S_MAX)
-        for one in names:
-            points.disarm(self.folder, one)
+        points.disarm(order)
         what = "kills" if number == signal.SIGKILL else "freezes"
         self.tell(f"{struck[0]} {what} itself: {point}" if struck else f"nobody came by: {point}")
         return bool(struck)

@@ -40,7 +40,7 @@ async def test_a_writer_killed_at_each_point_is_continued(place: Installation, t
     total = 0
     for point in POINTS:
         total += sell(place, point.replace(" ", "-"), first=total + 1)
-        arm(tmp_path, "mortal", point, 0)
+        arm(tmp_path, ["mortal"], point, 0)
         process = await asyncio.to_thread(mortal, place, tmp_path)
         try:
             await until(lambda: struck_at(tmp_path), f"struck {point}")

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from stampede_schemas.topics import partition_of
+from tests.chaos import long_sale
 from tests.chaos.builds import points
 from tests.chaos.builds.rules import MARK
 from tests.chaos.faults import FAULTS, KINDS
+from tests.chaos.faults.processes import WRITER_CRASHES
 from tests.chaos.plan import LEAD_S, ODD_PARTITION, TAIL_S, Round, rounds
 
 
@@ -77,16 +79,42 @@ def test_an_order_to_die_is_obeyed_once_and_can_be_taken_back(tmp_path: Path) ->
     here = {points.FOLDER: str(tmp_path), "STAMPEDE_INSTANCE": "inventory-0"}
     passing = points.Points(here)
     passing.passed("decided")
-    points.arm(tmp_path, "inventory-0", "decided", 3)
+    order = points.arm(tmp_path, ["inventory-0"], "decided", 3)
     assert passing.armed_at("decided")
     passing.passed("decided")
-    points.disarm(tmp_path, "inventory-0")
+    points.disarm(order)
     for _ in range(10):
         passing.passed("decided")
-    points.arm(tmp_path, "inventory-0", "decided", 0, signal.SIGCONT)
+    points.arm(tmp_path, ["inventory-0"], "decided", 0, signal.SIGCONT)
     passing.passed("produced")
     assert points.struck(tmp_path, "inventory-0") == ""
     passing.passed("decided")
     assert points.struck(tmp_path, "inventory-0") == "decided"
     passing.passed("decided")
     assert points.struck(tmp_path, "inventory-0") == ""
+
+
+def test_of_several_that_are_armed_exactly_one_strikes(tmp_path: Path) -> None:
+    """Whoever is first at the point; the others pass it for ever after, also if they have read the order."""
+    names = ["order-writer-0", "order-writer-1", "order-writer-2"]
+    writers = {name: points.Points({points.FOLDER: str(tmp_path), "STAMPEDE_INSTANCE": name}) for name in names}
+    signals: list[int] = []
+    usual = signal.signal(signal.SIGUSR1, lambda number, _frame: signals.append(number))
+    try:
+        points.arm(tmp_path, names, "before COMMIT", 1, signal.SIGUSR1)
+        for name in ("order-writer-2", "order-writer-0", *(names * 3)):
+            writers[name].passed("before COMMIT")
+    finally:
+        signal.signal(signal.SIGUSR1, usual)
+    assert signals == [signal.SIGUSR1]
+    assert [points.struck(tmp_path, name) for name in names] == ["before COMMIT", "", ""]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_long_sale_kills_the_order_writer_at_every_point(seed: int) -> None:
+    """Whatever the seed: each point once, after the time without Postgres, while buyers still arrive."""
+    plan = long_sale.planned(seed, 10_000, 100.0, 30.0)
+    away, *deaths = plan.strikes
+    assert away.fault == long_sale.AWAY
+    assert sorted(strike.fault for strike in deaths) == sorted(f"order-writer {point}" for point in WRITER_CRASHES)
+    assert all(away.at_s + away.lasts_s < strike.at_s < plan.lasts_s for strike in deaths)

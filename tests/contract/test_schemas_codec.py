@@ -28,6 +28,7 @@ from stampede_schemas.codec import (
 )
 from stampede_schemas.decisions import Unreadable, UnreadableReason
 from stampede_schemas.identifiers import Millis
+from stampede_schemas.requests import PurchaseRequested, ReleaseRequested
 from stampede_schemas.topics import PARTITIONS, partition_of
 from tests.contract.golden import all_golden, golden
 
@@ -79,6 +80,10 @@ SINGLE_REQUESTS: dict[str, tuple[bytes, UnreadableReason]] = {
     "an empty id": (purchase(purchase_id=""), "not_a_request"),
     "an id of 97 characters": (purchase(buyer_id="x" * 97), "not_a_request"),
     "769 bytes": (purchase().ljust(769), "too_large"),
+    **{
+        f"a NUL in {field}": (purchase(**{field: "a\0b"}), "not_a_request")
+        for field in ("purchase_id", "buyer_id", "product_id", "payment_method", "fingerprint", "traceparent")
+    },
     "a lone surrogate": (b'{"type": "PurchaseRequested", "purchase_id": "\\ud800"}', "not_json"),
     "deeper than any reader goes": (b'{"type": "PurchaseRequested", "x": ' + DEEP + b"}", "not_json"),
 }
@@ -98,6 +103,15 @@ def test_an_unreadable_request_says_why(raw: bytes, reason: UnreadableReason) ->
     with pytest.raises(UnreadableMessage) as caught:
         decode_request(raw)
     assert caught.value.reason == reason
+
+
+def test_what_only_looks_like_a_nul_is_readable() -> None:
+    """A backslash before it makes it six letters; and what was reserved with a NUL once can still be given back."""
+    decoded = decode_request(purchase(purchase_id="a\\u0000", x="\0"))
+    assert isinstance(decoded, PurchaseRequested)
+    assert decoded.purchase_id == "a\\u0000"
+    back = json.loads(golden("ReleaseRequested")) | {"purchase_id": "a\0b"}
+    assert isinstance(decode_request(json.dumps(back).encode()), ReleaseRequested)
 
 
 def test_a_request_in_a_foreign_partition_is_unreadable() -> None:

@@ -51,11 +51,13 @@ async def units(quiet: Installation) -> AsyncIterator[Units]:
 
 
 @asynccontextmanager
-async def paying(units: Units, provider: Provider, in_flight_max: int = 20) -> AsyncIterator[Metrics]:
+async def paying(
+    units: Units, provider: Provider, in_flight_max: int = 20, timeout_s: float = 10.0
+) -> AsyncIterator[Metrics]:
     """A payer at work; its metrics."""
     metrics, stopping = Metrics("test"), asyncio.Event()
     spans = Spans(configure("order-writer", "test", "", 0.0))
-    payer = Payer(units, provider, in_flight_max, 3_600.0, metrics, spans, lambda: None)
+    payer = Payer(units, provider, in_flight_max, timeout_s, 3_600.0, metrics, spans, lambda: None)
     task = asyncio.create_task(payer.run(stopping))
     try:
         yield metrics
@@ -125,6 +127,51 @@ async def test_a_dead_provider_is_left_in_peace_and_found_again(quiet: Installat
         confirmed = "SELECT count(*) = 100 FROM purchases WHERE status = 'confirmed'"
         await until(lambda: quiet.value(confirmed), "all paid", 30.0)
         assert state() == 0
+
+
+class Hanging(Counting):
+    """The first so many calls are never answered."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._first = first
+
+    async def authorize(self, order: Order) -> Verdict:
+        """See Simulated."""
+        answer = await super().authorize(order)
+        if len(self.asked) <= self._first:
+            await asyncio.Event().wait()
+        return answer
+
+
+async def test_a_call_that_hangs_gives_its_place_up(quiet: Installation, units: Units) -> None:
+    """As many hang as may be open at once: the others are paid all the same, and those are asked again, but later than
+    a call that was answered with "unknown"."""
+    await insert_orders(quiet, 20)
+    await make_due(quiet)
+    provider = Hanging(4)
+    async with paying(units, provider, in_flight_max=4, timeout_s=0.5):
+        confirmed = "SELECT count(*) = 16 FROM purchases WHERE status = 'confirmed'"
+        await until(lambda: quiet.value(confirmed), "the others are paid", 5.0)
+        assert await quiet.value("SELECT count(*) FROM payments WHERE state = 'unknown'") == 4
+        assert await quiet.value("SELECT min(next_at) > now() + interval '3 seconds' FROM payments WHERE attempts = 1")
+        assert len(provider.asked) == 20
+        await until(lambda: quiet.value("SELECT count(*) = 0 FROM purchases WHERE status = 'reserved'"), "all paid")
+    assert len(provider.asked) == 24
+
+
+async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: Units) -> None:
+    """No answer in time is a failure like any other: after eight in a row nobody is asked for a while."""
+    await insert_orders(quiet, 100)
+    await make_due(quiet)
+    provider = Hanging(10**6)
+    async with paying(units, provider, in_flight_max=10, timeout_s=0.3) as metrics:
+
+        async def opened() -> bool:
+            return metrics.registry.get_sample_value(names.PAYMENT_CIRCUIT_STATE) == 2
+
+        await until(opened, "left in peace", 5.0)
+    assert len(provider.asked) < 30
 
 
 async def test_past_the_idempotency_horizon_nobody_is_charged_again(quiet: Installation, units: Units) -> None:

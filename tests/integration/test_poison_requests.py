@@ -129,6 +129,8 @@ def poisonous_requests(tea: str) -> dict[str, tuple[bytes, str]]:
         "quantity 2^63": (number(tea, b"9223372036854775808"), "not_a_request"),
         "quantity of 5,000 digits": (number(tea, b"9" * 5_000), "not_a_request"),
         "bad UTF-8": (changed(buyer_id="b-?").replace(b"b-?", b"b-\xff"), "not_a_request"),
+        "a NUL in its id": (changed(purchase_id="a\0b"), "not_a_request"),
+        "a NUL in its method": (changed(payment_method="o\0k"), "not_a_request"),
         "769 bytes": (
             changed(x="").replace(b'"x": ""', b'"x": "%s"' % (b"x" * (769 - len(changed(x=""))))),
             "too_large",

@@ -60,7 +60,7 @@ async def freeze_and_succeed(place: Installation, folder: Path, point: str) -> N
     """Freeze a writer at the point, let a successor do its work, thaw it, and let it work on alone."""
     place.log.append(2, [listed(stock=10**6)])
     total = sell(place, "first")
-    arm(folder, "mortal", point, 0, signal.SIGSTOP)
+    arm(folder, ["mortal"], point, 0, signal.SIGSTOP)
     process = await asyncio.to_thread(mortal, place, folder)
     try:
         await until(lambda: struck_at(folder), "frozen")

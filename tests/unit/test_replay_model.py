@@ -155,6 +155,7 @@ ODD: list[object] = [
     None, "", "x" * 33, "x" * 65, "x" * 97, "x" * 201, 0, -1, 1.5, 1_000, 1_001, 2**31, 2**70, 604_800_001, True, [],
     [0, 1, 2], [0, 1], [0, -1, "x"], {}, "RestockRequested", "Nope", 2, "é", "a b", "a\n", "a\\b", 'a"b', "EUR", "EURO",
     "eur", "hold_expired", "open", "\U0001f375" * 64,
+    "a\0b",
 ]  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def _endings(
 
     Until then a row may say less than what was decided and asked: nobody pays, expires or publishes.
     """
-    limits = settings.payments_in_flight, settings.payment_horizon_s
+    limits = settings.payments_in_flight, settings.payment_timeout_s, settings.payment_horizon_s
     yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run
     yield Sweeper(units, metrics, health.beat("sweeper"), settings.authorize_grace_ms / 1000).run
     yield Relay(settings.kafka, settings.instance, units, health.beat("relay")).run

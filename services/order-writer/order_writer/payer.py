@@ -27,8 +27,8 @@ from stampede_schemas.identifiers import PurchaseId
 LEASE_S = 5.0
 RENEW_EVERY_S = 1.5
 POLL_EVERY_S = 0.25  # for what other writers left, and for retries
-CALL_S_MAX = 60.0
 RETRY_S_MAX = 60.0
+TIMEOUT_COUNTS_AS = 3  # more attempts: what held a place for so long is asked less often
 AWAIT_S = 3_600.0  # what is reported need not be asked about; but another provider may be set meanwhile
 OUTCOMES_PER_TRANSACTION_MAX = 1_000
 
@@ -82,20 +82,24 @@ class Outcome(NamedTuple):
 
 
 class Payer:
-    """Runs beside the writer. At most `in_flight_max` calls are open at once, and none while the breaker is open."""
+    """Runs beside the writer. At most `in_flight_max` calls are open at once, and none while the breaker is open.
+
+    A call without an answer after `timeout_s` is unknown, and a failure of the provider.
+    """
 
     def __init__(
         self,
         units: Units,
         provider: Provider,
         in_flight_max: int,
+        timeout_s: float,
         horizon_s: float,
         metrics: Metrics,
         spans: Spans,
         beat: Callable[[], None],
     ) -> None:
         self._units, self._provider = units, provider
-        self._in_flight_max, self._horizon_s = in_flight_max, horizon_s
+        self._in_flight_max, self._timeout_s, self._horizon_s = in_flight_max, timeout_s, horizon_s
         self._metrics, self._spans, self._beat = metrics, spans, beat
         self._calls: dict[tuple[PurchaseId, bool], asyncio.Task[None]] = {}
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()  # no longer than the calls are many
@@ -145,11 +149,13 @@ class Payer:
         started = time.time_ns()
         answer: Answer
         try:
-            async with asyncio.timeout(CALL_S_MAX):
+            async with asyncio.timeout(self._timeout_s):
                 answer = await self._ask(due)
             self._breaker.succeeded()
         except Exception as error:
             answer = Unknown()
+            if isinstance(error, TimeoutError):
+                due = due._replace(attempts=due.attempts + TIMEOUT_COUNTS_AS)
             if self._breaker.failed(time.monotonic()):
                 self._metrics.circuit_opened.inc()
                 _log.error(

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     session_timeout_s: int = Field(default=10, ge=6, le=60)  # Kafka's brokers accept no less than 6 s
     payment: Literal["none", "simulated", "webhook"] = "simulated"
     payments_in_flight: int = Field(default=256, ge=1, le=10_000)
+    payment_timeout_s: float = Field(default=10.0, gt=0, le=60)  # then a call to the provider is unknown
     payment_horizon_s: int = Field(default=86_400, ge=60)  # so long the provider knows an authorisation it has seen
     payment_journal: str = ""  # the simulated provider's own books, a file that all writers of a stack share
     authorize_grace_ms: int = Field(default=5_000, ge=0, le=10_000)

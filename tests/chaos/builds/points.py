@@ -1,16 +1,18 @@
 """Named crash points: a process that is told to kills (or freezes) itself the next time it passes one of them.
 
-Both sides are here, and talk through the folder that `STAMPEDE_CHAOS_DIR` names: the runner writes `INSTANCE.armed`
-with a signal, a point and how often to let it pass; the process takes the file away (so that its successor lives),
-and leaves `INSTANCE.struck` when it sends itself the signal.
+Both sides are here, and talk through the folder that `STAMPEDE_CHAOS_DIR` names: the runner writes one `ORDER.order`
+and, for every process that may carry it out, `INSTANCE.armed` with a signal, the order's name, a point and how often to
+let it pass. The process takes the latter away (so that its successor lives), and renames the former to
+`INSTANCE.struck` before it sends itself the signal: of several that are armed exactly one can.
 """
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 FOLDER = "STAMPEDE_CHAOS_DIR"
 GROUP = "STAMPEDE_CHAOS_GROUP"  # another consumer group: it is given all partitions, for good
@@ -24,6 +26,7 @@ class Points:
         self._folder = Path(environment[FOLDER])
         self._instance = environment["STAMPEDE_INSTANCE"]
         self._armed = ""
+        self._order = self._folder
         self._signal = signal.SIGKILL
         self._left = 0
 
@@ -35,13 +38,13 @@ class Points:
         self._left -= 1
         if self._left < 0:
             self._armed = ""
-            (self._folder / f"{self._instance}.struck").write_text(point)
-            os.kill(os.getpid(), self._signal)
+            if self._takes():
+                os.kill(os.getpid(), self._signal)
 
     def armed_at(self, point: str) -> bool:
         """Whether this is where it will die: what takes time to prepare is done only then."""
         self._look()
-        return point == self._armed
+        return point == self._armed and self._order.exists()
 
     def _look(self) -> None:
         order = self._folder / f"{self._instance}.armed"
@@ -50,27 +53,44 @@ class Points:
             order.unlink()
         except FileNotFoundError:
             return
-        number, left, self._armed = said.split(" ", 2)
+        number, left, name, self._armed = said.split(" ", 3)
+        self._order = self._folder / f"{name}.order"
         self._signal, self._left = signal.Signals(int(number)), int(left)
+
+    def _takes(self) -> bool:
+        """Whether the order is still there: neither taken back nor taken by another process."""
+        try:
+            self._order.rename(self._folder / f"{self._instance}.struck")
+        except FileNotFoundError:
+            return False
+        return True
 
     def other_rules(self) -> bool:
         """Whether this process, at its start, is to be of the other version."""
         return (self._folder / f"{self._instance}.other-rules").exists()
 
 
-def arm(folder: Path, instance: str, point: str, lets_pass: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Tell a process to send itself the signal at the point; an empty point disarms it."""
-    part = folder / f".{instance}.part"
-    part.write_text(f"{int(number)} {lets_pass} {point}")
-    part.replace(folder / f"{instance}.armed")
+def arm(
+    folder: Path, instances: Sequence[str], point: str, lets_pass: int, number: signal.Signals = signal.SIGKILL
+) -> Path:
+    """Tell some processes that the first of them to be at the point, after so many passes, sends itself the signal.
+
+    Returns the order, for `disarm`.
+    """
+    name = uuid4().hex
+    order = folder / f"{name}.order"
+    order.write_text(point)
+    for instance in instances:
+        (folder / f"{instance}.struck").unlink(missing_ok=True)  # what a former order left behind
+        part = folder / f".{instance}.part"
+        part.write_text(f"{int(number)} {lets_pass} {name} {point}")
+        part.replace(folder / f"{instance}.armed")
+    return order
 
 
-def disarm(folder: Path, instance: str) -> None:
-    """Take back an order, also one that was read."""
-    if (folder / f"{instance}.armed").exists():
-        (folder / f"{instance}.armed").unlink(missing_ok=True)
-    else:
-        arm(folder, instance, "", 0)
+def disarm(order: Path) -> None:
+    """Take back an order that nobody has carried out yet, also where it was read."""
+    order.unlink(missing_ok=True)
 
 
 def struck(folder: Path, instance: str) -> str:

@@ -203,7 +203,14 @@ def read_request(raw: Raw | bytes) -> AnyRequest | str:
         return _why_not(raw)
     if isinstance(request, PurchaseRequest | ReleaseRequest) and memoryview(raw).nbytes > PURCHASE_BYTES_MAX:
         return "too_large"
+    if isinstance(request, PurchaseRequest) and any("\0" in text for text in _texts(request)):
+        return "not_a_request"  # no text in Postgres holds a NUL: it could have no row
     return request
+
+
+def _texts(purchase: PurchaseRequest) -> tuple[str, ...]:
+    plain = (purchase.purchase_id, purchase.buyer_id, purchase.product_id, purchase.payment_method)
+    return *plain, purchase.fingerprint, purchase.traceparent or ""
 
 
 def _why_not(raw: Raw | bytes) -> str:
