@@ -8,7 +8,7 @@ from order_writer.saga import Order
 from stampede_schemas.identifiers import PurchaseId
 
 SLOW_S = 2.0
-LATE_S = 40.0  # longer than a call to a provider may take (settings.payment_timeout_s)
+LATE_S = 9.0  # within a call's time (settings.payment_timeout_s), but after a short hold and its grace
 FLAKY_UNKNOWNS = 2
 
 
@@ -16,8 +16,7 @@ class Simulated:
     """Keeps its own books in `journal`; what it captured and gave back can be checked against the orders.
 
     `ok`, `declined`, `slow` (2 s), `flaky` (unknown twice, then approved), `unknown` (takes the money and never says
-    so), `late` (takes the money and says so when nobody listens any more: its call hangs). Anything else is declined as
-    `unknown_method`.
+    so), `late` (takes the money and says so when a short hold is over). Anything else is declined as `unknown_method`.
     """
 
     def __init__(self, journal: Journal | None = None, slow_s: float = SLOW_S, late_s: float = LATE_S) -> None:
