@@ -115,6 +115,11 @@ def _rolling(arena: Arena, _dice: Random, seconds: float) -> bool:
 
 KILLED = ("gateway", "inventory", "order-writer", "ratelimit", "kafka", "postgres", "redis")
 CRASHES = ("fetched", "decided", "produced", "reported", "acked")
+DOOR_CRASHES = {
+    "claimed": "dies when it has claimed purchases, before they are handed to the log",
+    "acknowledged": "dies when the log has acknowledged, before anybody hears of it",
+    "answered": "dies when buyers have their answer, before their claims are settled",
+}
 WRITER_CRASHES = (
     "before COMMIT",
     "after COMMIT, before the offset",
@@ -129,6 +134,11 @@ FAULTS: dict[str, Fault] = {
         for role in KILLED
     },
     "inventory restarted": Fault("SIGTERM, and a successor", partial(_restart, "inventory"), "inventory", alone=True),
+    "gateway restarted": Fault("SIGTERM, and a successor", partial(_restart, "gateway"), "gateway"),
+    **{
+        f"gateway {point}": Fault(sentence, partial(_crash, "gateway", point), "gateway")
+        for point, sentence in DOOR_CRASHES.items()
+    },
     **{
         f"inventory {point}": Fault(f"dies when it has {point}", partial(_crash, "inventory", point), "inventory")
         for point in CRASHES
