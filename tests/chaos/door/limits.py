@@ -4,13 +4,11 @@ Pure. Instants are ms of one clock. A driver knows of each send only when it beg
 violation is what holds for every instant in between.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from heapq import heappop, heappush
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import inf
 from typing import NamedTuple
 
-from replay.rules.s11_limiter import Allowance, Span
+from replay.rules.s11_limiter import Allowance, Span, overdrawn
 
 UNSURE_MS = 2.0  # clocks are read to the ms at both ends
 
@@ -25,7 +23,9 @@ class Bound(NamedTuple):
 
 def too_many(bound: Bound) -> Span | None:
     """A use that cannot have been let through, if each of `spans` was at some instant within it."""
-    return _window_overdrawn(bound) if bound.policy.sliding else _bucket_overdrawn(bound)
+    if bound.policy.sliding:
+        return _window_overdrawn(bound)
+    return overdrawn(bound.spans, bound.policy.capacity, bound.policy.per_ms, bound.lost)
 
 
 def _window_overdrawn(bound: Bound) -> Span | None:
@@ -47,64 +47,6 @@ def _until(spans: Sequence[Span], at: int, end: float) -> Iterator[Span]:
         if spans[number].from_ms >= end:
             return
         yield spans[number]
-
-
-class _Bucket:
-    """A bucket that fills up, and twice around each loss: nobody knows when in between it was emptied of its debts."""
-
-    def __init__(self, policy: Allowance, lost: Iterable[Span]) -> None:
-        self._policy = policy
-        self._gifts = sorted([(span.from_ms, 1) for span in lost] + [(span.to_ms, -1) for span in lost])
-        self._open = 0  # losses that may be yet to come, or have come
-        self.now, self.left = -inf, float(policy.capacity)
-
-    def advance(self, to_ms: float) -> None:
-        """Let time pass."""
-        while self._gifts and self._gifts[0][0] <= to_ms:
-            at, begins = self._gifts.pop(0)
-            self._fill(at)
-            self._open += begins
-            if begins > 0:
-                self.left += self._policy.capacity
-            elif not self._open:
-                self.left = float(self._policy.capacity)
-        self._fill(to_ms)
-
-    def _fill(self, to_ms: float) -> None:
-        if to_ms > self.now:
-            if self.left < self._policy.capacity and self.now > -inf:
-                self.left = min(self._policy.capacity, self.left + (to_ms - self.now) * self._policy.per_ms)
-            self.now = to_ms
-
-    def await_one(self) -> None:
-        """Let time pass until there is one to take."""
-        while self.left < 1:
-            full = self.now + (1 - self.left) / self._policy.per_ms
-            gift = self._gifts[0][0] if self._gifts else inf
-            self.advance(min(full, gift))
-            if full <= gift:
-                self.left = max(self.left, 1.0)  # whatever was rounded
-
-
-def _bucket_overdrawn(bound: Bound) -> Span | None:
-    """Earliest deadline first, each as early as it may be: if that fails, so does every other order."""
-    coming = sorted(bound.spans, reverse=True)
-    waiting: list[tuple[float, Span]] = []
-    bucket = _Bucket(bound.policy, bound.lost)
-    while coming or waiting:
-        if not waiting:
-            bucket.advance(max(bucket.now, coming[-1].from_ms))
-        bucket.await_one()
-        while coming and coming[-1].from_ms <= bucket.now:
-            span = coming.pop()
-            heappush(waiting, (span.to_ms, span))
-        if not waiting:
-            continue
-        _, span = heappop(waiting)
-        if span.to_ms + UNSURE_MS < bucket.now:
-            return span
-        bucket.left -= 1
-    return None
 
 
 def had_room(bound: Bound, asked: Span) -> bool:
