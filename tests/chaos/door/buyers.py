@@ -21,6 +21,7 @@ from tests.chaos.door.watch import now_ms
 LIMITS = "user:token_bucket:4/s/5,user:sliding_window:20/10s,address:token_bucket:5/s/8"
 GREEDY, GREEDY_PER_ADDRESS, POLITE, LOYAL, LOYAL_PER_ADDRESS = 9, 3, 6, 10, 2
 GREEDY_EVERY_S, LOYAL_EVERY_S, POLITE_LOOK_S = 0.16, 1.2, 0.01
+POLITE_REST_S = 0.5  # after 429: its limits are not what they were, for a while
 AGAIN_S = (0.02, 0.3)
 LEAVES_S = (0.001, 0.012)
 DECLINED_SHARE = 0.15
@@ -91,7 +92,9 @@ class Crowd:
                 await asyncio.sleep(POLITE_LOOK_S)
                 continue
             told = await self._send(self._order(buyer, address), self._any())
-            if told is not None and told.status != LIMITED:
+            if told is None or told.status == LIMITED:
+                await asyncio.sleep(POLITE_REST_S)
+            else:
                 spent.append(told.span)
 
     async def _loyal(self, number: int) -> None:
