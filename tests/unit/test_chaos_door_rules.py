@@ -131,6 +131,14 @@ WRONG: dict[str, tuple[Callable[[Account], None], set[str]]] = {
         {"S9 first answer", "S11 nobody polite is limited"},
     ),
     "a repeat is misused": (add(send("a", 3_000, 422, gateway=1, kind="idempotency-key-reused")), {"S9 first answer"}),
+    "what was bought is misused, where another body was accepted too": (
+        both(
+            told(1, *DOUBT),
+            add(send("a", 8_500, gateway=1, body="two"), send("a", 8_900, 422, kind="idempotency-key-reused")),
+            lambda account: account.bought.update({"p-a": "one"}),
+        ),
+        {"S9 first answer"},
+    ),
     "another body, later": (add(send("a", 3_000, gateway=1, body="two")), {"S9 one body"}),
     "another body, at once": (add(send("e", 20_002, gateway=1, body="two")), {"S9 one body"}),
     "in flight, and nothing was": (add(send("g", 40_000, 409, kind="in-flight")), {"S9 twins"}),
@@ -161,6 +169,12 @@ WRONG: dict[str, tuple[Callable[[Account], None], set[str]]] = {
     "polite, and limited": (add(send("g", 50_000, 429, kind="rate-limited")), {"S11 nobody polite is limited"}),
 }
 FORGIVEN: dict[str, Callable[[Account], None]] = {
+    "what was not bought is misused, although it was accepted first": both(
+        told(1, *DOUBT),
+        add(send("a", 8_500, gateway=1, body="two"), send("a", 8_900, 422, kind="idempotency-key-reused")),
+        lambda account: account.bought.update({"p-a": "two"}),
+        lambda account: account.sends.__delitem__(6),
+    ),
     "a repeat is limited by a gateway without Redis": both(
         told(1, *LOCAL),
         claimed("h"),

@@ -127,6 +127,7 @@ class Account:
     claims: dict[str, str] = field(default_factory=dict)  # purchase -> its claim in Redis, at the end
     stock: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # product -> (ms, available from then on)
     settled_ms: float = 0.0  # nothing was broken any more, and all was quiet
+    bought: dict[str, str] = field(default_factory=dict)  # purchase -> the body in its row
 
     @cached_property
     def by_key(self) -> dict[str, list[Send]]:

@@ -11,13 +11,13 @@ from redis import Redis
 
 from devstack.failure import StackError
 from ratelimit.limiter import CLAIM_PREFIX
-from replay.evidence import Evidence
+from replay.evidence import Evidence, Row
 from replay.journal import Attempt, Journal, Told
 from tests.chaos.arena import Arena
 from tests.chaos.door import coverage
 from tests.chaos.door.account import Account, Call, Send, read_calls
 from tests.chaos.door.buyers import LIMITS, Crowd
-from tests.chaos.door.client import Client
+from tests.chaos.door.client import Client, told_apart
 from tests.chaos.door.plan import DoorRound
 from tests.chaos.door.rules import RULES
 from tests.chaos.door.s11 import purchase_of
@@ -70,6 +70,8 @@ async def play(arena: Arena, planned: DoorRound) -> Played:
         arena.leave()
         wrong = [f"the round broke off: {str(error) or type(error).__name__}"]
         return Played(planned, [], wrong, Counter(), 0.0, planned.lasts_s / 60, None, None)
+    assert evidence.database is not None
+    account.bought = {row.purchase_id: body_of(row) for row in evidence.database.rows.values()}
     account.stock = {product: stock(evidence, product) for product in planned.products}
     wrong = seen.wrong + resting + await asyncio.to_thread(_wrong, arena, planned, seen.client, account, evidence)
     counted = await asyncio.to_thread(coverage.counts, account)
@@ -160,6 +162,11 @@ def _wrong(arena: Arena, planned: DoorRound, client: Client, account: Account, e
         found = list(rule.check(account))
         wrong += [f"{rule.name} is violated {len(found)} times: {one.at}: {one.what}" for one in found[:SAID_MAX]]
     return wrong
+
+
+def body_of(row: Row) -> str:
+    """As `Send` tells bodies apart."""
+    return told_apart({"product_id": row.product_id, "quantity": row.quantity, "payment_method": row.payment_method})
 
 
 def journal(client: Client, account: Account, product: str) -> Journal:
