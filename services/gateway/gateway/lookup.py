@@ -79,6 +79,11 @@ class Lookup:
         known = self._projection.purchase(purchase_id)
         return known.fingerprint or None if known is not None else None
 
+    def disputed(self, purchase_id: str) -> bool:
+        """Whether another body than the one known here may be what was bought: only the row can tell."""
+        known = self._projection.purchase(purchase_id)
+        return known is not None and known.row_decides
+
     async def _from_row(self, purchase_id: str) -> Purchase | None:
         row = await self._store.purchase(purchase_id)
         return None if row is None else self._projection.merge(row)

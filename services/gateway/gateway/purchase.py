@@ -175,7 +175,9 @@ class PurchaseEndpoint:
         if first is None:
             return False
         if first != request.fingerprint:
-            return key_reused()
+            if not self._lookup.disputed(request.purchase_id):
+                return key_reused()
+            return in_flight() if on_its_way else False
         return in_flight() if known is None else True
 
     async def _append(self, request: PurchaseRequested, address: str | None) -> Answer:
