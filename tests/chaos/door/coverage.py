@@ -13,7 +13,7 @@ from replay.rules.s11_limiter import Allowance
 from tests.chaos.door import s11
 from tests.chaos.door.account import UNANSWERED, Account, Send, overlap
 from tests.chaos.door.limits import scaled
-from tests.chaos.door.rules import sent_again
+from tests.chaos.door.rules import sent_again, stood
 
 TIGHTER, WIDER = 0.7, 1.5
 
@@ -64,6 +64,11 @@ def _flips(account: Account) -> int:
     )
 
 
+def _asked_of_stock(account: Account) -> int:
+    """Sends that would have been wrong to call sold-out."""
+    return sum(not send.replayed and send.accepted and stood(account, send) > 0 for send in account.sends)
+
+
 def _counted_by_redis(account: Account) -> int:
     return sum(use.where == s11.REDIS for use in s11.uses(account))
 
@@ -90,6 +95,7 @@ NEEDED = (
     Needed("sends without an answer", 20, lambda a: _sends(a, lambda send: send.status == UNANSWERED)),
     Needed("told by a gateway that did not believe Redis", 20, lambda a: _sends(a, a.doubted)),
     Needed("sold-out ended", 8, _flips),
+    Needed("accepted of units that had been there for long", 40, _asked_of_stock),
     Needed("uses counted by Redis", 300, _counted_by_redis),
     Needed("uses counted by gateways alone", 15, _counted_by_gateways),
     Needed("429s that were right, and not under wider limits", 30, _polite_and_felt),
@@ -101,6 +107,7 @@ NEEDED = (
 def counts(account: Account) -> Counter[str]:
     """How often each happened in a round, and each policy would have been overdrawn had it been tighter."""
     found = Counter({needed.what: needed.count(account) for needed in NEEDED})
+    found["uses of which nobody knows who counted them"] = sum(use.where is None for use in s11.uses(account))
     for policy, _ in s11.overdrawn(account, partial(scaled, by=TIGHTER)):
         found[_felt(policy)] += 1
     return found

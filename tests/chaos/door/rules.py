@@ -3,7 +3,9 @@
 S8 to S10 are those of `replay`; these are what only a driver with several gateways, and a look into Redis, can tell.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 from replay.evidence import Violation
@@ -85,17 +87,16 @@ def twins(account: Account) -> Iterator[Violation]:
 def sold_out_is_true(account: Account) -> Iterator[Violation]:
     """Nobody is told sold-out while units are available, for longer than a gateway may lag."""
     for send in account.sends:
-        if send.kind == "sold-out":
-            from_ms, to_ms = send.sent_ms - KNOWN_MS - CLOCK_MS, send.answered_ms + CLOCK_MS
-            least = lowest(account.stock.get(send.product_id, []), from_ms, to_ms)
-            if least > 0:
-                yield _at(send, f"was told sold-out, when {least} units of {send.product_id} or more had been there")
+        if send.kind == "sold-out" and (least := stood(account, send)) > 0:
+            yield _at(send, f"was told sold-out, when {least} units of {send.product_id} or more had been there")
 
 
-def lowest(stock: list[tuple[float, int]], from_ms: float, to_ms: float) -> int:
-    """The fewest units that were available at any instant of these."""
-    before = [available for at, available in stock if at <= from_ms]
-    return min(before[-1:] + [available for at, available in stock if from_ms < at <= to_ms], default=0)
+def stood(account: Account, send: Send) -> int:
+    """The fewest units that were available from so long before a send that each gateway knew, until its answer."""
+    stock = account.stock.get(send.product_id, [])
+    since = bisect_right(stock, send.sent_ms - KNOWN_MS - CLOCK_MS, key=itemgetter(0))
+    until = bisect_right(stock, send.answered_ms + CLOCK_MS, key=itemgetter(0))
+    return min((available for _, available in stock[max(0, since - 1) : until]), default=0) if since else 0
 
 
 def doubt_refuses_nobody(account: Account) -> Iterator[Violation]:
