@@ -41,7 +41,14 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tests.chaos.door", description=__doc__)
     top.add_argument("--minutes", type=float, default=3.0, help="no round begins after this (3)")
     top.add_argument("--seed", type=int, default=None, help="of every choice; drawn and printed if not given")
-    top.add_argument("--fault", action="append", default=[], choices=FAULTS, metavar="NAME", help="only this")
+    top.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        choices=FAULTS,
+        metavar="NAME",
+        help="only this (too little may happen then)",
+    )
     top.add_argument("--planted", choices=PLANTED, metavar="NAME", help="gateways with this bug")
     top.add_argument("--again", type=Path, metavar="FILE", help="judge once more what a failed round left")
     top.add_argument("--list", action="store_true", help="name the faults, and the bugs that can be planted")

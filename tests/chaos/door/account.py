@@ -4,7 +4,7 @@ Pure data, and what follows from it without judging. All instants are ms of the 
 """
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from replay.rules.s11_limiter import Span
 
 UNANSWERED = 0
 ACCEPTED = frozenset({201, 202})
+STATE_MS_MAX = 30_000.0  # no call takes so long
 WITNESS_QUIET_MS = 2_000.0  # it tells something each second; later than this it was dead, or its machine was busy
 
 
@@ -139,8 +140,8 @@ class Account:
 
     @cached_property
     def states(self) -> dict[str, list[State]]:
-        """What each gateway went by, in order."""
-        return {gateway: list(states(calls)) for gateway, calls in self.calls.items()}
+        """What each gateway went by, in the order in which it began; a call that took long is told late."""
+        return {gateway: sorted(states(calls)) for gateway, calls in self.calls.items()}
 
     @cached_property
     def _begins(self) -> dict[str, list[float]]:
@@ -149,15 +150,8 @@ class Account:
     def during(self, gateway: str, from_ms: float, to_ms: float) -> list[State]:
         """The states that a gateway may have been in at some instant of these."""
         states, begins = self.states.get(gateway, []), self._begins.get(gateway, [])
-        at = max(0, bisect_right(begins, to_ms))
-        found = []
-        while at > 0:  # neighbours overlap by little, so the first that ended before is the end of it
-            at -= 1
-            if states[at].to_ms >= from_ms:
-                found.append(states[at])
-            elif begins[at] < from_ms - 60_000:
-                break
-        return found
+        first, end = bisect_left(begins, from_ms - STATE_MS_MAX), bisect_right(begins, to_ms)
+        return [state for state in states[first:end] if state.to_ms >= from_ms]
 
     def vouched(self, send: Send | Look) -> bool:
         """Whether for certain the gateway believed Redis whenever it may have judged this."""
