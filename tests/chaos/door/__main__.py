@@ -121,11 +121,12 @@ def _again(path: Path) -> int:
 
 
 def _caught(planted: str, played: list[Played]) -> int:
+    """Whether the rule that is responsible spoke up; a gateway with no bug (no rule) must break none."""
     rule = PLANTED[planted].rule
     wrong = [sentence for one in played for sentence in one.wrong]
-    caught = any(sentence.startswith(rule) for sentence in wrong)
-    print(f"\nVERDICT: {planted}: {'caught' if caught else 'NOT caught'} by {rule}")
-    return 0 if caught else 1
+    right = any(sentence.startswith(rule) for sentence in wrong) if rule else not wrong
+    print(f"\nVERDICT: {planted}: {'' if right else 'NOT '}{f'caught by {rule}' if rule else 'without a violation'}")
+    return 0 if right else 1
 
 
 def strikes(played: Sequence[Played]) -> tuple[Counter[str], Counter[str]]:

@@ -1,4 +1,7 @@
-"""Gateways with a bug each, for `python -m tests.chaos.door --planted NAME`: the rule named here has to say so."""
+"""Gateways with a bug each, for `python -m tests.chaos.door --planted NAME`: the rule named here has to say so.
+
+One of them has none: it remembers no purchase itself, so that every repeat is a matter of its claim.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,11 +20,11 @@ from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
 from tests.planted.builds.planting import exchange
 
-_append, _check, _counted, _purchase_id = Appender.append, Claims.check, Buckets.check, IdentityKey.purchase_id
+_append, _check, _purchase_id = Appender.append, Claims.check, IdentityKey.purchase_id
 
 
 class Planted(NamedTuple):
-    """What is done to the shipped code, and the rule (a verdict's first words) that has to notice."""
+    """What is done to the shipped code, and the rule (a verdict's first words) that has to notice; empty: none may."""
 
     rule: str
     plant: Callable[[], None]
@@ -95,6 +98,8 @@ PLANTED: dict[str, Planted] = {
         "S11 nobody polite is limited", lambda: exchange(Buckets, check=_shut_without_redis)
     ),
     "a purchase for each gateway": Planted("S9 first answer", lambda: exchange(IdentityKey, purchase_id=_by_gateway)),
-    "gateways do not remember": Planted("none", lambda: exchange(Lookup, fingerprint=_knows_nothing)),
+    "no bug: repeats are known by their claims alone": Planted(
+        "", lambda: exchange(Lookup, fingerprint=_knows_nothing)
+    ),
 }
 BUGS = {name: planted.plant for name, planted in PLANTED.items()}
