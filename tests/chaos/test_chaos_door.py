@@ -10,7 +10,7 @@ from tests.chaos.arena import Arena
 from tests.chaos.door.__main__ import ENVIRONMENT, verdict
 from tests.chaos.door.plan import draw
 from tests.chaos.door.play import play
-from tests.chaos.faults import KINDS
+from tests.chaos.faults import KINDS_AT_THE_DOOR
 
 SEED = 5
 # What is judged while Redis is believed comes first: afterwards it has to be believed again.
@@ -31,7 +31,7 @@ def fought() -> Iterator[Arena]:
 
 async def test_the_door_holds_whatever_forgets_or_dies(fought: Arena) -> None:
     """No rule is broken, and enough happened that each of them could have been."""
-    kinds = {name: KINDS[name]._replace(lasts_s=lasts_s) for name, lasts_s in SHORT.items()}
+    kinds = {name: KINDS_AT_THE_DOOR[name]._replace(lasts_s=lasts_s) for name, lasts_s in SHORT.items()}
     planned = draw(Random(SEED), 0, list(SHORT), kinds)
     wrong, _ = verdict([await play(fought, planned)])
     assert wrong == []

@@ -22,11 +22,10 @@ from tests.chaos.arena import Arena
 from tests.chaos.door import account, coverage
 from tests.chaos.door.bugs import PLANTED
 from tests.chaos.door.buyers import LIMITS
-from tests.chaos.door.plan import FAULTS, DoorRound, rounds
+from tests.chaos.door.plan import DoorRound, rounds
 from tests.chaos.door.play import Played, play
 from tests.chaos.door.rules import RULES
-from tests.chaos.faults import FAULTS as ALL
-from tests.chaos.faults import KINDS
+from tests.chaos.faults import AT_THE_DOOR, KINDS_AT_THE_DOOR
 from tests.chaos.results import FOLDER as RESULTS
 from tests.chaos.results import append, machine
 from tests.planted.builds.planting import FILE
@@ -45,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--fault",
         action="append",
         default=[],
-        choices=FAULTS,
+        choices=sorted(AT_THE_DOOR),
         metavar="NAME",
         help="only this (too little may happen then)",
     )
@@ -60,7 +59,7 @@ def main() -> int:
     """Run the command line."""
     asked = parser().parse_args()
     if asked.list:
-        print("\n".join([*(f"{name:26} {ALL[name].sentence}" for name in FAULTS), "", *PLANTED]))
+        print("\n".join([*(f"{name:26} {AT_THE_DOOR[name].sentence}" for name in AT_THE_DOOR), "", *PLANTED]))
         return 0
     if asked.again:
         return _again(asked.again)
@@ -68,7 +67,7 @@ def main() -> int:
     seed = time.time_ns() % 1_000_000 if asked.seed is None else asked.seed
     tell = Teller()
     tell(f"seed {seed}, {asked.minutes:g} minutes; starting the stack")
-    kinds = {name: KINDS[name] for name in asked.fault or FAULTS}
+    kinds = {name: KINDS_AT_THE_DOOR[name] for name in asked.fault or AT_THE_DOOR}
     played: list[Played] = []
     with ExitStack() as opened:
         fought = opened.enter_context(arena(tell, _environment(opened, asked.planted), each=1))
@@ -148,10 +147,10 @@ def table(played: Sequence[Played], counted: Counter[str]) -> str:
     """Markdown: the faults, and what they met."""
     struck, missed = strikes(played)
     lines = ["| fault | what happens | strikes |", "|---|---|---:|"]
-    for name in FAULTS:
+    for name in AT_THE_DOOR:
         if struck[name] or missed[name]:
             noted = f" (+{missed[name]} missed)" if missed[name] else ""
-            lines.append(f"| {name} | {ALL[name].sentence} | {struck[name]}{noted} |")
+            lines.append(f"| {name} | {AT_THE_DOOR[name].sentence} | {struck[name]}{noted} |")
     lines += ["", "| what was tested | times |", "|---|---:|"]
     lines += [f"| {what} | {count:,} |" for what, count in counted.items()]
     return "\n".join(lines)

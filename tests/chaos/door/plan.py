@@ -6,21 +6,6 @@ from typing import NamedTuple
 
 from tests.chaos.plan import Kind, Strike, product
 
-FAULTS = (
-    "gateway killed",
-    "gateway restarted",
-    "gateway claimed",
-    "gateway acknowledged",
-    "gateway answered",
-    "redis killed",
-    "redis flushed",
-    "redis failed over",
-    "redis evicting",
-    "redis frozen",
-    "gateway-redis cut",
-    "gateway-redis stalled",
-    "gateway-redis slow",
-)
 LEAD_S, TAIL_S = 6.0, 3.0  # without a fault: the door is as it should be, and then is itself again
 GAP_S = (0.5, 4.0)
 PER_ROUND = 5

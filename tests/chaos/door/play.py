@@ -23,7 +23,7 @@ from tests.chaos.door.rules import RULES
 from tests.chaos.door.s11 import purchase_of
 from tests.chaos.door.till import Till
 from tests.chaos.door.watch import Watch, now_ms, watching
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import AT_THE_DOOR
 from tests.chaos.money import BOOKS, facts, wrong_money
 from tests.chaos.plan import Strike
 from tests.chaos.verdict import SAID_MAX, at_rest, collect, judged
@@ -101,7 +101,7 @@ async def _sell(arena: Arena, planned: DoorRound) -> _Seen:
 
 
 async def _under_fire(arena: Arena, planned: DoorRound, crowd: Crowd, till: Till) -> list[bool]:
-    locks = {fault.target: asyncio.Lock() for fault in FAULTS.values()}
+    locks = {fault.target: asyncio.Lock() for fault in AT_THE_DOOR.values()}
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(crowd.run(planned.lasts_s))
@@ -116,7 +116,7 @@ async def _under_fire(arena: Arena, planned: DoorRound, crowd: Crowd, till: Till
 
 
 async def _strike(arena: Arena, strike: Strike, locks: dict[str, asyncio.Lock]) -> bool:
-    fault = FAULTS[strike.fault]
+    fault = AT_THE_DOOR[strike.fault]
     await asyncio.sleep(strike.at_s)
     async with locks[fault.target]:
         return await asyncio.to_thread(fault.strike, arena, Random(strike.seed), strike.lasts_s)

@@ -15,12 +15,14 @@ def _kill(role: str, arena: Arena, dice: Random, _seconds: float) -> bool:
     return True
 
 
-def _restart(role: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+def restart(role: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+    """SIGTERM to one of them."""
     arena.kill(dice.choice(arena.names(role)), clean=True)
     return True
 
 
-def _crash(role: str, point: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+def crash(role: str, point: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+    """Whoever passes the point dies there."""
     return arena.die_at(role, point, dice.randrange(8))
 
 
@@ -115,11 +117,6 @@ def _rolling(arena: Arena, _dice: Random, seconds: float) -> bool:
 
 KILLED = ("gateway", "inventory", "order-writer", "ratelimit", "kafka", "postgres", "redis")
 CRASHES = ("fetched", "decided", "produced", "reported", "acked")
-DOOR_CRASHES = {
-    "claimed": "dies when it has claimed purchases, before they are handed to the log",
-    "acknowledged": "dies when the log has acknowledged, before anybody hears of it",
-    "answered": "dies when buyers have their answer, before their claims are settled",
-}
 WRITER_CRASHES = (
     "before COMMIT",
     "after COMMIT, before the offset",
@@ -133,21 +130,16 @@ FAULTS: dict[str, Fault] = {
         f"{role} killed": Fault(f"kill -9 of {role}", partial(_kill, role), role, alone=role == "inventory")
         for role in KILLED
     },
-    "inventory restarted": Fault("SIGTERM, and a successor", partial(_restart, "inventory"), "inventory", alone=True),
-    "gateway restarted": Fault("SIGTERM, and a successor", partial(_restart, "gateway"), "gateway"),
+    "inventory restarted": Fault("SIGTERM, and a successor", partial(restart, "inventory"), "inventory", alone=True),
     **{
-        f"gateway {point}": Fault(sentence, partial(_crash, "gateway", point), "gateway")
-        for point, sentence in DOOR_CRASHES.items()
-    },
-    **{
-        f"inventory {point}": Fault(f"dies when it has {point}", partial(_crash, "inventory", point), "inventory")
+        f"inventory {point}": Fault(f"dies when it has {point}", partial(crash, "inventory", point), "inventory")
         for point in CRASHES
     },
     "inventory in a snapshot": Fault("dies with a snapshot half written", _crash_in_snapshot, "inventory"),
     "inventory loading": Fault("killed, and its successor dies while it loads", _crash_loading, "inventory"),
     "inventory rebalancing": Fault("dies while a worker joins", _crash_rebalancing, "inventory"),
     **{
-        f"order-writer {point}": Fault(f"dies {point}", partial(_crash, "order-writer", point), "order-writer")
+        f"order-writer {point}": Fault(f"dies {point}", partial(crash, "order-writer", point), "order-writer")
         for point in WRITER_CRASHES
     },
     "inventory frozen": Fault(
