@@ -34,7 +34,8 @@ class Watch:
         self._url = url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._count, self._evicted, self._answered_ms = 0, 0, now_ms()
+        self._count, self._answered_ms = 0, now_ms()
+        self._evicted = -1  # until its first answer: what it evicted before is not of this round
         self._told: PubSub | None = None
 
     def start(self) -> None:
@@ -82,7 +83,7 @@ class Watch:
     def _note_evicted(self, evicted: int, since: Span) -> None:
         """By name, as long as each of them was told."""
         before, self._evicted = self._evicted, evicted
-        if evicted <= before:  # as before, or another process
+        if before < 0 or evicted <= before:  # as before, or another process
             return
         names = [message["data"] for message in self._messages(evicted - before)]
         self.memory.evicted += [Evicted(*since, name) for name in names]
