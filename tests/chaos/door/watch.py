@@ -23,7 +23,6 @@ EVERY_S = 0.02
 ANSWER_S_MAX = 1.0
 CANARY = "door-canary"
 EVICTIONS = "__keyevent@0__:evicted"
-TOLD_PER_LOOK_MAX = 5_000
 
 
 class Watch:
@@ -31,6 +30,7 @@ class Watch:
 
     def __init__(self, url: str) -> None:
         self.memory = Memory()
+        self.answered = False  # when it was looked at last
         self._url = url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -50,13 +50,12 @@ class Watch:
     def _run(self) -> None:
         never = Retry(NoBackoff(), 0)  # what is sent twice would raise the counter twice
         client: Redis = Redis.from_url(self._url, socket_timeout=ANSWER_S_MAX, decode_responses=True, retry=never)
-        away = False
         while not self._stop.wait(EVERY_S):
             try:
-                self._look(client, away=away)
-                away = False
+                self._look(client, away=not self.answered)
+                self.answered = True
             except (RedisError, OSError):
-                away = True
+                self.answered = False
                 self._told = None
                 client.connection_pool.disconnect()
         client.close()
@@ -92,11 +91,12 @@ class Watch:
 
     def _messages(self, count: int) -> Iterator[dict[str, Any]]:
         assert self._told is not None
-        for _ in range(min(count, TOLD_PER_LOOK_MAX)):
-            message = self._told.get_message(timeout=ANSWER_S_MAX)
-            if message is None:
-                return
-            yield message
+        over = now_ms() + ANSWER_S_MAX * 1000
+        while count and now_ms() < over:
+            message = self._told.get_message(timeout=EVERY_S)
+            if message is not None:  # None: nothing yet, or a word about the subscription
+                count -= 1
+                yield message
 
 
 def now_ms() -> float:
