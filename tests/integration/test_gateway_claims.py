@@ -183,17 +183,21 @@ def forget_purchase(two: TwoGateways, gateway: int, purchase_id: str) -> None:
     two.stack.restart(f"gateway-{gateway}")
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["at one gateway", "at another one, which saw only that"])
 def test_what_was_bought_is_not_called_misused_because_another_body_came_when_nobody_could_tell(
-    two: TwoGateways,
+    two: TwoGateways, both: bool
 ) -> None:
-    """Redis forgot, the gateway begins anew: another body is accepted as the same purchase, and the first one still."""
-    tea, ann = two.product(), key()
+    """Redis forgot, gateways begin anew: another product is accepted as the same purchase, and the first one still."""
+    tea, cup, ann = two.product(), two.product(), key()
     first = two.buy(0, tea, ann)
-    forget_purchase(two, 1, first.json()["purchase_id"])
+    for gateway in range(1 - both, 2):
+        forget_purchase(two, gateway, first.json()["purchase_id"])
     try:
         two.redis.forget()
-        eventually(lambda: two.unknown(1) == 503, 5, "distrust")
-        assert two.buy(1, tea, ann, quantity=2).json() == first.json()
+        eventually(lambda: two.unknown(0) == two.unknown(1) == 503, 5, "distrust")
+        assert two.buy(1 - both, cup, ann).json() == first.json()
+        assert body_of(two.buy(1, tea, ann)) == body_of(first)
+        eventually(lambda: two.left(0, cup) == two.left(1, cup) == 10, 5, "a cup that was given back")
         assert body_of(two.buy(1, tea, ann)) == body_of(first)
     finally:
         two.vouched()
