@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay clients/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status token trace test test-faults test-http check format sim chaos bench-loading bench-snapshots bench-writer bench-read-side clean
+.PHONY: help setup lock demo up down status token trace test test-faults test-http check format sim chaos chaos-door bench-loading bench-snapshots bench-writer bench-read-side clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ sim: setup ## Try to break the inventory protocol: HISTORIES=100000 SEED=1
 
 chaos: setup ## Break the real stack while it sells, and check everything: MINUTES=10 SEED=1
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
+
+chaos-door: setup ## The same for gateways, limits and Redis alone, at the edge of stock: MINUTES=3 SEED=1
+	@$(BIN)/python -m tests.chaos.door --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 bench-loading: setup ## How fast 1,000,000 reservations load, and what a snapshot costs (RESERVATIONS=n)
 	@$(BIN)/python -m bench.loading --reservations $(or $(RESERVATIONS),1000000)

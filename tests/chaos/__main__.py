@@ -12,12 +12,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from replay import live, salefile
+from replay.evidence import Evidence
 from tests.chaos.arena import BUILDS, Arena
 from tests.chaos.builds.points import FOLDER
 from tests.chaos.faults import FAULTS, KINDS
@@ -46,14 +47,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def arena(tell: Callable[[str], None]) -> Iterator[Arena]:
-    """A stack of test builds, two of each service that can have two, gone afterwards."""
+def arena(tell: Callable[[str], None], env: Mapping[str, str] | None = None, *, each: int = 2) -> Iterator[Arena]:
+    """A stack of test builds, two gateways and so many of the other services, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="stampede-chaos-") as made:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        env = {FOLDER: made, "PYTHONPATH": path, "STAMPEDE_PAYMENT_JOURNAL": f"{made}/{BOOKS}"}
+        own = {FOLDER: made, "PYTHONPATH": path, "STAMPEDE_PAYMENT_JOURNAL": f"{made}/{BOOKS}", **(env or {})}
         with (
             links() as wires,
-            stack(env, modules=BUILDS, inventory=2, gateway=2, order_writer=2, also=wires.options) as running,
+            stack(own, modules=BUILDS, inventory=each, gateway=2, order_writer=each, also=wires.options) as running,
         ):
             fought = Arena(running, wires, Path(made), tell)
             try:
@@ -97,7 +98,7 @@ def main() -> int:
             for planned in rounds(seed, kinds, asked.arrivals):
                 played.append(_round(fought, planned))
                 if played[-1].wrong:
-                    tell(f"evidence: {keep(fought, played[-1], seed)}")
+                    tell(f"evidence: {keep(fought, played[-1].evidence, f'chaos-{seed}-{planned.number}')}")
                     break
                 if tell.minutes >= asked.minutes:
                     break
@@ -119,15 +120,15 @@ def _round(fought: Arena, planned: Round) -> Played:
     return one
 
 
-def keep(fought: Arena, failed: Played, seed: int) -> Path:
+def keep(fought: Arena, evidence: Evidence | None, name: str) -> Path:
     """The log of the failed run as `replay check` reads it, and what every process said."""
-    kept = ROOT / ".stack" / f"failed-chaos-{seed}-{failed.round.number}"
+    kept = ROOT / ".stack" / f"failed-{name}"
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(fought.stack.layout.logs, kept)
     for log in fought.folder.glob("*.log"):
         shutil.copy(log, kept)
-    if failed.evidence is not None:
-        salefile.write(kept / "sale.jsonl.gz", failed.evidence, topic_ids=live.ids(fought.stack.kafka))
+    if evidence is not None:
+        salefile.write(kept / "sale.jsonl.gz", evidence, topic_ids=live.ids(fought.stack.kafka))
     return kept
 
 

@@ -76,7 +76,7 @@ def main() -> int:
         played = asyncio.run(play(fought, planned(asked.seed, asked.units, asked.arrivals, asked.away), BUYING))
         wrong = [*played.wrong, *unsold(played)]
         if wrong:
-            tell(f"evidence: {keep(fought, played, asked.seed)}")
+            tell(f"evidence: {keep(fought, played.evidence, f'long-sale-{asked.seed}')}")
     said = [*sentences([played]), *(f"WRONG: {sentence}" for sentence in wrong)]
     said.insert(1, f"{played.ends}; {tell.minutes:.1f} minutes in all.")
     body = "\n".join([table([played]), "", *(f"- {sentence}" for sentence in said)])

@@ -21,6 +21,7 @@ from inventory.domain import decide, evolve
 from inventory.table import StockTable
 from replay import books, live
 from replay.evidence import Evidence
+from replay.journal import Journal as Told
 from replay.journal import Limits, from_crowd
 from replay.judge import judge
 from replay.rules import RULES, Rule
@@ -61,22 +62,26 @@ class Verdict(NamedTuple):
 
 async def check(running: LocalStack, journals: list[Journal], books: Path) -> Verdict:
     """Wait until all is quiet, then look at everything. The stack must be healed; `books` are the provider's."""
-    began = time.monotonic()
-    wrong = []
-    while busy := await _busy(running):
-        if time.monotonic() - began > DRAIN_S_MAX:
-            wrong.append(f"after {DRAIN_S_MAX:.0f} s without a fault: {busy}")
-            break
-        await asyncio.sleep(DRAIN_LOOK_S)
-    drained_s = time.monotonic() - began
+    wrong, drained_s = await at_rest(running)
     for journal in journals:
         proof = await prove(running.endpoints, journal)
         wrong += [f"{journal.sale.product_id}: {sentence}" for sentence in proof.wrong[:SAID_MAX]]
     evidence = await asyncio.to_thread(collect, running)
-    wrong += await asyncio.to_thread(_judged, evidence, journals)
+    told = [from_crowd(journal, Limits(LIMITS, GATEWAYS, LOSSES_MAX)) for journal in journals]
+    wrong += await asyncio.to_thread(judged, evidence, told, BY_JOURNAL)
     assert evidence.database is not None
     wrong += list(wrong_money(facts(books), evidence.database.rows))[:SAID_MAX]
     return Verdict(wrong, drained_s, evidence)
+
+
+async def at_rest(running: LocalStack) -> tuple[list[str], float]:
+    """Wait until all is quiet: what is wrong about that, and how long it took in seconds."""
+    began = time.monotonic()
+    while busy := await _busy(running):
+        if time.monotonic() - began > DRAIN_S_MAX:
+            return [f"after {DRAIN_S_MAX:.0f} s without a fault: {busy}"], DRAIN_S_MAX
+        await asyncio.sleep(DRAIN_LOOK_S)
+    return [], time.monotonic() - began
 
 
 async def _busy(running: LocalStack) -> str:
@@ -119,15 +124,16 @@ def collect(running: LocalStack) -> Evidence:
     return evidence
 
 
-def _judged(evidence: Evidence, journals: list[Journal]) -> list[str]:
+def judged(evidence: Evidence, journals: Iterable[Told], by_journal: set[str]) -> list[str]:
+    """Every rule of `replay`; those `by_journal` for each journal, of a product each."""
     whole = [rule for rule in RULES if rule.NAME not in ONE_VERSION | BY_JOURNAL]
     wrong = _violations(evidence, whole)
     one_version = {number: part for number, part in evidence.partitions.items() if number != ODD_PARTITION}
     plain = dataclasses.replace(evidence, partitions=one_version)
     wrong += _violations(plain, [rule for rule in RULES if rule.NAME in ONE_VERSION])
     for journal in journals:
-        told = dataclasses.replace(evidence, journal=from_crowd(journal, Limits(LIMITS, GATEWAYS, LOSSES_MAX)))
-        wrong += _violations(told, [rule for rule in RULES if rule.NAME in BY_JOURNAL])
+        told = dataclasses.replace(evidence, journal=journal)
+        wrong += _violations(told, [rule for rule in RULES if rule.NAME in by_journal])
     return wrong + either_version(evidence)
 
 

@@ -175,6 +175,52 @@ def test_a_redis_that_forgot_refuses_nobody_and_denies_nothing(
         two.vouched()
 
 
+def forget_purchase(two: TwoGateways, gateway: int, purchase_id: str) -> None:
+    """A gateway that begins anew remembers what changed within some seconds: this was longer ago."""
+    found = "SELECT 1 FROM purchases WHERE purchase_id = $1 AND status = 'confirmed'"
+    eventually(lambda: bool(two.sql(found, purchase_id)), 10, "its row")
+    two.sql("UPDATE purchases SET updated_at = now() - interval '1 minute' WHERE purchase_id = $1", purchase_id)
+    two.stack.restart(f"gateway-{gateway}")
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["at one gateway", "at another one, which saw only that"])
+def test_what_was_bought_is_not_called_misused_because_another_body_came_when_nobody_could_tell(
+    two: TwoGateways, both: bool
+) -> None:
+    """Redis forgot, gateways begin anew: another product is accepted as the same purchase, and the first one still."""
+    tea, cup, ann = two.product(), two.product(), key()
+    first = two.buy(0, tea, ann)
+    for gateway in range(1 - both, 2):
+        forget_purchase(two, gateway, first.json()["purchase_id"])
+    try:
+        two.redis.forget()
+        eventually(lambda: two.unknown(0) == two.unknown(1) == 503, 5, "distrust")
+        assert two.buy(1 - both, cup, ann).json() == first.json()
+        assert body_of(two.buy(1, tea, ann)) == body_of(first)
+        eventually(lambda: two.left(0, cup) == two.left(1, cup) == 10, 5, "a cup that was given back")
+        assert body_of(two.buy(1, tea, ann)) == body_of(first)
+    finally:
+        two.vouched()
+    for gateway in (0, 1):
+        assert body_of(two.buy(gateway, tea, ann)) == body_of(first)
+    eventually(lambda: two.left(0, tea) == two.left(1, tea) == 9, 5, "one unit taken")
+
+
+def test_a_claim_that_nobody_settled_says_nothing_about_the_body(two: TwoGateways) -> None:
+    """Its gateway died before it could tell, and the other one begins anew: the row knows what was bought."""
+    tea, ann = two.product(), key()
+    first = two.buy(0, tea, ann)
+    purchase_id = first.json()["purchase_id"]
+    _, at, _, fingerprint, buyer = two.await_claim(purchase_id)
+    forget_purchase(two, 1, purchase_id)
+    with Redis.from_url(two.redis.url) as redis:
+        redis.set(CLAIM_PREFIX + purchase_id, f"i {at} dead {fingerprint} {buyer}", px=60_000)
+    other = two.buy(1, tea, ann, quantity=2)
+    assert (other.status_code, other.json()["type"]) == (422, "/problems/idempotency-key-reused")
+    assert two.await_claim(purchase_id)[3] == fingerprint
+    assert body_of(two.buy(1, tea, ann)) == body_of(first)
+
+
 def test_without_redis_only_the_row_tells_that_it_is_reserved(two: TwoGateways) -> None:
     """While the order-writer is late a waiting buyer is told 202, and 201 once the row is there."""
     tea, ann = two.product(), key()

@@ -150,6 +150,7 @@ class AllowAll:
         self.calls: list[int] = []
         self.claims: list[Claim] = []
         self.settled: list[tuple[str, str]] = []
+        self.fingerprints: list[str] = []
         self._known, self._vouched, self._away = known or {}, vouched, away
 
     async def check(self, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
@@ -164,7 +165,9 @@ class AllowAll:
 
     def settle(self, settled: Iterable[Settled]) -> None:
         """Note it."""
-        self.settled += [(each.id, each.how) for each in settled]
+        for each in settled:
+            self.settled.append((each.id, each.how))
+            self.fingerprints.append(each.fingerprint)
 
 
 class OpenDoor:

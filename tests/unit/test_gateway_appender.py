@@ -172,6 +172,19 @@ async def test_the_door_asks_for_outcomes_before_it_turns_anybody_away() -> None
     assert sum(rig.log.sizes()) == 2
 
 
+async def test_the_row_says_which_body_was_bought_not_a_claim_that_says_another_or_nothing_any_more() -> None:
+    """A claim can be a later body's: the row's gets the first answer, others 422, and the claim is set right."""
+    known = {"buy-0": Known.AGAIN, "buy-1": Known.AGAIN, "buy-2": Known.OTHER, "buy-3": Known.OTHER}
+    rows = {"buy-0": "f", "buy-1": "another", "buy-2": "f", "buy-3": "another"}
+    async with running(Rig(OpenDoor(decided=rows), AllowAll(known))) as rig:
+        answers = await rig.append(4)
+    assert [answers[0], answers[2]] == [REPLAYED, REPLAYED]
+    assert [kinds([answers[1]]), kinds([answers[3]])] == [{problems.KEY_REUSED}] * 2
+    assert not rig.log.records
+    assert rig.limits.settled == [("buy-0", "a"), ("buy-1", "a")]
+    assert rig.limits.fingerprints == ["f", "another"]
+
+
 async def test_claims_are_settled_by_what_the_log_said() -> None:
     """Accepted with the acknowledgement; open again without one; dropped where Redis went away over a refusal."""
     async with running(Rig()) as rig:

@@ -1,5 +1,7 @@
 """What a gateway makes of the decisions and order events it reads."""
 
+import msgspec
+
 from gateway.projection import OPENING_GRACE_MS, Projection, Purchase, refused_at_the_door
 from stampede_schemas.decisions import AnyDecision, ProductChanged, Unreadable
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
@@ -116,6 +118,17 @@ def test_the_row_decides_between_two_positions() -> None:
     assert known is not None
     assert known.row_decides
     assert known.status == "rejected"
+
+
+def test_the_row_decides_where_only_the_second_of_two_positions_was_seen() -> None:
+    """The units of the second go back because the purchase was decided before: what it held was not what was bought."""
+    back = msgspec.structs.replace(released("buy", FIRST, 10), reason="already_decided")
+    known = folded([listed()], [reserved()], [back]).purchase("buy")
+    assert known is not None
+    assert known.row_decides
+    known = folded([listed()], [reserved()], [released("buy", FIRST, 10)]).purchase("buy")
+    assert known is not None
+    assert not known.row_decides
 
 
 def test_an_older_row_does_not_undo_what_is_known() -> None:

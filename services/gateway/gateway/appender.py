@@ -200,33 +200,42 @@ class Appender:
             for purchase, refusal in zip(purchases, refusals, strict=True)
         ]
         verdicts, vouched = await self._limits.check([w.subject for w in asked if w.subject is not None], claims)
-        turned_away: dict[str, tuple[Waiting, Problem]] = {}
+        by_row: dict[str, tuple[Waiting, Problem | None]] = {}
         for waiting, refusal, verdict in zip(asked, refusals, verdicts, strict=True):
             answer = _answer(verdict, vouched=vouched)
             if answer is not None:
                 waiting.answer(answer)
                 if verdict.degraded:  # the call may have claimed it before it was given up
                     self._settle([waiting], "d")
-            elif refusal is not None and vouched and verdict.known is Known.NEW:
-                turned_away[waiting.purchase.purchase_id] = waiting, refusal
+            elif verdict.known is Known.AGAIN:
+                by_row[waiting.purchase.purchase_id] = waiting, None
+            elif vouched and (no := key_reused() if verdict.known is Known.OTHER else refusal) is not None:
+                by_row[waiting.purchase.purchase_id] = waiting, no
             else:
                 passed.append(waiting)
-        if turned_away:
-            passed += await self._turn_away(turned_away)
+        if by_row:
+            passed += await self._judge_by_rows(by_row)
         return passed
 
-    async def _turn_away(self, turned_away: dict[str, tuple[Waiting, Problem]]) -> list[Waiting]:
-        """Whoever has an outcome gets the first answer instead; if nobody can tell who has, all go to the log."""
-        decided = await self._door.decided(list(turned_away))
-        if decided is None:
-            return [waiting for waiting, _ in turned_away.values()]
-        for purchase_id, (waiting, refusal) in turned_away.items():
-            first = decided.get(purchase_id)
-            if first is None:
-                waiting.answer(refusal)
+    async def _judge_by_rows(self, asked: dict[str, tuple[Waiting, Problem | None]]) -> list[Waiting]:
+        """Whoever has a row gets the answer of its body; others what is said here, or go to the log.
+
+        A claim is not enough: while nobody could tell, another body may have come later and been claimed. If nobody
+        can tell who has a row, all go to the log but those whose claim is another body's.
+        """
+        decided, passed = await self._door.decided(list(asked)), list[Waiting]()
+        for purchase_id, (waiting, otherwise) in asked.items():
+            first = decided.get(purchase_id) if decided is not None else None
+            if first is not None:
+                ours = first == waiting.purchase.fingerprint
+                waiting.answer(REPLAYED if ours else key_reused())
+                if otherwise is None:  # the claim is this request's now, and must be the row's
+                    self._limits.settle([Settled(purchase_id, first, waiting.purchase.buyer_id, "a")])
+            elif otherwise is None or (decided is None and otherwise.kind is not problems.KEY_REUSED):
+                passed.append(waiting)
             else:
-                waiting.answer(REPLAYED if first == waiting.purchase.fingerprint else key_reused())
-        return []
+                waiting.answer(otherwise)
+        return passed
 
     def _settle(self, group: list[Waiting], how: Literal["a", "o", "d"]) -> None:
         self._limits.settle(
@@ -299,8 +308,6 @@ def _answer(verdict: Verdict, *, vouched: bool) -> Replayed | Problem | None:
     """What is to be said at once; None: nothing yet. A Redis that may have forgotten refuses nobody."""
     if verdict.known is Known.ACCEPTED:
         return REPLAYED
-    if vouched and verdict.known is Known.OTHER:
-        return key_reused()
     if vouched and verdict.known is Known.IN_FLIGHT:
         return in_flight()
     return None if verdict.allowed else _limited(verdict)

@@ -79,6 +79,22 @@ class Lookup:
         known = self._projection.purchase(purchase_id)
         return known.fingerprint or None if known is not None else None
 
+    def disputed(self, purchase_id: str) -> bool:
+        """Whether another body than the one known here may be what was bought: only the row can tell.
+
+        Whoever has let the second in while Redis could not vouch may not know of the first.
+        """
+        known = self._projection.purchase(purchase_id)
+        return (known is not None and known.row_decides) or not self._claims.vouches
+
+    async def bought(self, purchase_id: str) -> str | None:
+        """The body that the row tells of; None: there is none, or Postgres does not say so in time."""
+        try:
+            async with asyncio.timeout(ROW_LAG_S):
+                return (await self._store.fingerprints([purchase_id])).get(purchase_id)
+        except (Away, NotMigrated, TimeoutError):
+            return None
+
     async def _from_row(self, purchase_id: str) -> Purchase | None:
         row = await self._store.purchase(purchase_id)
         return None if row is None else self._projection.merge(row)

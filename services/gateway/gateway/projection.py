@@ -158,6 +158,9 @@ class Projection:
                 case Released():  # the buyer hears of it by the order event, which carries the row's version
                     self.tally.released += 1
                     self._set_available(decision.product_id, decision.available_after)
+                    known = self._purchases.get(decision.purchase_id)
+                    if known and decision.reason == "already_decided" and known.position == decision.reservation:
+                        known.row_decides = True  # it was bought before we began to read, perhaps as something else
                 case ProductListed() | ProductChanged() | ProductRetired():
                     self._product(decision)
                     changed.append(self._remember(decision.request_id, decision))

@@ -147,7 +147,7 @@ class PurchaseEndpoint:
             traceparent=trace.sending if trace else None,
         )
         wait_s = admission.wait_seconds(headers)
-        seen = self._seen_before(request)
+        seen = await self._seen_before(request)
         if isinstance(seen, Problem):
             return seen
         if not seen:
@@ -167,7 +167,7 @@ class PurchaseEndpoint:
             reply[1].append((b"preference-applied", b"respond-async"))
         return reply
 
-    def _seen_before(self, request: PurchaseRequested) -> bool | Problem:
+    async def _seen_before(self, request: PurchaseRequested) -> bool | Problem:
         """True for a repeat that is answered from memory, a problem for a misused or hurried one."""
         known = self._lookup.fingerprint(request.purchase_id)
         on_its_way = self._on_their_way.get(request.purchase_id)
@@ -175,8 +175,17 @@ class PurchaseEndpoint:
         if first is None:
             return False
         if first != request.fingerprint:
-            return key_reused()
+            return await self._with_another_body(request)
         return in_flight() if known is None else True
+
+    async def _with_another_body(self, request: PurchaseRequested) -> bool | Problem:
+        if not self._lookup.disputed(request.purchase_id):
+            return key_reused()
+        bought = await self._lookup.bought(request.purchase_id)
+        if bought is not None:
+            return True if bought == request.fingerprint else key_reused()
+        # Asked now: one that came later may have gone ahead meanwhile, and two at once would be one too many.
+        return in_flight() if request.purchase_id in self._on_their_way else False
 
     async def _append(self, request: PurchaseRequested, address: str | None) -> Answer:
         self._on_their_way[request.purchase_id] = request.fingerprint

@@ -1,6 +1,8 @@
 """Every fault by its name, and what a plan must know of it."""
 
-from tests.chaos.faults import cache, database, host, processes, wires
+from collections.abc import Mapping
+
+from tests.chaos.faults import cache, database, door, host, processes, wires
 from tests.chaos.faults.fault import Fault
 from tests.chaos.plan import Kind
 
@@ -11,4 +13,13 @@ FAULTS: dict[str, Fault] = {
     **cache.FAULTS,
     **host.FAULTS,
 }
-KINDS = {name: Kind(fault.target, fault.lasts_s, fault.odd, fault.alone) for name, fault in FAULTS.items()}
+AT_THE_DOOR = door.FAULTS | {name: FAULTS[name] for name in door.ALSO}
+
+
+def kinds(faults: Mapping[str, Fault]) -> dict[str, Kind]:
+    """What a plan must know of them."""
+    return {name: Kind(fault.target, fault.lasts_s, fault.odd, fault.alone) for name, fault in faults.items()}
+
+
+KINDS = kinds(FAULTS)
+KINDS_AT_THE_DOOR = kinds(AT_THE_DOOR)

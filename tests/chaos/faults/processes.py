@@ -15,12 +15,14 @@ def _kill(role: str, arena: Arena, dice: Random, _seconds: float) -> bool:
     return True
 
 
-def _restart(role: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+def restart(role: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+    """SIGTERM to one of them."""
     arena.kill(dice.choice(arena.names(role)), clean=True)
     return True
 
 
-def _crash(role: str, point: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+def crash(role: str, point: str, arena: Arena, dice: Random, _seconds: float) -> bool:
+    """Whoever passes the point dies there."""
     return arena.die_at(role, point, dice.randrange(8))
 
 
@@ -128,16 +130,16 @@ FAULTS: dict[str, Fault] = {
         f"{role} killed": Fault(f"kill -9 of {role}", partial(_kill, role), role, alone=role == "inventory")
         for role in KILLED
     },
-    "inventory restarted": Fault("SIGTERM, and a successor", partial(_restart, "inventory"), "inventory", alone=True),
+    "inventory restarted": Fault("SIGTERM, and a successor", partial(restart, "inventory"), "inventory", alone=True),
     **{
-        f"inventory {point}": Fault(f"dies when it has {point}", partial(_crash, "inventory", point), "inventory")
+        f"inventory {point}": Fault(f"dies when it has {point}", partial(crash, "inventory", point), "inventory")
         for point in CRASHES
     },
     "inventory in a snapshot": Fault("dies with a snapshot half written", _crash_in_snapshot, "inventory"),
     "inventory loading": Fault("killed, and its successor dies while it loads", _crash_loading, "inventory"),
     "inventory rebalancing": Fault("dies while a worker joins", _crash_rebalancing, "inventory"),
     **{
-        f"order-writer {point}": Fault(f"dies {point}", partial(_crash, "order-writer", point), "order-writer")
+        f"order-writer {point}": Fault(f"dies {point}", partial(crash, "order-writer", point), "order-writer")
         for point in WRITER_CRASHES
     },
     "inventory frozen": Fault(

@@ -1,8 +1,7 @@
 """No more than the limits allow is let through in any window, and who keeps to them is never limited."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -53,9 +52,9 @@ def check(evidence: Evidence) -> Findings:
         # Each loss of what was counted, be it by a flush or because a gateway counts alone, gives the capacity anew.
         room = policy.capacity * (1 + limits.losses) + 1
         for (scope, who), spans in admitted.items():
-            if scope == policy.scope and (late := _impossible(spans, room, policy.per_ms)) is not None:
-                what = f"{len(spans)} sends of {who or 'all'} were let through, the one answered at {late.to_ms:.0f} ms"
-                yield Violation(f"journal/{scope}", f"{what} with nothing left of {policy.capacity}")
+            if scope == policy.scope and (late := overdrawn(spans, room, policy.per_ms)) is not None:
+                what = f"{len(spans)} sends of {who or 'all'} were let through, from {late.from_ms:.0f} ms on"
+                yield Violation(f"journal/{scope}", f"{what} more than a capacity of {policy.capacity} allows")
     strict = [_share(policy, limits.gateways) for policy in whole] if limits.losses else whole
     for attempt in attempts:
         names = {"user": attempt.buyer, "address": ""}
@@ -105,27 +104,51 @@ def _final(told: Told) -> bool:
     return told.status == 409 and bool(told.content.get("purchase_id"))
 
 
-def _impossible(spans: Iterable[Span], room: float, per_ms: float) -> Span | None:
-    """The first that cannot have happened in its time, if each takes one of `room` that fill up at `per_ms`.
+def overdrawn(spans: Sequence[Span], room: float, per_ms: float, lost: Iterable[Span] = ()) -> Span | None:
+    """One that cannot have been let through with those that lie after it, if each took one of `room` at some instant.
 
-    Earliest deadline first, each as early as it may be: if that fails, so does every other order.
+    Between any two instants no more than `room` and what fills up at `per_ms` can be taken, and `room` once more for
+    each of `lost`, where all was given back at once: so many spans at most lie wholly in between. n log n.
     """
-    coming = sorted(spans, reverse=True)
-    waiting: list[tuple[float, Span]] = []
-    now, left = 0.0, room
-    while coming or waiting:
-        if not waiting and coming[-1].from_ms > now:
-            now, left = coming[-1].from_ms, min(room, left + (coming[-1].from_ms - now) * per_ms)
-        if left < 1:
-            now, left = now + (1 - left) / per_ms, 1.0
-        while coming and coming[-1].from_ms <= now:
-            span = coming.pop()
-            heappush(waiting, (span.to_ms, span))
-        _, span = heappop(waiting)
-        if span.to_ms + UNSURE_MS < now:
+    steps = [(span.to_ms + UNSURE_MS, 1.0, span) for span in spans]
+    steps += [(span.from_ms, -room, span) for span in lost]  # it may be in between as soon as it began
+    steps.sort(key=lambda step: step[:2])
+    taken = _Sums(len(steps))
+
+    def begins(place: int) -> float:
+        _, weight, span = steps[place]
+        return span.from_ms - UNSURE_MS if weight > 0 else span.to_ms
+
+    for place in sorted(range(len(steps)), key=begins, reverse=True):
+        end, weight, span = steps[place]
+        taken.put(place, weight, 1 - end * per_ms if weight > 0 else -inf)
+        if weight > 0 and taken.best + begins(place) * per_ms > room:
             return span
-        left -= 1
     return None
+
+
+class _Sums:
+    """Numbers in a row, none at first, and the greatest of all sums from the first to any of them, with its offset."""
+
+    def __init__(self, count: int) -> None:
+        self._size = 1 << max(0, count - 1).bit_length()
+        self._sums = [0.0] * (2 * self._size)
+        self._bests = [-inf] * (2 * self._size)
+
+    def put(self, place: int, number: float, best: float) -> None:
+        """A number; `best` is itself with the offset of the sum that ends with it, -inf if none does."""
+        at = place + self._size
+        self._sums[at], self._bests[at] = number, best
+        while at > 1:
+            at //= 2
+            left, right = 2 * at, 2 * at + 1
+            self._sums[at] = self._sums[left] + self._sums[right]
+            self._bests[at] = max(self._bests[left], self._sums[left] + self._bests[right])
+
+    @property
+    def best(self) -> float:
+        """The greatest."""
+        return self._bests[1]
 
 
 def _has_room(policy: Allowance, spent: list[Span], told: Told) -> bool:

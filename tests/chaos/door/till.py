@@ -1,0 +1,76 @@
+"""The operator of a round: lists the products, and gives and takes units so that they sell out again and again."""
+
+import asyncio
+import contextlib
+import time
+from random import Random
+
+import aiohttp
+
+from devstack.endpoints import Endpoints
+from devstack.failure import StackError
+
+EVERY_S = (1.0, 3.0)
+GIVEN, TAKEN = (8, 45), (1, 15)
+TAKEN_SHARE = 0.2
+UNITS = 40
+HOLD_MS = 20_000
+BUYER_LIMIT = 1_000
+ANSWER_S_MAX = 10.0
+RETRY_S = 0.2
+LISTED_S_MAX = 30.0
+
+
+class Till:
+    """One operator, at the admin address of the stack."""
+
+    def __init__(self, http: aiohttp.ClientSession, endpoints: Endpoints, dice: Random) -> None:
+        self._http, self._endpoints, self._dice = http, endpoints, dice
+        self._restocks = 0
+
+    async def list(self, product_id: str) -> None:
+        """Put on sale; returns when every gateway shows it."""
+        product = {
+            "product_id": product_id,
+            "name": "First flush, 100 g",
+            "unit_price_minor": 1_990,
+            "currency": "EUR",
+            "stock": UNITS,
+            "per_buyer_limit": BUYER_LIMIT,
+            "hold_ms": HOLD_MS,
+        }
+        await self._post("/admin/v1/products", product, product_id)
+        async with asyncio.timeout(LISTED_S_MAX):
+            for url in self._endpoints.gateway:
+                while not await self._shown(f"{url}/v1/products/{product_id}"):  # noqa: ASYNC110 - over HTTP
+                    await asyncio.sleep(RETRY_S)
+
+    async def wobble(self, product_id: str, seconds: float) -> None:
+        """Units come, and now and then some go."""
+        over = time.monotonic() + seconds
+        while time.monotonic() < over:
+            await asyncio.sleep(self._dice.uniform(*EVERY_S))
+            taken = self._dice.random() < TAKEN_SHARE
+            quantity = -self._dice.randint(*TAKEN) if taken else self._dice.randint(*GIVEN)
+            self._restocks += 1
+            await self._post(
+                f"/admin/v1/products/{product_id}/restock", {"quantity": quantity}, f"{product_id}-{self._restocks}"
+            )
+
+    async def _shown(self, url: str) -> bool:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with self._http.get(url) as answer:
+                return answer.status == 200
+        return False
+
+    async def _post(self, path: str, body: dict[str, object], key: str) -> None:
+        headers = {"Authorization": f"Bearer {self._endpoints.admin_key}", "Idempotency-Key": key}
+        async with asyncio.timeout(LISTED_S_MAX):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    async with self._http.post(self._endpoints.admin + path, json=body, headers=headers) as answer:
+                        if answer.status in {200, 201, 202, 409}:  # 409: there are not so many to take
+                            return
+                        if answer.status not in {404, 429, 503}:  # 404: it began to read a moment ago
+                            raise StackError(f"{path} was answered {answer.status}: {await answer.text()}")
+                await asyncio.sleep(RETRY_S)
