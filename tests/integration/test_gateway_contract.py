@@ -1,7 +1,9 @@
 """What the description of the door promises beside its routes, against a real gateway."""
 
+import httpx
 import pytest
 
+from gateway.problems import KINDS
 from tests.support.raw import Answer, ask
 from tests.support.sale import Sale, buy
 
@@ -61,3 +63,17 @@ def test_where_nothing_is_to_be_said_unknown_fields_are_refused_too(sale: Sale, 
             assert operator.post(f"{product}/{action}", content=body, headers=headers).status_code in {400, 422}
             assert operator.post(f"{product}/{action}", json={}).status_code in {200, 202}
         assert operator.post(f"/admin/v1/orders{path[len('/v1/purchases') :]}", json={"by": "me"}).status_code == 422
+
+
+def test_the_type_of_a_problem_is_the_address_of_its_page(sale: Sale) -> None:
+    """On the listener that said it: what it means, and what to do. Needs no credentials, for all kinds."""
+    with httpx.Client(base_url=sale.gateway.url) as buyer, httpx.Client(base_url=sale.gateway.admin_url) as nobody:
+        for client, asked in ((buyer, "/v1/purchases"), (nobody, "/admin/v1/orders")):
+            problem = client.get(asked).json()
+            page = client.get(problem["type"])
+            assert (page.status_code, page.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+            assert page.text.startswith(f"# {problem['title']}\n")
+            assert "**What to do.** " in page.text
+            assert {client.get(f"/problems/{kind.slug}").status_code for kind in KINDS} == {200}
+            unknown = client.get("/problems/no-such-problem")
+            assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems/not-found")
