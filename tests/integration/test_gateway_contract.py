@@ -77,3 +77,18 @@ def test_the_type_of_a_problem_is_the_address_of_its_page(sale: Sale) -> None:
             assert {client.get(f"/problems/{kind.slug}").status_code for kind in KINDS} == {200}
             unknown = client.get("/problems/no-such-problem")
             assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems/not-found")
+
+
+def test_a_limit_of_streams_is_told_like_any_other(sale: Sale, path: str) -> None:
+    """429 with the policy, what is left of it, and when to come back."""
+    with sale.buyer("ann") as ann:
+        opened = [
+            ann.send(ann.build_request("GET", path.replace("/cancel", "/events")), stream=True) for _ in range(11)
+        ]
+        try:
+            refused = next(answer for answer in opened if answer.status_code == 429)
+            assert refused.headers["ratelimit-policy"] == '"streams";q=10'
+            assert refused.headers["ratelimit"] == f'"streams";r=0;t={refused.headers["retry-after"]}'
+        finally:
+            for answer in opened:
+                answer.close()

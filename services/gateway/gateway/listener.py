@@ -26,6 +26,7 @@ from uvicorn.server import ServerState
 from gateway import problems
 from gateway.admission import BODY_BYTES_MAX, too_large
 from gateway.problems import Problem, Refused
+from gateway.retry_after import overloaded
 from telemetry.tracing import new_traceparent, trace_id_of
 
 URL_BYTES_MAX = 8_192
@@ -52,7 +53,6 @@ _BIG_HEAD = Problem(
     f"A request has at most {HEADERS_MAX} headers and {HEADER_BYTES_MAX} bytes of them.",
     close=True,
 )
-_FULL = Problem(problems.OVERLOADED, "Too many connections are open.", retry_after_s=2, close=True)
 
 
 @dataclass(slots=True)
@@ -91,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._since = time.monotonic()
         if len(self.connections) > self._bounds.connections:
-            self._refuse(_FULL)
+            self._refuse(overloaded("Too many connections are open.", close=True))
             transport.close()
 
     def data_received(self, data: bytes) -> None:
