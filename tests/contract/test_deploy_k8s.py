@@ -178,6 +178,15 @@ def test_no_pod_can_become_more_than_it_is(objects: list[Document]) -> None:
 
 
 @every_form
+def test_a_gateway_is_left_alone_before_it_is_stopped(objects: list[Document]) -> None:
+    """Whoever sends buyers there learns of the end a moment later than the pod; then it has its 25 s."""
+    pod = pods(objects)["gateway"]
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pause > 0
+    assert pause + 25 <= pod["terminationGracePeriodSeconds"]
+
+
+@every_form
 def test_the_kubelet_asks_the_ops_port(objects: list[Document]) -> None:
     """Started, ready and alive are three questions, all to the port that the settings open to others than loopback."""
     for name in SETTINGS:

@@ -74,8 +74,8 @@ class PurchaseState(BaseModel):
 
     `version` rises with every change; `changed_at` is when it became what it is; `reason` says why it was rejected
     or released (declined payment, expired hold, cancellation …); `hold_until` is null until the order is in the
-    database, and again when it is no longer on hold. There is no place in the queue: a record of the log holds up to 500 requests, so how many buyers are
-    ahead is not known until they are decided.
+    database, and again when nothing is on hold any more. There is no place in the queue: a record of the log holds up
+    to 500 requests, so how many buyers are ahead is not known until they are decided.
     """
 
     purchase_id: str
