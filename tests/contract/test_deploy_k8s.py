@@ -1,7 +1,9 @@
 """The Kubernetes manifests: valid, hardened, and true to what the services are. No cluster is needed, none was used."""
 
 import re
+from ipaddress import ip_address, ip_network
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
@@ -178,6 +180,15 @@ def test_no_pod_can_become_more_than_it_is(objects: list[Document]) -> None:
 
 
 @every_form
+def test_a_gateway_is_left_alone_before_it_is_stopped(objects: list[Document]) -> None:
+    """Whoever sends buyers there learns of the end a moment later than the pod; then it has its 25 s."""
+    pod = pods(objects)["gateway"]
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pause > 0
+    assert pause + 25 <= pod["terminationGracePeriodSeconds"]
+
+
+@every_form
 def test_the_kubelet_asks_the_ops_port(objects: list[Document]) -> None:
     """Started, ready and alive are three questions, all to the port that the settings open to others than loopback."""
     for name in SETTINGS:
@@ -221,6 +232,33 @@ def test_nobody_talks_to_anybody_unless_it_has_the_address(objects: list[Documen
         assert all(re.search(rf":{port}\b", maps[who][f"STAMPEDE_{name.upper()}"]) for who in told)
     (operators,) = policies["from-operators"]["ingress"]
     assert operators["ports"] == [{"protocol": "TCP", "port": "admin"}]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_gateways_reach_the_issuer_whose_keys_they_fetch(overlay: str) -> None:
+    """And nothing else out there: its port only, and no private address, where metadata and other pods live."""
+    maps = config_maps(overlay)
+    asking = {who for who, settings in maps.items() if "STAMPEDE_JWT_JWKS_URL" in settings}
+    found = {one["metadata"]["name"]: one["spec"] for one in of_kind(documents(overlay), "NetworkPolicy")}
+    assert ("to-issuer" in found) == bool(asking)
+    if not asking:
+        return
+    policy = found["to-issuer"]
+    assert {policy["podSelector"]["matchLabels"]["app.kubernetes.io/name"]} == asking
+    assert policy["policyTypes"] == ["Egress"]
+    (way,) = policy["egress"]
+    url = urlsplit(maps["gateway"]["STAMPEDE_JWT_JWKS_URL"])
+    assert way["ports"] == [{"protocol": "TCP", "port": url.port or 443}]
+    blocks = [peer["ipBlock"] for peer in way["to"]]
+    for address in ("169.254.169.254", "10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "fd00::1", "fe80::1"):
+        assert not any(lets_through(block, address) for block in blocks), address
+    assert all(any(lets_through(block, address) for block in blocks) for address in ("192.0.2.1", "2001:db8::1"))
+
+
+def lets_through(block: Document, address: str) -> bool:
+    """Whether an ipBlock holds this address."""
+    inside = [ip_address(address) in ip_network(cidr) for cidr in (block["cidr"], *block.get("except", []))]
+    return inside[0] and not any(inside[1:])
 
 
 def test_production_refuses_what_only_a_demonstration_may_have() -> None:

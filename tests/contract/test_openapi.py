@@ -7,8 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from gateway.apps import described
-from gateway.docs import text
+from gateway.docs import committed
 from gateway.problems import KINDS
 from tests.support.stack import ROOT
 
@@ -37,10 +36,13 @@ def operations(name: str) -> dict[str, dict[str, Any]]:
     return {f"{method.upper()} {path}": told for path, methods in paths.items() for method, told in methods.items()}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_committed_description_is_that_of_the_code(name: str) -> None:
-    """After a change of routes: `python -m gateway.docs`."""
-    assert (ROOT / "services/gateway" / name).read_bytes() == text(described()[name])
+def test_the_committed_descriptions_and_pages_are_those_of_the_code() -> None:
+    """After a change of routes or problems: `python -m gateway.docs`."""
+    made = committed()
+    pages = {f"docs/problems/{page.name}" for page in (ROOT / "docs/problems").iterdir()}
+    assert {f"services/gateway/{name}" for name in FILES} | pages == made.keys()
+    for name, content in made.items():
+        assert (ROOT / name).read_bytes() == content, name
 
 
 @pytest.mark.parametrize("name", FILES)

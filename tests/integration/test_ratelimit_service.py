@@ -1,22 +1,27 @@
 """The ratelimit service as its own process: answers, health, and one sentence when it cannot start."""
 
 import hashlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 from redis import Redis
 
 from ratelimit.limiter import POLICIES
+from tests.support.auth_request import README, Nginx
 from tests.support.redis_server import RedisServer, redis_server
+from tests.support.stack import ROOT
 
 START_SECONDS_MAX = 20.0
 ADMIN_KEY = "operators-of-the-test"
@@ -174,6 +179,70 @@ def test_a_proxy_asks_about_one_request() -> None:
         assert http.get("/v1/check?refused=500").status_code == 422
         large = http.post("/v1/check", content=b"[" * 300_000, headers={"content-type": "application/json"})
         assert (large.status_code, large.headers["content-type"]) == (413, "application/problem+json")
+
+
+LIMITS_OF_A_PROXY = "user:token_bucket:1/h,address:token_bucket:1000/h"
+ODD_NAMES = ["", "ann", "x" * 300, "x" * 60_000, "J\u00f6rg", "a b", '"', "%00", "\U0001fa94"]
+ODD_HEADERS = [
+    [],
+    [("Content-Type", "application/json"), ("Content-Length", "7")],
+    [("Content-Encoding", "gzip"), ("Accept", "image/png"), ("Range", "bytes=0-1")],
+    [("X-User-Id", "somebody else"), ("X-User-Id", ""), ("X-Real-IP", "127.0.0.1")],
+    [("Authorization", "Bearer x"), ("Cookie", "c" * 8_000), ("X-HTTP-Method-Override", "PUT")],
+]
+
+
+def test_whatever_nginx_asks_is_answered_with_yes_or_no() -> None:
+    """`auth_request` makes an error 500 of anything but 2xx, 401 and 403; with Redis away, too."""
+    with redis_server() as server, service(server, LIMITS_OF_A_PROXY) as (http, _):
+        nginx = Nginx(http.base_url.port or 0)
+        for away in (False, True):
+            if away:
+                server.stop()
+            for name in ODD_NAMES:
+                for headers in ODD_HEADERS:
+                    for address in ("192.0.2.1", "2001:db8::1", "unix:", "", "9" * 5_000):
+                        told = nginx.asks(headers, name, address)
+                        assert told.status in {200, 429}, (away, name[:9], headers, address[:9], told)
+            assert nginx.asks([], "").passed, "without a name, only the address counts"
+
+
+def test_nginx_tells_its_clients_what_the_limit_is() -> None:
+    """With the README's settings a no is a 429 with its headers, as a problem; passed on as a 429 it would be a 500."""
+    with redis_server() as server, service(server, LIMITS_OF_A_PROXY) as (http, _):
+        nginx = Nginx(http.base_url.port or 0)
+        assert nginx.asks([], "bob").passed
+        assert nginx.asks([("X-User-Id", "dan")], "bob").status == 429, "a client does not choose as whom it counts"
+        told = nginx.asks([], "bob")
+        assert told.headers["ratelimit-policy"] == '"user";q=1;w=3600'
+        assert told.headers["ratelimit"] == f'"user";r=0;t={told.headers["retry-after"]}'
+        assert told.headers["content-type"] == "application/problem+json"
+        assert json.loads(told.body)["type"] == "/problems/rate-limited"
+        plain = README.read_text().replace("/v1/check;", "/v1/check?refused=429;")
+        with tempfile.NamedTemporaryFile("w", suffix=".md") as other:
+            other.write(plain)
+            other.flush()
+            assert Nginx(http.base_url.port or 0, Path(other.name)).asks([], "bob").status == 500
+
+
+def test_every_no_is_of_a_kind_that_has_a_page() -> None:
+    """The same kinds as the gateway's, whatever Python calls a status."""
+    with redis_server() as server, service(server, LIMITS_OF_A_PROXY) as (http, _):
+        http.get("/v1/check", headers={"X-User-Id": "eve"})
+        refused = [
+            http.get("/v1/check", headers={"X-User-Id": "eve"}),
+            http.get("/v1/check?refused=500"),
+            http.get("/none"),
+            http.put("/v1/check"),
+            http.post("/v1/check", content=b"[" * 300_000, headers={"content-type": "application/json"}),
+            change(http, "x", "guess"),
+            change(http, "x"),
+        ]
+        assert [answer.status_code for answer in refused] == [403, 422, 404, 405, 413, 401, 422]
+        for answer in refused:
+            problem = answer.json()
+            assert (ROOT / "docs" / f"{problem['type']}.md".lstrip("/")).is_file(), problem
+            assert {"title", "status", "detail", "retryable", "trace_id"} <= problem.keys()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from gateway import admission, problems
 from gateway.admission import IdentityKey, PurchaseBody, Subject, pick
-from gateway.problems import KINDS, Kind, Problem
+from gateway.problems import Kind, Problem
 from tests.support.gateway import IDENTITY_KEY
 
 GOOD = b'{"product_id":"lamp","quantity":1}'
@@ -217,14 +217,3 @@ def test_the_fingerprint_is_that_of_the_meaning() -> None:
     default = admission.PAYMENT_METHOD_DEFAULT.encode()
     assert of(GOOD) == of(b' {"quantity" : 1, "payment_method":"' + default + b'","product_id":"l\\u0061mp"} ')
     assert len({of(GOOD), of(body("2")), of(body(product_id="mug")), of(GOOD[:-1] + b',"payment_method":"x"}')}) == 4
-
-
-def test_every_problem_has_a_page_of_its_own() -> None:
-    """docs/problems/ is complete, and says what the code says."""
-    from tests.support.stack import ROOT
-
-    pages = {page.stem: page.read_text() for page in (ROOT / "docs/problems").glob("*.md")}
-    assert pages.keys() == {each.slug for each in KINDS}
-    for each in KINDS:
-        assert pages[each.slug].startswith(f"# {each.title}\n"), each.slug
-        assert f"`{each.status}`" in pages[each.slug]

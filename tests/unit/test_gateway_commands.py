@@ -60,6 +60,8 @@ async def test_only_so_many_are_on_their_way() -> None:
         refused = await appender.append(WISH, "k")
         assert refused is not None
         assert refused.kind.slug == "overloaded"
+        again = [await appender.append(WISH, "k") for _ in range(50)]
+        assert {one.retry_after_s for one in again if one is not None} == {1, 2, 3}, "they must not come back as one"
         assert len(log.records) == commands.IN_FLIGHT_MAX
         waiting.pop().cancel()
         await asyncio.sleep(0)

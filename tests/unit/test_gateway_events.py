@@ -66,6 +66,10 @@ async def test_streams_are_so_many_and_closing_ends_them_all() -> None:
     refused = streams.take("bob")
     assert refused is not None
     assert refused.kind.status == 503
+    again = [streams.take("bob") for _ in range(200)]
+    assert {one.retry_after_s for one in again if one is not None} == set(range(3, 10)), (
+        "they must not come back as one"
+    )
     serving = asyncio.create_task(EventStream(endless(), streams, "ann")({"type": "http"}, never, ear.send))
     async with asyncio.timeout(5):
         await ear.has(10)

@@ -370,8 +370,14 @@ def test_one_connection_too_many_is_told_so() -> None:
                 for connection in there:
                     connection.send(GET)
                     assert connection.answer() is not None
-                with talk(listener.port) as one_more:
-                    refused(one_more.answer(), 503, "overloaded")
+                told = set()
+                for _ in range(50):
+                    with talk(listener.port) as one_more:
+                        answer = one_more.answer()
+                        refused(answer, 503, "overloaded")
+                        assert answer is not None
+                        told |= {line for line in answer.head.split("\r\n") if line.startswith("retry-after: ")}
+                assert len(told) == 3, "they must not come back as one"
                 there[0].send(GET)
                 assert there[0].answer() is not None
     finally:

@@ -2,9 +2,10 @@
 
 import msgspec
 
+from gateway import views
 from gateway.projection import OPENING_GRACE_MS, Projection, Purchase, refused_at_the_door
 from stampede_schemas.decisions import AnyDecision, ProductChanged, Unreadable
-from stampede_schemas.identifiers import Position, PurchaseId, RequestId
+from stampede_schemas.identifiers import Millis, Position, PurchaseId, RequestId
 from tests.support.gateway import (
     LAMP,
     answered_before,
@@ -193,3 +194,18 @@ def test_the_door_refuses_only_what_is_sure() -> None:
     assert refused_at_the_door(product, 15_000) == "sold-out"
     product.status = "paused"
     assert refused_at_the_door(product, 15_000) == "not-open"
+
+
+def test_a_hold_is_shown_while_it_lasts() -> None:
+    """One gateway knows a confirmed purchase by its event, another by its row: both show the same."""
+    projection = folded([listed(10)], [reserved()])
+    row = Purchase(PurchaseId("buy"), status="reserved", version=1, hold_until_ms=Millis(60_000))
+    assert views.purchase_fields(projection.merge(row))["hold_until"] == "1970-01-01T00:01:00.000Z"
+    for status, version in (("confirmed", 2), ("released", 3)):
+        by_event = folded([listed(10)], [reserved()])
+        by_event.fold_order(confirmed() if status == "confirmed" else given_back())
+        known = by_event.purchase("buy")
+        assert known is not None
+        assert (known.status, known.version) == (status, version)
+        by_row = Purchase(PurchaseId("buy"), status=known.status, version=version, hold_until_ms=Millis(60_000))
+        assert [views.purchase_fields(one)["hold_until"] for one in (known, by_row)] == [None, None]

@@ -68,13 +68,13 @@ def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:
     return found
 
 
-def check_media(headers: Headers) -> Problem | None:
-    """Refuse what is not a small uncompressed JSON body, before a byte of it is read."""
+def check_media(headers: Headers, *, empty: bool = False) -> Problem | None:
+    """Refuse what is not a small uncompressed JSON body, before a byte of it is read; an `empty` one has no type."""
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding is None or encoding.strip().lower() != b"identity":
         return Problem(problems.UNSUPPORTED_MEDIA, "Send the body without a Content-Encoding.", close=True)
     media = headers.get(b"content-type", b"")
-    if media is None or (media != b"application/json" and not _JSON_TYPE.fullmatch(media.strip())):
+    if not empty and (media is None or (media != b"application/json" and not _JSON_TYPE.fullmatch(media.strip()))):
         return Problem(problems.UNSUPPORTED_MEDIA, "Send Content-Type: application/json.", close=True)
     return check_length(headers)
 

@@ -7,7 +7,6 @@ know HTTP beyond the problems it answers with.
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
@@ -19,6 +18,7 @@ from gateway import problems
 from gateway.claims import Ruling
 from gateway.metrics import Metrics
 from gateway.problems import Problem
+from gateway.retry_after import overloaded
 from gateway.tail import BrokerClock
 from ratelimit.claim import DEADLINE_S, Claim, Known, Settled
 from ratelimit.limiter import BATCH_MAX, Subject, Verdict
@@ -296,12 +296,6 @@ class Appender:
                 self._producer.poll(0)
                 await asyncio.sleep(POLL_S)
             self._sent.clear()
-
-
-def overloaded() -> Problem:
-    """More than can be taken; nothing was logged. The jitter keeps those sent away from coming back as one."""
-    seconds = random.randint(1, 3)  # noqa: S311 - jitter is no secret
-    return Problem(problems.OVERLOADED, "Too many requests are waiting; nothing was done.", retry_after_s=seconds)
 
 
 def _answer(verdict: Verdict, *, vouched: bool) -> Replayed | Problem | None:

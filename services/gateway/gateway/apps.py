@@ -115,8 +115,9 @@ def _app(
         title=title,
         version="1",
         summary=summary,
-        description="Every no is a problem document (RFC 9457); its `retryable` says whether to try again. Beside what "
-        "is said of each route, any may answer 405, 408, 414 or 431: see the pages of the problems.",
+        description="Every no is a problem document (RFC 9457); its `retryable` says whether to try again, and its "
+        "`type` is the address of a page that says what to do. Beside what is said of each route, any may answer 405, "
+        "408, 414 or 431.",
         license_info={"name": "MIT", "url": "https://opensource.org/license/mit"},
         openapi_tags=[{"name": name, "description": what} for name, what in sorted(tags.items())],
         servers=[{"url": "/", "description": "this listener"}],

@@ -18,7 +18,7 @@ from gateway.lookup import Lookup
 from gateway.orders_sql import After, orders_of_buyer
 from gateway.problems import Problem, Refused
 from gateway.projection import Projection, Purchase
-from gateway.rest import ANYWHERE, WITH_BODY, answers, event_stream, problem_responses
+from gateway.rest import ANYWHERE, WITH_BODY, answers, event_stream, problem_responses, says_nothing
 from gateway.store import Store
 from stampede_schemas.identifiers import BuyerId
 from stampede_schemas.orders import CancelRequested
@@ -177,6 +177,7 @@ class BuyersApi:
 
         202 means that the wish is in the log; what becomes of it shows in the purchase. No body is needed.
         """
+        await says_nothing(request)
         buyer_id, known = await self._own(request, purchase_id)
         check_cancellable(known)
         request_id = self._identity.request_id("cancel", known.purchase_id)

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from gateway import problems
 from gateway.problems import Problem
+from gateway.retry_after import overloaded
 from stampede_schemas.codec import encode
 from stampede_schemas.orders import AnyCommand
 from stampede_schemas.topics import ORDER_COMMANDS, partition_of
@@ -32,7 +33,7 @@ class Commands:
     async def append(self, command: AnyCommand, key: str) -> Problem | None:
         """None once the log has acknowledged; `key` (a purchase, or a product) names the partition."""
         if len(self._in_flight) >= IN_FLIGHT_MAX:
-            return Problem(problems.OVERLOADED, "Too many commands are on their way.", retry_after_s=2)
+            return overloaded("Too many commands are on their way.")
         done = asyncio.get_running_loop().create_future()
 
         def reported(error: KafkaError | None, _message: Message) -> None:

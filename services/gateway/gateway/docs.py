@@ -1,6 +1,6 @@
-"""`/docs`: the description of a listener as Swagger UI, from our own host; and that description as a file.
+"""`/docs`: the description of a listener as Swagger UI, from our own host; `/problems/...`: what a no means.
 
-`python -m gateway.docs [folder]` writes openapi.json (buyers) and openapi-admin.json (operators).
+`python -m gateway.docs` writes both as files: openapi.json (buyers), openapi-admin.json (operators), docs/problems/.
 """
 
 import re
@@ -40,6 +40,8 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
 )
 _SAFE = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+_KEPT = {"cache-control": f"public, max-age={FRESH_S}"}
+_KINDS = {kind.slug: kind for kind in problems.KINDS}
 
 
 def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
@@ -70,11 +72,18 @@ def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
         name = request.path_params["name"]
         if name == "start.js":
             return Response(_START, media_type="text/javascript", headers=_SAFE)
-        headers = _SAFE | {"cache-control": f"public, max-age={FRESH_S}", "content-type": FILES.get(name, "")}
+        headers = _SAFE | _KEPT | {"content-type": FILES.get(name, "")}
         if name not in FILES:
             return answer(Problem(problems.NOT_FOUND, "The documentation has no such part."))
         return Response(_content(name), headers=headers)
 
+    async def explained(request: Request) -> Response:
+        kind = _KINDS.get(request.path_params["slug"])
+        if kind is None:
+            return answer(Problem(problems.NOT_FOUND, "There is no such problem."))
+        return Response(kind.page(), media_type="text/plain", headers=_SAFE | _KEPT)
+
+    app.add_route(problems.TYPE_PREFIX + "{slug}", explained, include_in_schema=False)
     app.add_route("/docs", shown, include_in_schema=False)
     app.add_route("/docs/{name}", part, include_in_schema=False)
 
@@ -84,19 +93,24 @@ def _content(name: str) -> bytes:
     return (files("fastapi_offline") / "static" / name).read_bytes()
 
 
-def text(app: FastAPI) -> bytes:
-    """The description of an app as it is committed."""
+def committed() -> dict[str, bytes]:
+    """Every file that is made of the code, by its path in the repository."""
+    from gateway.apps import described
+
+    shown = {f"services/gateway/{name}": _text(app) for name, app in described().items()}
+    return shown | {f"docs/problems/{kind.slug}.md": kind.page().encode() for kind in problems.KINDS}
+
+
+def _text(app: FastAPI) -> bytes:
     return msgspec.json.format(msgspec.json.encode(app.openapi()), indent=2) + b"\n"
 
 
 def main() -> int:
-    """Write both descriptions."""
-    from gateway.apps import described
-
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[1]
-    for name, app in described().items():
-        (folder / name).write_bytes(text(app))
-        print(folder / name)
+    """Write them."""
+    root = Path(__file__).resolve().parents[3]
+    for name, content in committed().items():
+        (root / name).write_bytes(content)
+        print(name)
     return 0
 
 

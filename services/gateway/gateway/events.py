@@ -17,12 +17,14 @@ from gateway import problems, views
 from gateway.lookup import Lookup
 from gateway.problems import Problem
 from gateway.projection import Projection, Purchase
+from gateway.retry_after import overloaded
 from gateway.store import Away, NotMigrated
 from gateway.tail import BrokerClock, Watchers
 from stampede_schemas.identifiers import ProductId
 
 STREAMS_MAX = 5_000
 STREAMS_OF_ONE_MAX = 10
+STREAMS_RETRY_S = 3
 STREAM_S_MAX = 600.0  # then the listener connects again, perhaps to a gateway with less to do
 HEARTBEAT_S = 10.0  # shorter than what proxies call idle
 BEHIND_S_MAX = 5.0
@@ -33,6 +35,10 @@ RATE_OVER_S = 2.0
 PRODUCTS_SHOWN_MAX = 200
 EVERYBODY = "everybody"
 _HEADERS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+_ENOUGH = (
+    (b"ratelimit-policy", b'"streams";q=%d' % STREAMS_OF_ONE_MAX),
+    (b"ratelimit", b'"streams";r=0;t=%d' % STREAMS_RETRY_S),
+)
 _BEGIN = b"retry: 1000\n\n"
 _HEARTBEAT = b":\n\n"
 
@@ -52,10 +58,10 @@ class Streams:
         half = (self._streams_max + 1) // 2  # the crowd that only looks leaves room for those who bought
         full = self._count >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
         if self._closed or full:
-            return Problem(problems.OVERLOADED, "Too many streams are open here; poll instead.", retry_after_s=5)
+            return overloaded("Too many streams are open here; poll instead.", STREAMS_RETRY_S)
         if owner != EVERYBODY and self._of[owner] >= STREAMS_OF_ONE_MAX:
             detail = f"You have {STREAMS_OF_ONE_MAX} streams open; close one."
-            return Problem(problems.RATE_LIMITED, detail, retry_after_s=5)
+            return Problem(problems.RATE_LIMITED, detail, headers=_ENOUGH, retry_after_s=STREAMS_RETRY_S)
         self._of[owner] += 1
         self._count += 1
         return None

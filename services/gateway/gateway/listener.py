@@ -26,6 +26,8 @@ from uvicorn.server import ServerState
 from gateway import problems
 from gateway.admission import BODY_BYTES_MAX, too_large
 from gateway.problems import Problem, Refused
+from gateway.retry_after import overloaded
+from gateway.syn_filter import refuse_new
 from telemetry.tracing import new_traceparent, trace_id_of
 
 URL_BYTES_MAX = 8_192
@@ -36,6 +38,7 @@ IGNORED_BYTES_MAX = 1_048_576  # read and dropped after a refusal, so that the a
 PIPELINED_MAX = 16
 CONNECTIONS_MAX = 20_000
 BACKLOG = 4_096  # connections that the kernel lets in before we do
+HANDSHAKE_S = 0.5  # round trips that handshakes may still need when no more are begun
 CLOSING_S = 0.05
 FILES_RESERVED = 256  # of what the process may open: Kafka, Postgres, Redis, spans, the other listeners
 REQUEST_S_MAX = 10.0  # to complete a request; also to take an answer, and between two requests
@@ -52,7 +55,6 @@ _BIG_HEAD = Problem(
     f"A request has at most {HEADERS_MAX} headers and {HEADER_BYTES_MAX} bytes of them.",
     close=True,
 )
-_FULL = Problem(problems.OVERLOADED, "Too many connections are open.", retry_after_s=2, close=True)
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._since = time.monotonic()
         if len(self.connections) > self._bounds.connections:
-            self._refuse(_FULL)
+            self._refuse(overloaded("Too many connections are open.", close=True))
             transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -280,6 +282,9 @@ class _Server(uvicorn.Server):
         """Stop listening; those whom the kernel has let in already are served, not reset."""
         loop = asyncio.get_running_loop()
         doors = [one.dup() for one in sockets or ()]
+        for door in doors:
+            refuse_new(door)
+        await asyncio.sleep(HANDSHAKE_S)
         for one in (*self.servers, *(sockets or ())):
             one.close()
         await asyncio.sleep(CLOSING_S)  # the loop closes its side in a later turn; then ours is the last

@@ -18,7 +18,7 @@ from gateway.appender import Appender
 from gateway.catalogue import ProductIdInPath
 from gateway.problems import Problem, Refused
 from gateway.projection import OperatorOutcome, Projection
-from gateway.rest import OPERATED, answers, problem_responses
+from gateway.rest import OPERATED, answers, problem_responses, says_nothing
 from gateway.tail import BrokerClock, Watchers
 from stampede_schemas.decisions import Ignored, ProductListed, RestockRejected
 from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis, ProductId, RequestId
@@ -181,6 +181,7 @@ class OperatorsApi:
     ) -> Response:
         """Open, close or pause the sale of a product; or retire it for good: its reservations are forgotten."""
         del idempotency_key
+        await says_nothing(request)
         request_id, known = self._request_id(request, action, product_id), existing_id(product_id)
         wish: ProductRequest
         if action == "retire":

@@ -28,7 +28,7 @@ from gateway.operators import PRODUCTS_PATH, KeyInHeader, existing_id
 from gateway.orders_sql import orders
 from gateway.problems import Problem, Refused
 from gateway.projection import Projection
-from gateway.rest import OPERATED, answers, problem_responses
+from gateway.rest import OPERATED, answers, problem_responses, says_nothing
 from gateway.store import Store
 from stampede_schemas.orders import AnyCommand, CancelProductRequested, CancelRequested
 
@@ -113,6 +113,7 @@ class OrderDesk:
 
     async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
         """Undo one order, whoever's it is; a confirmed one is refunded. Asking twice is asking once."""
+        await says_nothing(request)
         known = await self._lookup.find(purchase_id)
         if known is None:
             raise Refused(Problem(problems.NOT_FOUND, "There is no order with this id."))
@@ -129,6 +130,7 @@ class OrderDesk:
     ) -> Response:
         """Undo every order of a product that was reserved before this is heard. Close the product first."""
         del idempotency_key  # for the documentation; read below
+        await says_nothing(request)
         known = existing_id(product_id)
         if known not in self._projection.products:
             raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))

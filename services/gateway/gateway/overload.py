@@ -9,9 +9,9 @@ import time
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.appender import overloaded
 from gateway.metrics import Metrics
 from gateway.purchase import respond
+from gateway.retry_after import overloaded
 from telemetry.tracing import new_traceparent, trace_id_of
 
 READS_MAX = 5_000  # at once, those that wait for a change included

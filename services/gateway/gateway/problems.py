@@ -1,4 +1,4 @@
-"""Every way in which the gateway says no, as RFC 9457 problems. Pure; one page per kind stands in docs/problems/.
+"""Every way in which the gateway says no, as RFC 9457 problems, and the page behind each. Pure.
 
 Must not hold text from a request that could be mistaken for ours: details are our own sentences.
 """
@@ -15,41 +15,246 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A stable type of problem. `retryable`: the same request may succeed later."""
+    """A stable type of problem. `retryable`: the same request may succeed later. `meaning`, `advice`: Markdown."""
 
     slug: str
     status: int
     title: str
+    meaning: str
+    advice: str
     retryable: bool = False
 
+    @property
+    def type(self) -> str:
+        """The address of its page, on any listener."""
+        return TYPE_PREFIX + self.slug
 
-MALFORMED = Kind("malformed-request", 400, "The request cannot be read")
-KEY_INVALID = Kind("idempotency-key-invalid", 400, "The Idempotency-Key header is missing or unusable")
-UNAUTHENTICATED = Kind("unauthenticated", 401, "Nobody vouches for who you are")
-SIGNATURE_INVALID = Kind("signature-invalid", 401, "The report is not signed as it must be")
-FORBIDDEN = Kind("forbidden", 403, "You may not do this")
-NOT_FOUND = Kind("not-found", 404, "There is nothing here")
-UNKNOWN_PRODUCT = Kind("unknown-product", 404, "There is no such product")
-METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "This cannot be done here")
-REQUEST_TIMEOUT = Kind("request-timeout", 408, "The request did not arrive in time", retryable=True)
-SOLD_OUT = Kind("sold-out", 409, "Sold out", retryable=True)
-NOT_OPEN = Kind("not-open", 409, "The sale is not open", retryable=True)
-REJECTED = Kind("rejected", 409, "The purchase was rejected")
-NOT_CANCELLABLE = Kind("not-cancellable", 409, "The purchase has ended already")
-IN_FLIGHT = Kind("in-flight", 409, "The same request is still on its way", retryable=True)
-PRODUCT_CONFLICT = Kind("product-conflict", 409, "The product is not in a state for this")
-RESTOCK_REJECTED = Kind("restock-rejected", 409, "The stock cannot change by that much")
-TOO_LARGE = Kind("too-large", 413, "The body is too large")
-URL_TOO_LONG = Kind("url-too-long", 414, "The URL is too long")
-UNSUPPORTED_MEDIA = Kind("unsupported-media-type", 415, "The body must be plain JSON")
-INVALID_BODY = Kind("invalid-body", 422, "The request does not say what it must")
-KEY_REUSED = Kind("idempotency-key-reused", 422, "This Idempotency-Key was used for another request")
-RATE_LIMITED = Kind("rate-limited", 429, "Too many requests", retryable=True)
-HEADERS_TOO_LARGE = Kind("headers-too-large", 431, "The headers are too large")
-INTERNAL = Kind("internal-error", 500, "The gateway failed", retryable=True)
-OVERLOADED = Kind("overloaded", 503, "More is asked than can be answered now", retryable=True)
-OUTCOME_UNKNOWN = Kind("outcome-unknown", 503, "It is not known whether the purchase was accepted", retryable=True)
-UNAVAILABLE = Kind("unavailable", 503, "A part of the system is away", retryable=True)
+    def page(self) -> str:
+        """What is to be read there, in Markdown."""
+        again = "The same request may succeed later" if self.retryable else "Repeating the request changes nothing"
+        return (
+            f"# {self.title}\n\n`{self.status}`, type `{self.type}`\n\n{self.meaning}\n\n**What to do.** {self.advice}"
+            f"\n\n{again} (`retryable` is {str(self.retryable).lower()}).\n"
+        )
+
+
+MALFORMED = Kind(
+    "malformed-request",
+    400,
+    "The request cannot be read",
+    "The body is not one JSON value in UTF-8, a field of it appears twice, the length is not a number, or what was "
+    "sent is not HTTP/1.1 as it should be (two lengths, a broken chunk, a bare line feed, `%` without two digits, "
+    "more than 16 requests ahead of their answers). Then the connection is closed.",
+    "Correct the request.",
+)
+KEY_INVALID = Kind(
+    "idempotency-key-invalid",
+    400,
+    "The Idempotency-Key header is missing or unusable",
+    "Every purchase, and every restock, carries an `Idempotency-Key` header: 1 to 255 printable ASCII characters, "
+    "bare or in quotation marks, sent once.",
+    "Make a new random key (a UUID, say) for each new purchase, and send the same key whenever you repeat that "
+    "purchase.",
+)
+UNAUTHENTICATED = Kind(
+    "unauthenticated",
+    401,
+    "Nobody vouches for who you are",
+    "The request does not prove who sends it: it carries no token, or one that is not believed; `detail` says why. "
+    "A token has at most 8 KiB. Demonstrations take the name from `X-User-Id` instead; operators send "
+    "`Authorization: Bearer` with their key, or with a token that has the role `admin`.",
+    "Send the missing credentials, or fetch a new token.",
+)
+SIGNATURE_INVALID = Kind(
+    "signature-invalid",
+    401,
+    "The report is not signed as it must be",
+    "A report of a payment provider carries `Stampede-Signature: t=<seconds since the epoch>,v1=<hex>`, where v1 is "
+    "HMAC-SHA256 of `<t>.<body>` with the secret shared with this installation. It was missing, made with another "
+    "secret or for another body, or `t` is more than five minutes from now.",
+    "Sign the very bytes that are sent, with the time of sending; sign anew for each attempt.",
+)
+FORBIDDEN = Kind(
+    "forbidden",
+    403,
+    "You may not do this",
+    "It is known who you are, and you are not an operator: the token has no role `admin`.",
+    "Ask with a token that has the role, or with the operators' key.",
+)
+NOT_FOUND = Kind(
+    "not-found",
+    404,
+    "There is nothing here",
+    "There is no such route, or the caller has no purchase with this id. Somebody else's purchase looks exactly like "
+    "one that does not exist.",
+    "Check the address, and that you ask as the buyer who made the purchase.",
+)
+UNKNOWN_PRODUCT = Kind(
+    "unknown-product",
+    404,
+    "There is no such product",
+    "No product has this id. Nothing was logged.",
+    "Look the id up with `GET /v1/products`.",
+)
+METHOD_NOT_ALLOWED = Kind(
+    "method-not-allowed",
+    405,
+    "This cannot be done here",
+    "The route exists, but not with this method; `Allow` names those it has.",
+    "Use one of them.",
+)
+REQUEST_TIMEOUT = Kind(
+    "request-timeout",
+    408,
+    "The request did not arrive in time",
+    "Head and body must be complete within 10 s of the first byte. Nothing was done, and the connection was closed.",
+    "Send the same request again, with the same Idempotency-Key, on a new connection.",
+    retryable=True,
+)
+SOLD_OUT = Kind(
+    "sold-out",
+    409,
+    "Sold out",
+    "Nothing is available, so the gateway did not put the purchase into the log: this is no outcome, there is no "
+    "`Location`, and the same key may win later. `may_reopen` says whether units are on hold that may come back: when "
+    "a payment fails or a hold ends, they go to whoever asks next.",
+    "While `may_reopen` is true, try again from time to time, with the same key or a new one.",
+    retryable=True,
+)
+NOT_OPEN = Kind(
+    "not-open",
+    409,
+    "The sale is not open",
+    "The sale has not begun, is paused, or is over; `sale_status` says which. Nothing was logged and the key is not "
+    "used up.",
+    "Come back when `GET /v1/products/{product_id}` shows `open`; `opens_at` and `server_time` are in its answer.",
+    retryable=True,
+)
+REJECTED = Kind(
+    "rejected",
+    409,
+    "The purchase was rejected",
+    "The inventory has decided, and the decision is in the log: `reason` is `sold_out`, `not_enough_left`, "
+    "`buyer_limit`, `not_open`, `closed`, `paused` or `unknown_product`. `Location` names the purchase.",
+    "This purchase is over. A new one needs a new key.",
+)
+NOT_CANCELLABLE = Kind(
+    "not-cancellable",
+    409,
+    "The purchase has ended already",
+    "A rejected purchase took nothing, and a released one was given back; `purchase_status` says which, `reason` why. "
+    "There is nothing left to cancel.",
+    "Nothing. If money had been taken, `GET` on the purchase shows what became of the refund.",
+)
+IN_FLIGHT = Kind(
+    "in-flight",
+    409,
+    "The same request is still on its way",
+    "Another request with the same key and the same body is on its way to the log at this moment.",
+    "Repeat it after `Retry-After` seconds, with the same key; you get the first request's answer.",
+    retryable=True,
+)
+PRODUCT_CONFLICT = Kind(
+    "product-conflict",
+    409,
+    "The product is not in a state for this",
+    "The product exists with other content than the request lists, or it was retired.",
+    "Look at the product; change it with `PATCH`, or list another one.",
+)
+RESTOCK_REJECTED = Kind(
+    "restock-rejected",
+    409,
+    "The stock cannot change by that much",
+    "The change would take away more than is available, or go above what can be counted; `reason` says which. Nothing "
+    "was changed.",
+    "Ask for a smaller change.",
+)
+TOO_LARGE = Kind(
+    "too-large",
+    413,
+    "The body is too large",
+    "A body has at most 4,096 bytes. It was refused before it was read, and the connection was closed.",
+    "Send only the fields that the documentation names.",
+)
+URL_TOO_LONG = Kind(
+    "url-too-long",
+    414,
+    "The URL is too long",
+    "Path and query have at most 8,192 bytes. The connection was closed.",
+    "Send only the parameters that the documentation names.",
+)
+UNSUPPORTED_MEDIA = Kind(
+    "unsupported-media-type",
+    415,
+    "The body must be plain JSON",
+    "Bodies are JSON, said by `Content-Type: application/json`, and come without a `Content-Encoding`.",
+    "Correct the headers.",
+)
+INVALID_BODY = Kind(
+    "invalid-body",
+    422,
+    "The request does not say what it must",
+    "The body is JSON, but a field is missing, unknown, of the wrong type or out of range; or a parameter of the "
+    "query is, a cursor included: it is good for the caller, the route and the filters it was made for. `detail` "
+    "names it.",
+    "Correct the request.",
+)
+KEY_REUSED = Kind(
+    "idempotency-key-reused",
+    422,
+    "This Idempotency-Key was used for another request",
+    "The first request with this key had another body. A key stands for one purchase.",
+    "Use a new key for a new purchase.",
+)
+RATE_LIMITED = Kind(
+    "rate-limited",
+    429,
+    "Too many requests",
+    "You, or your network address, asked more often than allowed. `RateLimit-Policy` and `RateLimit` tell the limit "
+    "and what is left of it. Nothing was logged.",
+    "Wait for `Retry-After` seconds; the same key may be used again.",
+    retryable=True,
+)
+HEADERS_TOO_LARGE = Kind(
+    "headers-too-large",
+    431,
+    "The headers are too large",
+    "A request has at most 100 headers and 16 KiB of them. The connection was closed.",
+    "Send fewer or shorter headers; a huge token or a pile of cookies is the usual cause. A token that has room here, "
+    "but more than 8 KiB, is refused as `unauthenticated`.",
+)
+INTERNAL = Kind(
+    "internal-error",
+    500,
+    "The gateway failed",
+    "The gateway has a defect. Whether a purchase was accepted is not known.",
+    "Repeat the request with the same key, and tell the operators the `trace_id`.",
+    retryable=True,
+)
+OVERLOADED = Kind(
+    "overloaded",
+    503,
+    "More is asked than can be answered now",
+    "More requests wait than can be answered in time. Nothing was done.",
+    "Wait for `Retry-After` seconds and repeat the request with the same key.",
+    retryable=True,
+)
+OUTCOME_UNKNOWN = Kind(
+    "outcome-unknown",
+    503,
+    "It is not known whether the purchase was accepted",
+    "The log did not acknowledge the purchase in time. It may be in the log, or not; `outcome` is `unknown`.",
+    "Repeat the request with the same key until you get another answer: a purchase is never made twice for one key.",
+    retryable=True,
+)
+UNAVAILABLE = Kind(
+    "unavailable",
+    503,
+    "A part of the system is away",
+    "A part of the system that is needed for this answer is away. Purchases that were accepted are safe.",
+    "Wait for `Retry-After` seconds and try again.",
+    retryable=True,
+)
 
 KINDS: tuple[Kind, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
 
@@ -70,7 +275,7 @@ class Problem:
         kind = self.kind
         return _encode(
             {
-                "type": TYPE_PREFIX + kind.slug,
+                "type": kind.type,
                 "title": kind.title,
                 "status": kind.status,
                 "detail": self.detail,

@@ -101,13 +101,13 @@ class BodyGuard:
             await self._app(scope, receive, send)
             return
         headers = admission.pick(scope["headers"])
-        empty = headers.get(b"content-length", b"0") == b"0" and b"content-type" not in headers
-        refused = admission.check_length(headers) if empty else admission.check_media(headers)
+        unknown = headers.get(b"content-length", b"0") == b"0"  # it is empty, or comes in chunks
+        refused = admission.check_media(headers, empty=unknown)
         body = refused if refused is not None else await read_body(receive)
         if body is None:
             return
         if isinstance(body, bytes) and body:
-            body = admission.without_duplicates(body) or body
+            body = admission.check_media(headers) or admission.without_duplicates(body) or body
         if isinstance(body, Problem):
             trace_id = trace_id_of(new_traceparent(0.0))
             await respond(send, body.kind.status, body.response_headers(), body.body(trace_id))
@@ -118,6 +118,12 @@ class BodyGuard:
             return unread.pop() if unread else await receive()
 
         await self._app(scope, replay, send)
+
+
+async def says_nothing(request: Request) -> None:
+    """For routes that need no body: who sends one all the same says `{}`. Raises Refused."""
+    if b"".join((await request.body()).split()) not in (b"", b"{}"):
+        raise Refused(Problem(problems.INVALID_BODY, "There is nothing to say in a body here; send none."))
 
 
 def answer(problem: Problem) -> Response:

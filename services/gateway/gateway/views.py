@@ -61,7 +61,7 @@ def purchase_fields(known: Purchase, *, buyer: bool = False) -> dict[str, object
         "reason": known.reason,
         "reservation_no": known.reservation_no,
         "price": price,
-        "hold_until": instant(known.hold_until_ms),
+        "hold_until": instant(known.hold_until_ms) if known.status == "reserved" else None,
         "changed_at": instant(known.changed_at_ms),
         "refund": known.refund,
         "log_position": {"partition": at.partition, "offset": at.offset, "index": at.index} if at else None,

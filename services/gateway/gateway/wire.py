@@ -74,8 +74,8 @@ class PurchaseState(BaseModel):
 
     `version` rises with every change; `changed_at` is when it became what it is; `reason` says why it was rejected
     or released (declined payment, expired hold, cancellation …); `hold_until` is null until the order is in the
-    database. There is no place in the queue: a record of the log holds up to 500 requests, so how many buyers are
-    ahead is not known until they are decided.
+    database, and again when nothing is on hold any more. There is no place in the queue: a record of the log holds up
+    to 500 requests, so how many buyers are ahead is not known until they are decided.
     """
 
     purchase_id: str
@@ -242,7 +242,7 @@ RESERVED = {
     "trace_id": "0af7651916cd43dd8448eb211c80319c",
     "links": _LINKS,
 }
-DECLINED = RESERVED | {"status": "released", "version": 2, "reason": "payment_declined"}
+DECLINED = RESERVED | {"status": "released", "version": 2, "reason": "payment_declined", "hold_until": None}
 CANCELLING = {"purchase_id": ID, "status": "reserved", "links": _LINKS}
 PRODUCT = {
     "product_id": "tea",

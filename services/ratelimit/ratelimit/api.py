@@ -14,10 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratelimit.limiter import BATCH_MAX, Limiter, RedisAway, Subject, Verdict
+from telemetry.tracing import new_traceparent, trace_id_of
 
 BODY_BYTES_MAX = 256 * 1024
 LINE_CHARS_MAX = 1_024
 NAME_CHARS_MAX, ADDRESS_CHARS_MAX = 256, 64
+_KINDS = {400: "malformed-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 _audit = logging.getLogger("ratelimit.audit")
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
@@ -139,15 +141,17 @@ class Api:
 
     async def check_one(
         self,
-        x_user_id: Annotated[Name | None, Header()] = None,
-        x_real_ip: Annotated[Address | None, Header()] = None,
+        x_user_id: Annotated[str, Header()] = "",
+        x_real_ip: Annotated[str, Header()] = "",
         refused: Annotated[Literal["403", "429"], Query()] = "403",
     ) -> Response:
         """Judge what a proxy is about to pass on: 204, or the status in `refused`, with the headers to tell.
 
-        nginx' auth_request takes 401 and 403 for a no and anything else for an error, hence the default.
+        nginx' auth_request takes 401 and 403 for a no and anything else for an error, hence the default; and hence no
+        name is too long here, and no address unreadable.
         """
-        (verdict,) = await self._limiter.check([Subject(x_user_id, x_real_ip)])
+        subject = Subject(x_user_id or None, x_real_ip[:ADDRESS_CHARS_MAX] or None)
+        (verdict,) = await self._limiter.check([subject])
         if verdict.allowed:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=verdict.headers())
         status = HTTPStatus(int(refused))
@@ -166,7 +170,7 @@ class Api:
         try:
             version = await self._limiter.change(change.limits)
         except ValueError as error:
-            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", f"limits: {error}") from None
+            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-body", f"limits: {error}") from None
         except RedisAway:
             detail = "Redis does not answer: whether the limits were changed is not known. Send the same again."
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, retryable=True) from None
@@ -212,13 +216,12 @@ async def _unreadable(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", detail)
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-body", detail)
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    return _problem(status, status.phrase.lower().replace(" ", "-"), error.detail)
+    return _problem(HTTPStatus(error.status_code), _KINDS[error.status_code], error.detail)
 
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
@@ -233,5 +236,6 @@ def _problem(status: HTTPStatus, kind: str, detail: str, *, retryable: bool = Fa
         "status": status,
         "detail": detail,
         "retryable": retryable,
+        "trace_id": trace_id_of(new_traceparent(0.0)),
     }
     return JSONResponse(problem, status, media_type="application/problem+json")
