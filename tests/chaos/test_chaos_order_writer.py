@@ -2,15 +2,11 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.chaos.builds.points import arm
 from tests.support.mortal import everything, freeze_and_succeed, mortal, sell, settled, struck_at
-from tests.support.orders import Installation, installation, listed, until
-from tests.support.stack import LocalStack, components
+from tests.support.orders import Installation, listed, until
 
 POINTS = (
     "before COMMIT",
@@ -18,20 +14,6 @@ POINTS = (
     "before the outbox is sent",
     "after the outbox is sent",
 )
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LocalStack]:
-    """A broker and a database of this module's own."""
-    with components() as running:
-        yield running
-
-
-@pytest.fixture
-async def place(servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(servers.kafka, servers.postgres) as made:
-        yield made
 
 
 async def test_a_writer_killed_at_each_point_is_continued(place: Installation, tmp_path: Path) -> None:

@@ -4,28 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 
 import psutil
-import pytest
 
-from tests.support.orders import Installation, installation, listed, reserved, until
+from tests.support.orders import Installation, listed, reserved, until
 from tests.support.outages import EACH, at_rest, nothing_lost_or_undone, sell
-from tests.support.stack import LocalStack, components
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LocalStack]:
-    """A broker and a database of this module's own."""
-    with components() as running:
-        yield running
-
-
-@pytest.fixture
-async def place(servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(servers.kafka, servers.postgres) as made:
-        yield made
 
 
 async def test_too_many_connections(place: Installation) -> None:

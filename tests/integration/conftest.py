@@ -5,14 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.sale import Sale, open_sale
-from tests.support.stack import LocalStack, components
-
-
-@pytest.fixture(scope="session")
-def quiet_servers() -> Iterator[LocalStack]:
-    """A broker and a database that no test kills: whoever uses them makes the topics anew and a database of its own."""
-    with components() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

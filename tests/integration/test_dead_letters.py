@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,9 @@ from replay.__main__ import main
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS, REQUESTS, partition_of
-from tests.support.orders import Installation, installation, listed, reserved, until
-from tests.support.stack import LocalStack
+from tests.support.orders import Installation, listed, reserved, until
 
 Replay = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
 
 
 @pytest.fixture

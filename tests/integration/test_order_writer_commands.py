@@ -1,7 +1,6 @@
 """What `order-commands` does to orders: once, in order with the decisions, and never forgotten."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
@@ -22,38 +21,13 @@ from tests.support.orders import (
     Installation,
     applied_until,
     insert_orders,
-    installation,
     listed,
     reserved,
-    tables,
-    units_of,
     until,
     waiting_messages,
 )
-from tests.support.stack import LocalStack
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def quiet(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New tables, for tests that write no record."""
-    async with tables(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def units(quiet: Installation) -> AsyncIterator[Units]:
-    """Transactions on them."""
-    async with units_of(quiet) as opened:
-        yield opened
 
 
 class Till:

@@ -16,24 +16,9 @@ from stampede_schemas.codec import decode_request, split_requests
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDER_COMMANDS, REQUESTS
-from tests.support.orders import Installation, applied_until, insert_orders, tables, units_of, until, waiting_messages
-from tests.support.stack import LocalStack
+from tests.support.orders import Installation, applied_until, insert_orders, until, waiting_messages
 
 GRACE_S = 5.0
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New tables."""
-    async with tables(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def units(place: Installation) -> AsyncIterator[Units]:
-    """Transactions on them."""
-    async with units_of(place) as opened:
-        yield opened
 
 
 def sweeper(units: Units, grace_s: float = GRACE_S) -> Sweeper:
@@ -41,24 +26,24 @@ def sweeper(units: Units, grace_s: float = GRACE_S) -> Sweeper:
     return Sweeper(units, Metrics("test"), lambda: None, grace_s)
 
 
-async def released(place: Installation) -> int:
+async def released(quiet: Installation) -> int:
     """How many holds have ended."""
-    return (await place.rows("SELECT count(*) FROM purchases WHERE status = 'released'"))[0][0]  # type: ignore[no-any-return]
+    return (await quiet.rows("SELECT count(*) FROM purchases WHERE status = 'released'"))[0][0]  # type: ignore[no-any-return]
 
 
-async def test_a_hold_ends_only_past_what_was_heard(place: Installation, units: Units) -> None:
+async def test_a_hold_ends_only_past_what_was_heard(quiet: Installation, units: Units) -> None:
     """An approval may stand in any partition of the commands until all of them are applied beyond the hold's end."""
-    await insert_orders(place, 1)
+    await insert_orders(quiet, 1)
     for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -61.0)):  # never heard of; one is missing; all too early
-        await applied_until(place, ORDER_COMMANDS.name, seconds, partitions)
+        await applied_until(quiet, ORDER_COMMANDS.name, seconds, partitions)
         await sweeper(units).sweep()
-        assert await released(place) == 0
-    await place.rows("UPDATE applied SET until = now() WHERE partition > 0")
+        assert await released(quiet) == 0
+    await quiet.rows("UPDATE applied SET until = now() WHERE partition > 0")
     await sweeper(units).sweep()
-    assert await released(place) == 0  # one partition is behind
-    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    assert await released(quiet) == 0  # one partition is behind
+    await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     await sweeper(units).sweep()
-    assert await released(place) == 1
+    assert await released(quiet) == 1
 
 
 @pytest.mark.parametrize(
@@ -71,26 +56,26 @@ async def test_a_hold_ends_only_past_what_was_heard(place: Installation, units: 
     ],
 )
 async def test_an_open_authorisation_has_one_grace_more(
-    place: Installation, units: Units, asked: float, lease: float, hold: float, ended: bool
+    quiet: Installation, units: Units, asked: float, lease: float, hold: float, ended: bool
 ) -> None:
     """In seconds from now: when it began, until when it is leased, when the hold ends."""
-    await insert_orders(place, 1)
-    await applied_until(place, ORDER_COMMANDS.name, 0.0)
-    await place.rows("UPDATE purchases SET hold_until = now() + make_interval(secs => $1)", hold)
-    await place.rows(
+    await insert_orders(quiet, 1)
+    await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
+    await quiet.rows("UPDATE purchases SET hold_until = now() + make_interval(secs => $1)", hold)
+    await quiet.rows(
         """INSERT INTO payments (purchase_id, method, state, begun_at, asked_at, lease_until) VALUES
            ('p1', 'ok', 'due', now(), now() + make_interval(secs => $1), now() + make_interval(secs => $2))""",
         asked,
         lease,
     )
     await sweeper(units).sweep()
-    assert await released(place) == ended
+    assert await released(quiet) == ended
 
 
-async def test_several_sweepers_end_each_hold_once(place: Installation, units: Units) -> None:
+async def test_several_sweepers_end_each_hold_once(quiet: Installation, units: Units) -> None:
     """Four at once over 1,500 holds: one event, one release and one void each, and none waits for another's rows."""
-    await insert_orders(place, 1_500)
-    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    await insert_orders(quiet, 1_500)
+    await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
 
     async def sweep_all() -> None:
         while await sweeper(units).sweep():
@@ -99,26 +84,26 @@ async def test_several_sweepers_end_each_hold_once(place: Installation, units: U
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(sweep_all())
-    assert await released(place) == 1_500
-    messages = await waiting_messages(place)
+    assert await released(quiet) == 1_500
+    messages = await waiting_messages(quiet)
     events = Counter(message.key for message in messages if message.topic != REQUESTS.name)
     requests = [decode_request(raw) for m in messages if m.topic == REQUESTS.name for raw in split_requests(m.value)]
     backs = Counter(request.purchase_id for request in requests if isinstance(request, ReleaseRequested))
     assert (len(events), set(events.values())) == (1_500, {1})
     assert (len(backs), set(backs.values())) == (1_500, {1})
-    assert await place.value("SELECT count(*) FROM payments WHERE state = 'void_due'") == 1_500
+    assert await quiet.value("SELECT count(*) FROM payments WHERE state = 'void_due'") == 1_500
 
 
-async def test_an_approval_under_way_is_not_overtaken(place: Installation, units: Units) -> None:
+async def test_an_approval_under_way_is_not_overtaken(quiet: Installation, units: Units) -> None:
     """Its transaction holds the row: the sweep passes over it, and afterwards finds it sold."""
-    await insert_orders(place, 2)
-    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    await insert_orders(quiet, 2)
+    await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     async with units.open() as approving:
         await approving.tell([(PurchaseId("p1"), saga.PaymentApproved())])
         await sweeper(units).sweep()
-        assert await place.statuses() == {"p1": "reserved", "p2": "released"}
+        assert await quiet.statuses() == {"p1": "reserved", "p2": "released"}
     await sweeper(units).sweep()
-    assert await place.statuses() == {"p1": "confirmed", "p2": "released"}
+    assert await quiet.statuses() == {"p1": "confirmed", "p2": "released"}
 
 
 class Interrupted(Units):
@@ -138,15 +123,15 @@ class Interrupted(Units):
             yield unit
 
 
-async def test_sweeping_begins_after_one_grace_without_interruption(place: Installation, units: Units) -> None:
+async def test_sweeping_begins_after_one_grace_without_interruption(quiet: Installation, units: Units) -> None:
     """At the start, and again after each time without the database: payments are asked about first."""
     grace_s = 0.6
     interrupted = Interrupted(units.pool, lambda *_: None)
-    await insert_orders(place, 1)
-    await applied_until(place, ORDER_COMMANDS.name, 0.0)
+    await insert_orders(quiet, 1)
+    await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     stopping, began = asyncio.Event(), time.monotonic()
     task = asyncio.create_task(sweeper(interrupted, grace_s).run(stopping))
-    await until(lambda: released(place), "the hold's end", task=task)
+    await until(lambda: released(quiet), "the hold's end", task=task)
     ended = time.monotonic()
     stopping.set()
     await task

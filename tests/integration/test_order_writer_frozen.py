@@ -2,25 +2,15 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import httpx
-import pytest
 
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested
 from tests.support.mortal import freeze_and_succeed, settled
-from tests.support.orders import Installation, installation, listed, released, reserved, until
-from tests.support.stack import LocalStack
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
+from tests.support.orders import Installation, listed, released, reserved, until
 
 
 async def test_a_frozen_writer_has_a_successor_and_thaws_harmlessly(place: Installation, tmp_path: Path) -> None:

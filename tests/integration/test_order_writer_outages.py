@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
@@ -20,26 +20,14 @@ import pytest
 
 from eventlog.kafka import consumer, read_range, watermarks
 from stampede_schemas.topics import DECISIONS, ORDERS, partition_of
-from tests.support.orders import Installation, installation, until
+from tests.support.orders import Installation, until
 from tests.support.outages import EACH, at_rest, nothing_lost_or_undone, sell, stored, through
 from tests.support.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
-from tests.support.stack import LocalStack, components
+from tests.support.stack import LocalStack
+
+pytestmark = pytest.mark.own_servers  # Postgres is frozen and cut off
 
 RSS_GROWTH_MIB_MAX = 48  # what the client may hold ahead is 16 MiB
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LocalStack]:
-    """A broker and a database of this module's own."""
-    with components() as running:
-        yield running
-
-
-@pytest.fixture
-async def place(servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(servers.kafka, servers.postgres) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 import asyncpg
-import pytest
 from confluent_kafka import Message
 
 from eventlog.kafka import producer
@@ -19,8 +18,7 @@ from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.orders import AnyOrderEvent, CancelRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDERS, partition_of
-from tests.support.orders import TRACEPARENT, Installation, installation, listed, rejected, released, reserved, until
-from tests.support.stack import LocalStack
+from tests.support.orders import TRACEPARENT, Installation, listed, rejected, released, reserved, until
 
 ENDED = """
 SELECT purchase_id, version, buyer_id, product_id, quantity, status, partition, source_offset, source_index,
@@ -63,13 +61,6 @@ def book(events: list[AnyOrderEvent]) -> list[Line]:
         )
         for name, it in sorted(latest.items())
     ]  # fmt: skip
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
 
 
 async def test_a_stranger_rebuilds_the_book_of_ended_orders(place: Installation) -> None:

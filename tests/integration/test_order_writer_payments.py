@@ -20,7 +20,7 @@ from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.orders import OrderRefunded, OrderReleased, PaymentReported, RefundReported
 from telemetry import names
 from telemetry.tracing import configure
-from tests.support.orders import Installation, insert_orders, installation, listed, reserved, tables, units_of, until
+from tests.support.orders import Installation, insert_orders, installation, listed, reserved, until
 from tests.support.stack import LocalStack
 
 REPORT = PaymentReported(
@@ -34,20 +34,6 @@ REPORT = PaymentReported(
 REFUND = RefundReported(
     report_id=RequestId("r1"), purchase_id=PurchaseId("p1"), amount_minor=8_400, currency="EUR", provider_ref="x"
 )
-
-
-@pytest.fixture
-async def quiet(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New tables, for tests that write no record."""
-    async with tables(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
-
-
-@pytest.fixture
-async def units(quiet: Installation) -> AsyncIterator[Units]:
-    """Transactions on them."""
-    async with units_of(quiet) as opened:
-        yield opened
 
 
 @asynccontextmanager

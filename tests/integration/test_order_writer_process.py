@@ -7,27 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 
-from tests.support.orders import Installation, installation, listed, until
-from tests.support.stack import LocalStack, components
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LocalStack]:
-    """A broker and a database of this module's own."""
-    with components() as running:
-        yield running
-
-
-@pytest.fixture
-async def place(servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(servers.kafka, servers.postgres) as made:
-        yield made
+from tests.support.orders import Installation, listed, until
 
 
 async def run(*arguments: str, **env: str) -> tuple[int, str]:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
 from functools import partial
 from itertools import pairwise
 
@@ -22,17 +21,10 @@ from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDERS
-from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
+from tests.support.orders import Installation, listed, rejected, released, reserved, until
 from tests.support.stack import LocalStack
 
 RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders)
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
 
 
 class Bank:

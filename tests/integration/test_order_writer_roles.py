@@ -28,16 +28,11 @@ from order_writer.unit import Units
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested
 from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
-from tests.support.stack import LocalStack, components
+from tests.support.stack import LocalStack
+
+pytestmark = pytest.mark.own_servers  # roles belong to the whole server, and it is taught TLS
 
 FREED_S_MAX = 12.0  # the limit is 5 s, and the successor may give up waiting for the lock just before and come again
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LocalStack]:
-    """A broker and a database of this module's own: its TLS is switched on and off here."""
-    with components() as running:
-        yield running
 
 
 class Place(Installation):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
@@ -20,7 +19,6 @@ from stampede_schemas.requests import ReleaseRequested
 from tests.support.orders import (
     TRACEPARENT,
     Installation,
-    installation,
     listed,
     new_topics,
     rejected,
@@ -29,21 +27,9 @@ from tests.support.orders import (
     restocked,
     until,
 )
-from tests.support.stack import LocalStack, components
+from tests.support.stack import LocalStack
 
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LocalStack]:
-    """A broker and a database of this module's own: their logs are written here only, and the database is killed."""
-    with components() as running:
-        yield running
-
-
-@pytest.fixture
-async def place(servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(servers.kafka, servers.postgres) as made:
-        yield made
+pytestmark = pytest.mark.own_servers  # the database is killed
 
 
 def writer_process(place: Installation, **env: str) -> "subprocess.Popen[bytes]":

@@ -1,7 +1,6 @@
 """Rows that Postgres will never take: each is a stub, a release and a dead letter; its neighbours are sold."""
 
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,15 +12,7 @@ from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
-from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
-from tests.support.stack import LocalStack
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
+from tests.support.orders import Installation, listed, rejected, released, reserved, until
 
 
 async def empty(place: Installation) -> bool:

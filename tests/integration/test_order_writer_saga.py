@@ -3,11 +3,9 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
-import pytest
 
 from order_writer.outbox import Relay
 from order_writer.outgoing import Outgoing, encode_outbox
@@ -18,15 +16,7 @@ from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS
-from tests.support.orders import TRACEPARENT, Installation, installation, listed, reserved, until
-from tests.support.stack import LocalStack
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
+from tests.support.orders import TRACEPARENT, Installation, listed, reserved, until
 
 
 async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]:

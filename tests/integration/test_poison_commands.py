@@ -3,18 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
-
-import pytest
 
 from eventlog.kafka import producer
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS
-from tests.support.orders import Installation, installation, listed, reserved, until
-from tests.support.stack import LocalStack
+from tests.support.orders import Installation, listed, reserved, until
 
 PARTITION = 6
 MONEY = {"type": "PaymentReported", "report_id": "r", "purchase_id": "p1", "outcome": "approved", "provider_ref": "x"}
@@ -60,13 +56,6 @@ POISON: dict[str, bytes | None] = {
     "another's cancellation": cancel(actor="buyer-of-somebody"),
     "another amount": report("1"),
 }
-
-
-@pytest.fixture
-async def place(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
-    """New topics, new tables."""
-    async with installation(quiet_servers.kafka, quiet_servers.postgres) as made:
-        yield made
 
 
 async def test_each_poison_is_one_dead_letter_and_the_rest_flows(place: Installation) -> None:
