@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime
 
+import asyncpg
 import pytest
 
 from eventlog.reader import LogBroken
@@ -86,6 +87,29 @@ async def test_a_command_is_applied_once_whoever_reads_it(place: Installation) -
         place.command(cancel("p1"))  # both read on from the same place
         await until(lambda: place.value("SELECT sum(next_offset) = 41 FROM command_progress"), "one more", task=a)
     assert await letters(place, 40)
+
+
+async def test_a_partition_of_commands_that_waits_holds_up_only_its_own_holds(place: Installation) -> None:
+    """An approval waits in it: its hold outlives its time, and is sold in the end. Holds whose commands stand in other
+    partitions expire meanwhile."""
+    names = [f"p{n}" for n in range(1, 100)]
+    others = [name for name in names if partition_of(name) != partition_of("p1")]
+    stuck = "SELECT 1 FROM command_progress WHERE partition = $1 FOR UPDATE"
+    async with place.writer(payment="webhook", authorize_grace_ms=500) as task:
+        await until(lambda: place.value("SELECT count(*) = 12 FROM command_progress"), "running", task=task)
+        async with asyncpg.create_pool(place.postgres, min_size=1, max_size=1) as pool:
+            async with pool.acquire() as connection, connection.transaction():
+                assert await connection.fetchval(stuck, partition_of("p1")) == 1
+                place.command(paid("p1"))
+                held = [reserved(name, number, hold_ms=500) for number, name in enumerate(["p1", *others], 1)]
+                place.log.append(2, [listed()], held)
+                gone = "SELECT count(*) = $1 FROM purchases WHERE status = 'released'"
+                await until(lambda: place.value(gone, len(others)), "the others expire", task=task)
+                assert await place.value(
+                    "SELECT status = 'reserved' AND hold_until < now() FROM purchases WHERE purchase_id = 'p1'"
+                )
+            sold = "SELECT true FROM purchases WHERE purchase_id = 'p1' AND status = 'confirmed'"
+            await until(lambda: place.value(sold), "what was paid is sold", task=task)
 
 
 async def test_what_was_asked_before_the_start_comes_before_what_is_done(place: Installation) -> None:

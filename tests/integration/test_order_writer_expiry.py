@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from order_writer import saga
-from order_writer.expiry import SWEEP_EVERY_S, Sweeper
+from order_writer.expiry import HOLDS_PER_TRANSACTION_MAX, SWEEP_EVERY_S, Sweeper
 from order_writer.metrics import Metrics
 from order_writer.unit import Unit, Units
 from stampede_schemas.codec import decode_request, split_requests
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import ReleaseRequested
-from stampede_schemas.topics import ORDER_COMMANDS, REQUESTS
+from stampede_schemas.topics import ORDER_COMMANDS, REQUESTS, partition_of
 from tests.support.orders import Installation, applied_until, insert_orders, until, waiting_messages
 
 GRACE_S = 5.0
@@ -32,18 +32,40 @@ async def released(quiet: Installation) -> int:
 
 
 async def test_a_hold_ends_only_past_what_was_heard(quiet: Installation, units: Units) -> None:
-    """An approval may stand in any partition of the commands until all of them are applied beyond the hold's end."""
+    """An approval may stand in the purchase's partition of the commands until that is applied beyond the hold's end."""
     await insert_orders(quiet, 1)
-    for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -61.0)):  # never heard of; one is missing; all too early
+    its_own = partition_of("p1")
+    for partitions, seconds in ((0, 0.0), (its_own, 0.0), (12, -61.0)):  # never heard of; its own missing; too early
         await applied_until(quiet, ORDER_COMMANDS.name, seconds, partitions)
         await sweeper(units).sweep()
         assert await released(quiet) == 0
-    await quiet.rows("UPDATE applied SET until = now() WHERE partition > 0")
+    await quiet.rows("UPDATE applied SET until = now() WHERE partition <> $1", its_own)
     await sweeper(units).sweep()
-    assert await released(quiet) == 0  # one partition is behind
+    assert await released(quiet) == 0  # its own is behind
+    await quiet.rows("UPDATE applied SET until = now() - interval '1 day' * sign(abs(partition - $1))", its_own)
+    await sweeper(units).sweep()
+    assert await released(quiet) == 1  # the others are
+
+
+async def test_a_partition_that_is_behind_holds_up_only_its_own(quiet: Installation, units: Units) -> None:
+    """Its overdue holds are more than a batch, and first in line: those of all other partitions end."""
+    await insert_orders(quiet, 7_000)
+    ids = [f"p{n}" for n in range(1, 7_001)]
+    stuck = [purchase_id for purchase_id in ids if partition_of(purchase_id) == 5]
+    assert len(stuck) > HOLDS_PER_TRANSACTION_MAX
+    rest = set(ids) - set(stuck)
+    earlier = "UPDATE purchases SET hold_until = hold_until - interval '1 minute' WHERE purchase_id = ANY($1)"
+    await quiet.rows(earlier, stuck)
+    await quiet.rows("DELETE FROM purchases WHERE purchase_id = ANY($1)", sorted(rest)[30:])
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
-    await sweeper(units).sweep()
-    assert await released(quiet) == 1
+    await quiet.rows("UPDATE applied SET until = now() - interval '1 hour' WHERE partition = 5")
+    one = sweeper(units)
+    for _ in range(2):  # each pass begins with the earliest again
+        assert [await one.sweep(), await one.sweep()] == [True, False]
+    assert await released(quiet) == 30
+    await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
+    assert [await one.sweep(), await one.sweep()] == [True, False]
+    assert await released(quiet) == 30 + len(stuck)
 
 
 @pytest.mark.parametrize(

@@ -1,35 +1,52 @@
 """Ends holds whose time is over, by Postgres' clock. Nothing expires while Postgres is away or the writer is behind.
 
-An approval that waited while nobody was there to hear it must not be overtaken: a hold expires only once every
-partition of `order-commands` is applied beyond `hold_until`, and sweeping begins after one grace of uninterrupted
-running, in which the provider is asked first. A call to the provider that began before `hold_until` and is still open
-has one grace more to return; whoever commits first, it or this sweep, decides.
+An approval that waited while nobody was there to hear it must not be overtaken: a hold expires only once the partition
+of `order-commands` in which its approval would stand is applied beyond `hold_until`, and sweeping begins after one
+grace of uninterrupted running, in which the provider is asked first. A call to the provider that began before
+`hold_until` and is still open has one grace more to return; whoever commits first, it or this sweep, decides.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import asyncpg
 
 from order_writer import saga
 from order_writer.database import is_outage, pause, said
 from order_writer.metrics import Metrics
 from order_writer.unit import Units
 from stampede_schemas.identifiers import PurchaseId
-from stampede_schemas.topics import ORDER_COMMANDS
+from stampede_schemas.topics import ORDER_COMMANDS, partition_of
 
 SWEEP_EVERY_S = 0.5
 FROZEN_S = 4 * SWEEP_EVERY_S
 HOLDS_PER_TRANSACTION_MAX = 500
 
+APPLIED = "SELECT partition, until FROM applied WHERE topic = $1"
 OVERDUE = """
-SELECT p.purchase_id FROM purchases p WHERE p.status = 'reserved' AND p.hold_until <= now()
-  AND p.hold_until < (SELECT min(until) FROM applied WHERE topic = $3 HAVING count(*) = $4)
+SELECT p.purchase_id, p.hold_until FROM purchases p WHERE p.status = 'reserved' AND p.hold_until <= now()
+  AND p.hold_until < (SELECT max(until) FROM applied WHERE topic = $3) AND (p.hold_until, p.purchase_id) > ($4, $5)
   AND NOT EXISTS (
     SELECT FROM payments y WHERE y.purchase_id = p.purchase_id AND y.state IN ('due', 'unknown')
       AND y.lease_until > now() AND y.asked_at < p.hold_until AND p.hold_until + $2 * interval '1 second' > now())
-ORDER BY p.hold_until LIMIT $1 FOR UPDATE OF p SKIP LOCKED"""
+ORDER BY p.hold_until, p.purchase_id LIMIT $1"""
+LOCK = """
+SELECT purchase_id FROM purchases WHERE purchase_id = ANY($1::text[]) AND status = 'reserved'
+ORDER BY purchase_id FOR UPDATE SKIP LOCKED"""
+BEGINNING = datetime.min.replace(tzinfo=UTC), ""
 _log = logging.getLogger(__name__)
+
+
+def heard(overdue: list[asyncpg.Record], applied: Mapping[int, datetime]) -> list[str]:
+    """Those for whom all that was said before their hold's end is applied: other partitions may be behind."""
+    return [
+        row["purchase_id"]
+        for row in overdue
+        if (until := applied.get(partition_of(row["purchase_id"]))) is not None and row["hold_until"] < until
+    ]
 
 
 class Sweeper:
@@ -38,6 +55,7 @@ class Sweeper:
     def __init__(self, units: Units, metrics: Metrics, beat: Callable[[], None], grace_s: float) -> None:
         self._units, self._metrics, self._beat = units, metrics, beat
         self._grace_s = grace_s
+        self._after: tuple[datetime, str] = BEGINNING  # those that cannot end yet must not hide the ones behind them
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Sweep until asked to stop."""
@@ -64,10 +82,16 @@ class Sweeper:
         return True
 
     async def sweep(self) -> bool:
-        """Release one batch of overdue holds; whether there may be more."""
+        """Release what may end of one batch of overdue holds; whether there may be more, which is for the next call."""
         async with self._units.open() as unit:
-            limits = (HOLDS_PER_TRANSACTION_MAX, self._grace_s, ORDER_COMMANDS.name, ORDER_COMMANDS.partitions)
-            overdue = await unit.connection.fetch(OVERDUE, *limits)
-            await unit.tell([(PurchaseId(row["purchase_id"]), saga.HoldExpired()) for row in overdue])
-        self._metrics.expired.inc(len(overdue))
-        return len(overdue) == HOLDS_PER_TRANSACTION_MAX
+            found = await unit.connection.fetch(APPLIED, ORDER_COMMANDS.name)
+            applied = {row["partition"]: row["until"] for row in found}
+            limits = (HOLDS_PER_TRANSACTION_MAX, self._grace_s, ORDER_COMMANDS.name)
+            overdue = await unit.connection.fetch(OVERDUE, *limits, *self._after)
+            ending = heard(overdue, applied)
+            locked = await unit.connection.fetch(LOCK, ending) if ending else []
+            await unit.tell([(PurchaseId(row["purchase_id"]), saga.HoldExpired()) for row in locked])
+        self._metrics.expired.inc(len(locked))
+        more = len(overdue) == HOLDS_PER_TRANSACTION_MAX
+        self._after = (overdue[-1]["hold_until"], overdue[-1]["purchase_id"]) if more else BEGINNING
+        return more
