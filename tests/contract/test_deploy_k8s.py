@@ -9,8 +9,10 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
+from order_writer.metrics import Metrics
 from order_writer.settings import Settings as OrderWriter
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS
+from telemetry import names
 from tests.contract.deployment import (
     OVERLAYS,
     ROOT,
@@ -94,6 +96,51 @@ SCALED_OBJECT: dict[str, Any] = {
     },
 }
 
+# As in the CustomResourceDefinition of the Prometheus operator: the fields we use, no others.
+PROMETHEUS_RULE: dict[str, Any] = {
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "properties": {
+        "apiVersion": {"const": "monitoring.coreos.com/v1"},
+        "spec": {
+            "type": "object",
+            "required": ["groups"],
+            "additionalProperties": False,
+            "properties": {"groups": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/group"}}},
+        },
+    },
+    "$defs": {
+        "group": {
+            "type": "object",
+            "required": ["name", "rules"],
+            "additionalProperties": False,
+            "properties": {"name": {"type": "string"}, "rules": {"type": "array", "items": {"$ref": "#/$defs/rule"}}},
+        },
+        "rule": {
+            "type": "object",
+            "required": ["alert", "expr", "labels", "annotations"],
+            "additionalProperties": False,
+            "properties": {
+                "alert": {"type": "string", "pattern": "^[A-Za-z]+$"},
+                "expr": {"type": "string"},
+                "for": {"type": "string", "pattern": "^[0-9]+[smh]$"},
+                "labels": {
+                    "type": "object",
+                    "required": ["severity"],
+                    "additionalProperties": {"type": "string"},
+                    "properties": {"severity": {"enum": ["page", "ticket"]}},
+                },
+                "annotations": {
+                    "type": "object",
+                    "required": ["summary", "runbook"],
+                    "additionalProperties": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+FOREIGN_KINDS = {"ScaledObject", "PrometheusRule"}  # of KEDA and the Prometheus operator
+
 
 def plain_and_rendered() -> list[Any]:
     """Each overlay as its plain documents, and as Kustomize renders it where that is installed."""
@@ -115,7 +162,7 @@ every_form = pytest.mark.parametrize("objects", plain_and_rendered())
 def test_kubernetes_knows_every_field(objects: list[Document], version: str) -> None:
     """Strictly by the schemas of the API: no misspelt field, no wrong type."""
     for one in objects:
-        if one["kind"] != "ScaledObject":
+        if one["kind"] not in FOREIGN_KINDS:
             kubernetes_validate.validate(one, version, strict=True)
 
 
@@ -127,6 +174,29 @@ def test_scaled_objects_have_what_keda_needs(objects: list[Document]) -> None:
     for one in scaled:
         jsonschema.Draft202012Validator(SCALED_OBJECT).validate(one)
         assert one["spec"]["minReplicaCount"] <= one["spec"]["fallback"]["replicas"] <= one["spec"]["maxReplicaCount"]
+
+
+@pytest.mark.parametrize("objects", [documents("prod"), rendered("prod") or documents("prod")], ids=["plain", "made"])
+def test_somebody_is_told_of_what_needs_somebody(objects: list[Document]) -> None:
+    """Each alert is about metrics that are really exported, and names a runbook that is there."""
+    (rule,) = of_kind(objects, "PrometheusRule")
+    jsonschema.Draft202012Validator(PROMETHEUS_RULE).validate(rule)
+    (group,) = rule["spec"]["groups"]
+    exported = {sample.name for family in Metrics("test").registry.collect() for sample in family.samples}
+    exported.add(f"{names.DEAD_LETTERS}_total")  # has a series only once there is a letter
+    alerted: set[str] = set()
+    for each in group["rules"]:
+        used = set(re.findall(r"stampede_\w+", each["expr"]))
+        assert used
+        assert used <= exported
+        assert each["expr"].count("(") == each["expr"].count(")")
+        assert (ROOT / each["annotations"]["runbook"]).is_file()
+        alerted |= used
+    assert alerted == {
+        f"{names.DEAD_LETTERS}_total",
+        f"{names.ORDERS_OVERRULED}_total",
+        names.PARTITIONS_STOPPED,
+    }
 
 
 @every_form
@@ -262,11 +332,13 @@ def lets_through(block: Document, address: str) -> bool:
 
 
 def test_production_refuses_what_only_a_demonstration_may_have() -> None:
-    """No believed headers, no play money, three replicas of the log; development keeps believed headers on loopback."""
+    """No believed headers, money by signed reports, three replicas of the log; development keeps believed headers on
+    loopback."""
     prod, dev = config_maps("prod"), config_maps("dev")
     assert {settings["STAMPEDE_ENV"] for name, settings in prod.items() if name in SETTINGS} == {"prod"}
     assert prod["gateway"]["STAMPEDE_AUTH"] == "jwt"
-    assert prod["order-writer"]["STAMPEDE_PAYMENT"] != "simulated"
+    assert prod["order-writer"]["STAMPEDE_PAYMENT"] == "webhook"
+    assert prod["gateway"]["STAMPEDE_WEBHOOK_SECRET_FILE"] == "/run/secrets/webhook_secret"
     assert dev["gateway"]["STAMPEDE_AUTH"] == "header"
     assert dev["gateway"]["STAMPEDE_HTTP_HOST"] == "127.0.0.1"
     (topics,) = pods(documents("prod"))["topics"]["containers"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import ValidationError
 
 from deploy.docker.entrypoint import with_secrets
 from tests.contract.deployment import (
@@ -140,3 +141,20 @@ def secrets_named(environment: dict[str, str]) -> set[str]:
     """The secrets that settings name, inside a value or as a file."""
     assert all(name.startswith(PREFIX) for name in environment)
     return {a or b for value in environment.values() for a, b in SECRET.findall(value)}
+
+
+def test_production_sells_for_nothing_only_when_it_is_meant() -> None:
+    """`none` needs a second setting there, reports of payments need none, and play money is never enough."""
+
+    def accepted(**environment: str) -> bool:
+        try:
+            accept("order-writer", {"STAMPEDE_ENV": "prod", **environment})
+        except ValidationError:
+            return False
+        return True
+
+    assert accepted(STAMPEDE_PAYMENT="webhook")
+    assert not accepted(STAMPEDE_PAYMENT="none")
+    assert accepted(STAMPEDE_PAYMENT="none", STAMPEDE_SELL_UNPAID="true")
+    assert not accepted(STAMPEDE_PAYMENT="simulated", STAMPEDE_SELL_UNPAID="true")
+    assert not accepted()
