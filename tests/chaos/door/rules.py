@@ -72,16 +72,26 @@ def one_body(account: Account) -> Iterator[Violation]:
 
 
 def twins(account: Account) -> Iterator[Violation]:
-    """`in-flight` is told only while another send with this key may be on its way: at most until its deadline."""
+    """`in-flight` is told only beside another send with this key, or until the deadline of one that claimed it."""
     for sends in account.by_key.values():
         for send in sends:
-            if send.kind == "in-flight" and not any(
-                other is not send
-                and other.sent_ms <= send.answered_ms
-                and max(other.answered_ms, other.sent_ms) >= send.sent_ms - DEADLINE_MS - CLOCK_MS
-                for other in sends
-            ):
+            if send.kind == "in-flight" and not any(_keeps_waiting(account, other, send) for other in sends):
                 yield _at(send, "was told that it is in flight, and nothing was")
+
+
+def _keeps_waiting(account: Account, other: Send, send: Send) -> bool:
+    if other is send or other.sent_ms > send.answered_ms:
+        return False
+    if overlap(other.span, send.span):
+        return True
+    claimed_ms = s11.spending(account, other).to_ms
+    return _may_have_claimed(account, other) and claimed_ms >= send.sent_ms - DEADLINE_MS - CLOCK_MS
+
+
+def _may_have_claimed(account: Account, send: Send) -> bool:
+    """A call to Redis may have claimed although it was given up, and the gateway said no by itself."""
+    given_up = send.status == s11.LIMITED and not account.by_redis(send)
+    return send.accepted or send.status in {UNANSWERED, 503} or given_up
 
 
 def sold_out_is_true(account: Account) -> Iterator[Violation]:

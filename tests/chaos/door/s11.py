@@ -121,7 +121,7 @@ def impolite(account: Account, change: Callable[[Allowance], Allowance] = lambda
     for send in account.sends:
         if send.status != LIMITED:
             for name in (("user", send.buyer), ("address", send.address)):
-                spent[name].append((send.gateway, _spending(account, send)))
+                spent[name].append((send.gateway, spending(account, send)))
     for send in account.sends:
         where = _where(account, send) if send.status == LIMITED else None
         if where is None:
@@ -141,7 +141,7 @@ def _bound(account: Account, policy: Allowance, where: Where, spent: Iterable[tu
     return Bound(share(policy, account.gateways), [span for gateway, span in spent if gateway == where[0]])
 
 
-def _spending(account: Account, send: Send) -> Span:
+def spending(account: Account, send: Send) -> Span:
     """When a send may have spent something: what Redis did not answer in time it may have done when it was back."""
     end = send.answered_ms
     if send.status == UNANSWERED:
