@@ -32,7 +32,7 @@ from tests.planted.builds.planting import FILE
 
 TITLE = "Chaos at the door"
 # Both gateways share the limits while Redis is away, and believe what this machine says of its clients' addresses.
-ENVIRONMENT = {"STAMPEDE_LIMITS": LIMITS, "STAMPEDE_GATEWAYS": "2", "STAMPEDE_TRUSTED_PROXIES": "127.0.0.1"}
+ENVIRONMENT = {"STAMPEDE_LIMITS": LIMITS, "STAMPEDE_TRUSTED_PROXIES": "127.0.0.1"}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -133,7 +133,9 @@ class Stack:
     def _service(self, role: str, index: int) -> ProcessSpec:
         plan = self._plan
         addresses = self._addresses.by(detour for detour in plan.detours if detour.role == role)
-        return processes.service(role, index, self._layout, self._ports, addresses, plan.env, plan.modules.get(role))
+        among = {"STAMPEDE_GATEWAYS": str(max(1, plan.counts[role]))} if role == "gateway" else {}
+        env = among | plan.env
+        return processes.service(role, index, self._layout, self._ports, addresses, env, plan.modules.get(role))
 
     async def _bring(self, component: ProcessSpec, name: str, one_shot: tuple[str, ...]) -> None:
         """Start a component and, as soon as it is healthy, run what has to be made in it."""
