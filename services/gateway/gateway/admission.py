@@ -6,7 +6,7 @@ serves HTTP; the purchase endpoint and the FastAPI routes both obey it.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple
 
@@ -113,7 +113,7 @@ def idempotency_key(headers: Headers) -> str | Problem:
 
 def wait_seconds(headers: Headers) -> int | None:
     """N of `Prefer: wait=N`, at most 5; None without it. A preference that cannot be read is ignored (RFC 7240)."""
-    for preference in (headers.get(b"prefer") or b"").split(b","):
+    for preference in _preferences(headers):
         name, _, value = preference.split(b";")[0].strip().partition(b"=")
         if name.strip().lower() == b"wait" and (digits := value.strip().strip(b'"')).isdigit() and len(digits) < 10:
             return min(int(digits), WAIT_S_MAX)
@@ -122,8 +122,12 @@ def wait_seconds(headers: Headers) -> int | None:
 
 def responds_async(headers: Headers) -> bool:
     """Whether `Prefer: respond-async` asks not to wait: with `wait=N` beside it, not beyond that."""
-    preferences = (headers.get(b"prefer") or b"").split(b",")
-    return any(preference.split(b";")[0].strip().lower() == b"respond-async" for preference in preferences)
+    return any(preference.split(b";")[0].strip().lower() == b"respond-async" for preference in _preferences(headers))
+
+
+def _preferences(headers: Headers) -> Sequence[bytes]:
+    told = headers.get(b"prefer")  # few purchases have any
+    return told.split(b",") if told else ()
 
 
 def purchase_body(body: bytes) -> PurchaseBody | Problem:
