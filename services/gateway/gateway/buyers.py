@@ -177,8 +177,8 @@ class BuyersApi:
 
         202 means that the wish is in the log; what becomes of it shows in the purchase. No body is needed.
         """
-        await says_nothing(request)
         buyer_id, known = await self._own(request, purchase_id)
+        await says_nothing(request)
         check_cancellable(known)
         request_id = self._identity.request_id("cancel", known.purchase_id)
         wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=buyer_id)

@@ -113,10 +113,10 @@ class OrderDesk:
 
     async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
         """Undo one order, whoever's it is; a confirmed one is refunded. Asking twice is asking once."""
-        await says_nothing(request)
         known = await self._lookup.find(purchase_id)
         if known is None:
             raise Refused(Problem(problems.NOT_FOUND, "There is no order with this id."))
+        await says_nothing(request)
         check_cancellable(known)
         request_id = self._identity.request_id("cancel by operator", known.purchase_id)
         wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=ACTOR)
