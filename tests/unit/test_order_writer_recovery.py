@@ -1,21 +1,54 @@
 """Which progress in Postgres can only be that of an older database."""
 
+from collections.abc import Callable
+
 import pytest
 
 from eventlog.reader import LogBroken
-from order_writer.recovery import check_all_known, check_known
+from order_writer.recovery import Known, check_known
 
 
-def test_progress_that_went_back_is_an_older_database() -> None:
+class Progress:
+    """A connection to a database that is so far."""
+
+    def __init__(self, **reached: int) -> None:
+        self.reached = {int(name[1:]): offset for name, offset in reached.items()}
+        self.while_asked: Callable[[], None] = lambda: None
+
+    async def fetch(self, query: str) -> list[dict[str, int]]:
+        """The rows of `progress`."""
+        assert "progress" in query
+        rows = [{"partition": n, "next_offset": offset} for n, offset in self.reached.items()]
+        self.while_asked()
+        return rows
+
+
+async def test_progress_that_went_back_is_an_older_database() -> None:
     """Of any partition, also of one that another process applies, also one whose progress is gone."""
-    seen: dict[int, int] = {}
-    check_all_known(seen, {3: 10})
-    check_all_known(seen, {3: 12, 4: 1})
-    assert seen == {3: 12, 4: 1}
-    for found in ({3: 11, 4: 1}, {3: 12}, {}):
-        with pytest.raises(LogBroken, match=r"older database was restored.*order_writer recover"):
-            check_all_known(seen, found)
-    assert seen == {3: 12, 4: 1}
+    known = Known()
+    await known.look(Progress(p3=10))
+    await known.look(Progress(p3=12, p4=1))
+    for older in (Progress(p3=11, p4=1), Progress(p3=12), Progress()):
+        for look in (known.look, known.meet):
+            with pytest.raises(LogBroken, match=r"older database was restored.*order_writer recover"):
+                await look(older)
+    await known.meet(Progress(p3=12, p4=1))
+
+
+async def test_the_first_connection_may_lead_anywhere() -> None:
+    """Nothing is known yet, and there may be no tables: they are not asked for."""
+    database = Progress()
+    database.while_asked = lambda: pytest.fail("asked")
+    await Known().meet(database)
+
+
+async def test_what_is_committed_while_postgres_answers_is_no_older_database() -> None:
+    """Two lanes write while a new connection is looked at."""
+    known, database = Known(), Progress(p3=10)
+    await known.look(database)
+    database.while_asked = lambda: known.note({3: 20})
+    await known.look(database)
+    assert known[3] == 20
 
 
 def test_equal_and_newer_progress_is_well() -> None:

@@ -20,6 +20,7 @@ from order_writer.payment import NoPayment, Provider, Webhook
 from order_writer.product_cancel import ProductCanceller
 from order_writer.provider_journal import Journal
 from order_writer.provider_simulated import Simulated
+from order_writer.recovery import Known
 from order_writer.settings import Settings
 from order_writer.spans import Spans
 from order_writer.unit import Unit, Units
@@ -43,7 +44,8 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     """
     ids = await asyncio.to_thread(topic_ids, settings.kafka)
     ends = await asyncio.to_thread(patiently, partial(_ends, settings.kafka))
-    pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled)
+    known = Known()
+    pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled, meet=known.meet)
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
     metrics = Metrics(settings.instance, tracing)
     health = Health(settings.kafka, ids, pool, metrics)
@@ -62,7 +64,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         selling_at_once = settings.payment == "none"
         paying = provider or _provider(settings)
         topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
-        writer = Writer(*member, topic_id, units, metrics, spans, health.beat("writer"), confirm=selling_at_once)
+        writer = Writer(*member, topic_id, units, known, metrics, spans, health.beat("writer"), confirm=selling_at_once)
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(stopping))
             group.create_task(health.watch(stopping))

@@ -5,7 +5,7 @@ No transaction stays open across a call to anything but Postgres.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import asyncpg
@@ -44,7 +44,13 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
-async def open_pool(dsn: str, instance: str, *, pooled: bool = False) -> Pool:
+async def open_pool(
+    dsn: str,
+    instance: str,
+    *,
+    pooled: bool = False,
+    meet: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+) -> Pool:
     """Connect and look for the tables.
 
     Args:
@@ -52,6 +58,7 @@ async def open_pool(dsn: str, instance: str, *, pooled: bool = False) -> Pool:
         instance: shown in pg_stat_activity.
         pooled: a pooler in transaction mode stands in between: no statement is prepared for later, and nothing is
             asked of a session that may be another's next.
+        meet: done with each new connection before its first use; what it raises, whoever wants a connection meets.
 
     Raises:
         DatabaseWrong: nothing answers there, or the schema is missing.
@@ -63,6 +70,7 @@ async def open_pool(dsn: str, instance: str, *, pooled: bool = False) -> Pool:
             max_size=CONNECTIONS_MAX,
             command_timeout=COMMAND_TIMEOUT_S,
             timeout=CONNECT_S_MAX,
+            init=meet,
             reset=_leave_as_it_is,
             server_settings=({} if pooled else _SESSION) | {"application_name": f"order-writer/{instance}"[:63]},
             statement_cache_size=0 if pooled else STATEMENTS_KEPT_MAX,

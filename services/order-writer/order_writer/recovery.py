@@ -7,10 +7,10 @@ may the partitions go on of which the group has committed more than Postgres kno
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -27,6 +27,7 @@ OUTBOX_ROWS_PER_READ_MAX = 500
 COMMITTED_S_MAX = 10.0
 LIFT_S_MAX = 3_600.0
 
+SEEN = "SELECT partition, next_offset FROM progress"
 REMEMBER = """
 INSERT INTO published AS p (purchase_id, version)
 SELECT purchase_id, max(version) FROM unnest($1::text[], $2::int[]) AS t (purchase_id, version) GROUP BY purchase_id
@@ -70,14 +71,45 @@ def check_known(partition: int, known: int, applied: int) -> None:
         )
 
 
-def check_all_known(seen: dict[int, int], found: dict[int, int]) -> None:
-    """The same for all partitions, whoever applies them; then remember in `seen` how far they are.
+class Asked(Protocol):
+    """Any connection."""
+
+    def fetch(self, query: str, /) -> Awaitable[list[Any]]:
+        """All rows."""
+
+
+class Known:
+    """Up to where this process has seen each partition of `decisions` in Postgres: it must not act on an older one.
 
     A process without a partition pays, expires and sends like the others: it must notice too.
     """
-    for partition, applied in seen.items():
-        check_known(partition, found.get(partition, 0), applied)
-    seen |= found
+
+    def __init__(self) -> None:
+        self._reached: dict[int, int] = {}
+
+    def __getitem__(self, partition: int) -> int:
+        return self._reached.get(partition, 0)
+
+    def note(self, reached: Mapping[int, int]) -> None:
+        """What was seen or committed."""
+        self._reached |= {n: max(offset, self[n]) for n, offset in reached.items()}
+
+    async def look(self, connection: Asked) -> None:
+        """Compare, and note what is there.
+
+        Raises:
+            LogBroken: this database is older than what this process has seen.
+        """
+        before = dict(self._reached)  # what is committed while Postgres answers is no contradiction
+        found = {row["partition"]: row["next_offset"] for row in await connection.fetch(SEEN)}
+        for partition, applied in before.items():
+            check_known(partition, found.get(partition, 0), applied)
+        self.note(found)
+
+    async def meet(self, connection: Asked) -> None:
+        """The same before the first use of a connection: it may lead to another database. At the start to any."""
+        if self._reached:
+            await self.look(connection)
 
 
 def committed_offsets(client: Consumer, partitions: list[int]) -> dict[int, int]:

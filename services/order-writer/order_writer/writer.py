@@ -21,7 +21,7 @@ from order_writer import store
 from order_writer.database import BACKOFF_S_MAX, is_outage, pause, retry_outages, said
 from order_writer.domain import Batch
 from order_writer.metrics import Metrics
-from order_writer.recovery import check_all_known, check_known, committed_offsets
+from order_writer.recovery import Known, check_known, committed_offsets
 from order_writer.row_errors import PartitionBroken, Source, is_row_error
 from order_writer.spans import Spans
 from order_writer.store import At, Move, Overtaken
@@ -77,13 +77,14 @@ class Writer:
         session_timeout_s: int,
         topic_id: str,
         units: Units,
+        known: Known,
         metrics: Metrics,
         spans: Spans,
         beat: Callable[[], None],
         *,
         confirm: bool,
     ) -> None:
-        self._kafka, self._topic_id, self._units = kafka, topic_id, units
+        self._kafka, self._topic_id, self._units, self._known = kafka, topic_id, units, known
         self._metrics, self._spans, self._beat, self._confirm = metrics, spans, beat, confirm
         self._client = member_settings(group, instance, session_timeout_s)
         self.readers: dict[int, CountingReader] = {}
@@ -93,7 +94,6 @@ class Writer:
         self._wait_s = 0.0
         self._placed = True
         self._reached: dict[int, int] = {}
-        self._known: dict[int, int] = {}  # up to where this process has seen any partition in Postgres
         self._committed_at = self._looked_at = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -167,13 +167,11 @@ class Writer:
             return
         self._looked_at = now
         try:
-            async with asyncio.timeout(LOOK_BACK_EVERY_S):
-                rows = await self._units.pool.fetch(_PROGRESS)
+            async with asyncio.timeout(LOOK_BACK_EVERY_S), self._units.pool.acquire() as connection:
+                await self._known.look(connection)
         except Exception as error:
             if not is_outage(error):
                 raise
-            return
-        check_all_known(self._known, {row["partition"]: row["next_offset"] for row in rows})
 
     async def _write(self, messages: list[Message]) -> bool:
         """Take the records in and commit them; False when reading has to start again from the stored progress.
@@ -221,7 +219,7 @@ class Writer:
         self._wait_s = 0.0
         reached = {partition: move.to.next_offset for partition, move in part.moves.items()}
         self._reached |= reached
-        self._known |= reached
+        self._known.note(reached)
         self._measure(part.batch, new, part.started_ns)
         self._spans.batch(part.batch, part.started_ns)
         return True
@@ -344,7 +342,7 @@ class Writer:
                     f"({row['topic_id']}, now {self._topic_id}). Use a fresh database, or restore the topic."
                 )
             partition, known = row["partition"], max(row["next_offset"], row["recovered_to"] or 0)
-            check_known(partition, known, max(committed.get(partition, 0), self._known.get(partition, 0)))
+            check_known(partition, known, max(committed.get(partition, 0), self._known[partition]))
         return {
             row["partition"]: Progress(row["next_offset"], row["source_offset"], row["load"], row["anchor"])
             for row in rows
