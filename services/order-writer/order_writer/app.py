@@ -13,6 +13,7 @@ from order_writer.commands import Parked
 from order_writer.database import Pool, open_pool, pause, retry_outages
 from order_writer.expiry import Sweeper
 from order_writer.health import Health
+from order_writer.member import patiently
 from order_writer.metrics import Metrics
 from order_writer.outbox import Relay
 from order_writer.payer import Payer
@@ -24,7 +25,7 @@ from order_writer.recovery import Known
 from order_writer.settings import Settings
 from order_writer.spans import Spans
 from order_writer.unit import Unit, Units
-from order_writer.writer import Writer, patiently
+from order_writer.writer import Writer
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure

@@ -20,9 +20,9 @@ from eventlog.reader import LogBroken
 from order_writer import commands
 from order_writer.commands import COMMANDS_PER_TRANSACTION_MAX, Arrived
 from order_writer.database import is_outage, retry_outages, said
+from order_writer.member import member_settings, patiently
 from order_writer.store import Overtaken
 from order_writer.unit import Units
-from order_writer.writer import member_settings, patiently
 from stampede_schemas.identifiers import INSTANT_MS_MAX
 from stampede_schemas.topics import ORDER_COMMANDS
 

@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from eventlog.kafka import check_passing, consumer, resume
 from eventlog.reader import CountingReader, LogBroken, Progress, Void
 from order_writer import store
 from order_writer.database import BACKOFF_S_MAX, is_outage, pause, retry_outages, said
 from order_writer.domain import Batch
+from order_writer.member import member_settings, patiently
 from order_writer.metrics import Metrics
 from order_writer.recovery import Known, check_known, committed_offsets
 from order_writer.row_errors import PartitionBroken, Source, is_row_error
@@ -37,23 +38,12 @@ IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
 LOOK_BACK_EVERY_S = 1.0  # well within a sweeper's grace: nothing expires by an older database
-KAFKA_PATIENCE_S = 10.0
-# A writer that waits out a database outage stays in its group; whether it is stuck is the liveness probe's to say.
-POLL_PAUSE_MS_MAX = 3_600_000
 
 _PROGRESS = "SELECT partition, next_offset, source_offset, load, anchor, topic_id, recovered_to FROM progress"
 STOP = "UPDATE progress SET stopped = $2 WHERE partition = $1"
 _BEGIN = """
 INSERT INTO progress (partition, next_offset, source_offset, load, anchor, topic_id)
 SELECT unnest($1::int[]), 0, -1, '', -1, $2 ON CONFLICT (partition) DO NOTHING"""
-T = TypeVar("T")
-# What a broker says of a topic that was just made, or while it elects.
-_SOON = {
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_PARTITION,
-}
 _log = logging.getLogger(__name__)
 
 
@@ -347,33 +337,6 @@ class Writer:
             row["partition"]: Progress(row["next_offset"], row["source_offset"], row["load"], row["anchor"])
             for row in rows
         }
-
-
-def member_settings(group: str, instance: str, session_timeout_s: int) -> dict[str, Any]:
-    """Client settings of a member of a consumer group."""
-    return {
-        "group.id": group,
-        # A restart takes its partitions back at once instead of waiting for its former self's session to end.
-        "group.instance.id": instance,
-        "session.timeout.ms": session_timeout_s * 1000,
-        "max.poll.interval.ms": POLL_PAUSE_MS_MAX,
-    }
-
-
-def patiently(work: Callable[[], T]) -> T:
-    """Do `work` again while Kafka says that it will work soon (a leader is being elected); for ten seconds.
-
-    Raises:
-        KafkaException: it still does not.
-    """
-    deadline = time.monotonic() + KAFKA_PATIENCE_S
-    while True:
-        try:
-            return work()
-        except KafkaException as error:
-            if error.args[0].code() not in _SOON or time.monotonic() > deadline:
-                raise
-        time.sleep(KAFKA_PATIENCE_S / 100)
 
 
 def _sources(messages: dict[At, Message]) -> dict[At, Source]:
