@@ -1,6 +1,7 @@
 """Bytes to messages and back: msgspec JSON, encoders and decoders built once. Knows the limits of a batch."""
 
 import re
+from collections.abc import Callable
 from typing import TypeVar
 from zlib import crc32
 
@@ -10,7 +11,7 @@ from stampede_schemas.decisions import AnyDecision, DecisionsRecord, Envelope, U
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.orders import AnyCommand, AnyOrderEvent, AnySnapshotRecord
 from stampede_schemas.requests import AnyRequest, PurchaseRequested, ReleaseRequested, RequestBatch
-from stampede_schemas.upcasts import KNOWN_REQUEST_TYPES, REQUEST_UPCASTS
+from stampede_schemas.upcasts import DECISION_UPCASTS, KNOWN_REQUEST_TYPES, REQUEST_UPCASTS
 
 REQUESTS_PER_RECORD_MAX = 500
 RECORD_BYTES_MAX = 512 * 1024
@@ -28,6 +29,8 @@ _batch = msgspec.json.Decoder(RequestBatch)
 _request: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
 _envelope = msgspec.json.Decoder(Envelope)
 _decisions = msgspec.json.Decoder(list[AnyDecision])
+_decision: msgspec.json.Decoder[AnyDecision] = msgspec.json.Decoder(AnyDecision)
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
 _command: msgspec.json.Decoder[AnyCommand] = msgspec.json.Decoder(AnyCommand)
 _order_event: msgspec.json.Decoder[AnyOrderEvent] = msgspec.json.Decoder(AnyOrderEvent)
 _snapshot: msgspec.json.Decoder[AnySnapshotRecord] = msgspec.json.Decoder(AnySnapshotRecord)
@@ -35,6 +38,7 @@ _snapshot: msgspec.json.Decoder[AnySnapshotRecord] = msgspec.json.Decoder(AnySna
 # msgspec decodes text late and recurses on nesting: bad bytes show themselves in three ways.
 _NOT_READABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _T = TypeVar("_T")
+_V = TypeVar("_V", bytes, msgspec.Raw)
 
 
 class _Head(msgspec.Struct):
@@ -168,32 +172,45 @@ def decode_envelope(value: bytes | None) -> Envelope | None:
 
 
 def decode_decisions(envelope: Envelope) -> list[AnyDecision]:
-    """The decisions of a counting record.
+    """The decisions of a counting record in their newest form (older versions are lifted by `upcasts`).
 
     Raises:
         msgspec.DecodeError: unknown content. The reader must stop: skipping it would fork the readers.
     """
-    return _strict(_decisions, envelope.decisions)
+    try:
+        return _strict(_decisions.decode, envelope.decisions)
+    except msgspec.ValidationError:
+        return [_decode_decision(raw) for raw in _strict(_raws.decode, envelope.decisions)]
+
+
+def _decode_decision(raw: msgspec.Raw) -> AnyDecision:
+    try:
+        return _strict(_decision.decode, raw)
+    except msgspec.ValidationError:
+        head = _strict(_head.decode, raw)
+        if (upcast := DECISION_UPCASTS.get((head.type, head.v))) is None:
+            raise
+        return _strict(upcast, bytes(raw))
 
 
 def decode_command(value: bytes) -> AnyCommand:
     """A message of `order-commands`. Raises msgspec.DecodeError when it cannot be read."""
-    return _strict(_command, value)
+    return _strict(_command.decode, value)
 
 
 def decode_order_event(value: bytes) -> AnyOrderEvent:
     """A message of `orders`. Raises msgspec.DecodeError when it cannot be read."""
-    return _strict(_order_event, value)
+    return _strict(_order_event.decode, value)
 
 
 def decode_snapshot(value: bytes) -> AnySnapshotRecord:
     """A record of `stock-snapshots`. Raises msgspec.DecodeError when it cannot be read."""
-    return _strict(_snapshot, value)
+    return _strict(_snapshot.decode, value)
 
 
-def _strict(decoder: msgspec.json.Decoder[_T], value: bytes | msgspec.Raw) -> _T:
+def _strict(decode: Callable[[_V], _T], value: _V) -> _T:
     """Bad UTF-8 and nesting beyond the stack are DecodeErrors too: callers have one thing to catch."""
     try:
-        return decoder.decode(value)
+        return decode(value)
     except (UnicodeDecodeError, RecursionError) as error:
         raise msgspec.DecodeError(str(error)) from None

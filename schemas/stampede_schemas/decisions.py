@@ -20,12 +20,17 @@ ProductStatus = Literal["open", "paused", "closed", "retired"]
 
 
 class Decision(Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """The one answer to one request. `v` is the version of its shape; absent means 1."""
+    """The one answer to one request. Its field `v` is the version of its shape; absent on the wire means 1.
 
+    A version above 1 has no default, so that it is always written: what is absent could not be told from version 1.
+    """
+
+
+class _Version1(Decision, frozen=True):
     v: Literal[1] = 1
 
 
-class _WholeProduct(Decision, frozen=True, kw_only=True):
+class _WholeProduct(_Version1, frozen=True, kw_only=True):
     """Everything about a product after the decision. `stock` is listed + restocked, in units."""
 
     request_id: RequestId
@@ -54,7 +59,7 @@ class ProductRetired(_WholeProduct, frozen=True, tag=True, kw_only=True):
     """The product is closed for good; its reservations are forgotten by the fold."""
 
 
-class Restocked(Decision, frozen=True, tag=True, kw_only=True):
+class Restocked(_Version1, frozen=True, tag=True, kw_only=True):
     """`quantity` units were added (taken away when negative)."""
 
     request_id: RequestId
@@ -63,7 +68,7 @@ class Restocked(Decision, frozen=True, tag=True, kw_only=True):
     available_after: int
 
 
-class RestockRejected(Decision, frozen=True, tag=True, kw_only=True):
+class RestockRejected(_Version1, frozen=True, tag=True, kw_only=True):
     """The restock would have gone below zero or above the limit of stock, or there is no such product."""
 
     request_id: RequestId
@@ -73,7 +78,7 @@ class RestockRejected(Decision, frozen=True, tag=True, kw_only=True):
     available_after: int
 
 
-class _OnPurchase(Decision, frozen=True, kw_only=True):
+class _OnPurchase(_Version1, frozen=True, kw_only=True):
     """What every decision on a purchase carries, so that its readers need no other source."""
 
     purchase_id: PurchaseId
@@ -96,7 +101,10 @@ class Reserved(_OnPurchase, frozen=True, tag=True, kw_only=True):
 
 
 class Rejected(_OnPurchase, frozen=True, tag=True, kw_only=True):
-    """The final no. `available_after` is 0 for an unknown product."""
+    """No units for this purchase; true for as long as the fold remembers it, and then the purchase may be decided anew.
+
+    `available_after` is 0 for an unknown product.
+    """
 
     reason: RejectReason
 
@@ -109,16 +117,23 @@ class Released(_OnPurchase, frozen=True, tag=True, kw_only=True):
 
 
 class Ignored(Decision, frozen=True, tag=True, kw_only=True):
-    """Nothing changed. `of` is the position of the first answer, for a purchase that was answered before."""
+    """Nothing changed.
 
+    A purchase that was answered before gets `answered`: `of` is the position of its first answer, and `mismatch` says
+    that this body differs from the first one. A purchase of a retired product that is not remembered gets `retired`,
+    which is no outcome: what was said of it before, if anything, stands.
+    """
+
+    v: Literal[2]
     reason: IgnoreReason
     product_id: ProductId
     request_id: RequestId | None = None
     purchase_id: PurchaseId | None = None
     of: Position | None = None
+    mismatch: bool = False
 
 
-class Unreadable(Decision, frozen=True, tag=True, kw_only=True):
+class Unreadable(_Version1, frozen=True, tag=True, kw_only=True):
     """The request could not be read; its bytes are a dead letter under the same position."""
 
     reason: UnreadableReason

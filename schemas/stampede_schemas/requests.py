@@ -98,7 +98,10 @@ class PurchaseRequested(Request, frozen=True, tag=True, kw_only=True):
 
 
 class ReleaseRequested(Request, frozen=True, tag=True, kw_only=True):
-    """The order-writer gives a reservation back. `reservation` is the position of the request that made it."""
+    """The order-writer gives a reservation back. `reservation` is the position of the request that made it.
+
+    The reason `already_decided` stands in old logs; nothing gives back for it any more.
+    """
 
     purchase_id: PurchaseIdField
     product_id: ProductIdField

@@ -4,10 +4,11 @@ from typing import get_args
 
 import pytest
 
+from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.export import messages_of
 from stampede_schemas.requests import AnyRequest, RequestBatch
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, MESSAGE_BYTES_MAX, PARTITIONS, REQUESTS, TOPICS, Topic
-from stampede_schemas.upcasts import KNOWN_REQUEST_TYPES, REQUEST_UPCASTS
+from stampede_schemas.upcasts import DECISION_UPCASTS, KNOWN_REQUEST_TYPES, REQUEST_UPCASTS
 
 NAMES = ("requests", "decisions", "stock-snapshots", "order-commands", "orders", "dead-letters")
 LETTER_HEADERS_BYTES_MAX = 1_024
@@ -74,3 +75,4 @@ def test_the_reader_of_older_requests_knows_every_type() -> None:
     """Upcasts are for types that exist, from versions below the present one."""
     assert {message.__name__ for message in get_args(AnyRequest)} == KNOWN_REQUEST_TYPES
     assert all(name in KNOWN_REQUEST_TYPES and version >= 1 for name, version in REQUEST_UPCASTS)
+    assert {name for name, _ in DECISION_UPCASTS} <= {message.__name__ for message in get_args(AnyDecision)}

@@ -102,7 +102,7 @@ def restocked(quantity: int, left: int, request: str = "more") -> Restocked:
 
 def answered_before(purchase: str, at: Position) -> Ignored:
     """A duplicate: its first answer is that of the request at `at`."""
-    return Ignored(reason="answered", product_id=LAMP, purchase_id=PurchaseId(purchase), of=at)
+    return Ignored(v=2, reason="answered", product_id=LAMP, purchase_id=PurchaseId(purchase), of=at)
 
 
 def confirmed(purchase: str = "buy", version: int = 2, at: Position = NOWHERE) -> OrderConfirmed:

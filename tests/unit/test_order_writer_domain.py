@@ -44,7 +44,7 @@ def test_stock_is_what_the_last_decision_left() -> None:
     restock = Restocked(request_id=RequestId("r"), product_id=ProductId("shoe"), quantity=5, available_after=103)
     batch.add(0, 0, [listed(stock=100), reserved("p1", 1, available=98), restock])
     batch.add(0, 1, [rejected("p2", product_id="ghost", reason="unknown_product")])
-    batch.add(0, 2, [Ignored(reason="same", product_id=ProductId("shoe")), reserved("p3", 2, available=101)])
+    batch.add(0, 2, [Ignored(v=2, reason="same", product_id=ProductId("shoe")), reserved("p3", 2, available=101)])
     [stock] = batch.stocks.values()
     assert (stock.added, stock.available, stock.source_offset) == (5, 101, 2)
     assert stock.whole is not None

@@ -72,7 +72,7 @@ def _purchase(
 ) -> Reserved | Rejected | Ignored:
     first = table.answered(request.purchase_id)
     if first is not None:
-        return Ignored(reason="answered", product_id=request.product_id, purchase_id=request.purchase_id, of=first)
+        return Ignored(v=2, reason="answered", product_id=request.product_id, purchase_id=request.purchase_id, of=first)
     reason = _refusal(product, request, now)
     if product is None or reason is not None:
         return Rejected(
@@ -132,7 +132,7 @@ def _release(table: StockTable, product: Product | None, request: ReleaseRequest
         or held.product_id != request.product_id
         or request.reservation != Position(table.partition, held.offset, held.index)
     ):
-        return Ignored(reason="not_held", product_id=request.product_id, purchase_id=request.purchase_id)
+        return Ignored(v=2, reason="not_held", product_id=request.product_id, purchase_id=request.purchase_id)
     return Released(
         purchase_id=request.purchase_id,
         buyer_id=held.buyer_id,
@@ -227,7 +227,7 @@ _OperatorRequest = ProductListRequested | RestockRequested | ProductChangeReques
 
 
 def _ignored(request: _OperatorRequest, reason: IgnoreReason) -> Ignored:
-    return Ignored(reason=reason, product_id=request.product_id, request_id=request.request_id)
+    return Ignored(v=2, reason=reason, product_id=request.product_id, request_id=request.request_id)
 
 
 def evolve(table: StockTable, decision: AnyDecision, position: Position) -> None:
