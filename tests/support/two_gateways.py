@@ -1,4 +1,4 @@
-"""Two gateways over a real sale, and a Redis that the test may take from them: what repeats are told then."""
+"""Two gateways over a real sale, and a Redis that the test may take from them or slow down."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,11 @@ from uuid import uuid4
 
 import asyncpg
 import httpx
-from redis import Redis
-from redis.asyncio import Redis as AsyncRedis
 
-from gateway.trust import NAME
-from ratelimit.limiter import CLAIM_PREFIX, Limiter
 from replay.journal import Attempt, Told
 from stampede_schemas.topics import REQUESTS, partition_of
 from tests.support.inventory import Log
+from tests.support.proxy import Proxy, proxy
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.sale import listing, order
 from tests.support.stack import LocalStack, eventually, stack
@@ -26,10 +23,11 @@ from tests.support.stack import LocalStack, eventually, stack
 
 @dataclass
 class TwoGateways:
-    """A stack with two gateways; `redis` is theirs alone."""
+    """A stack with two gateways; `redis` is theirs alone, behind `link`."""
 
     stack: LocalStack
     redis: RedisServer
+    link: Proxy
 
     def product(self, stock: int = 10) -> str:
         """A product of the test's own; both gateways show it."""
@@ -60,11 +58,6 @@ class TwoGateways:
         url = f"{self.stack.endpoints.gateway[gateway]}/v1/purchases/{purchase_id}"
         asked = {"wait": wait, "version": 0} if wait else {}
         return httpx.get(url, params=asked, headers={"X-User-Id": buyer}, timeout=20)
-
-    def unknown(self, gateway: int) -> int:
-        """The status of a purchase that was never made: 404 where Redis vouches, 503 where it does not."""
-        installed = self.sql("SELECT value FROM installation WHERE name = 'identity_kid'")[0]["value"]
-        return self.show(gateway, f"{installed[:4]}-{uuid4().hex}", "nobody").status_code
 
     def limit(self, line: str) -> None:
         """Put other limits in force, as an operator does."""
@@ -100,20 +93,14 @@ class TwoGateways:
                 await asyncio.sleep(every_s)
         return attempts
 
-    def await_claim(self, purchase_id: str) -> list[str]:
-        """Wait until Redis knows that it was accepted; the parts of its claim."""
-        with Redis.from_url(self.redis.url) as client:
-
-            def claim() -> bytes:
-                return bytes(client.get(CLAIM_PREFIX + purchase_id) or b"")
-
-            eventually(lambda: claim().startswith(b"a "), 5, "an accepted claim")
-            return claim().decode().split(" ")
-
     def logged(self, product_id: str, purchase_id: str) -> int:
-        """How many times a purchase stands in the log."""
+        """How many times a purchase (or another text) stands in the log."""
         records = Log(self.stack.kafka).records(REQUESTS.name, partition_of(product_id))
         return sum((record.value or b"").count(purchase_id.encode()) for record in records)
+
+    def records(self, product_id: str) -> int:
+        """How many records the partition of a product has in the log."""
+        return len(Log(self.stack.kafka).records(REQUESTS.name, partition_of(product_id)))
 
     def sql(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Run one statement in Postgres."""
@@ -136,32 +123,15 @@ class TwoGateways:
         finally:
             self.stack.kill(name, signal.SIGCONT)
 
-    def stamp(self) -> str:
-        """What Redis says of itself, once a gateway has given it a sentinel."""
-        found: list[str] = []
-
-        async def ask() -> bool:
-            async with AsyncRedis.from_url(self.redis.url) as client:
-                found.append((await Limiter(client, ()).judge()).stamp)
-            return found[-1][:1] not in ("", " ")
-
-        eventually(lambda: asyncio.run(ask()), 10, "a sentinel")
-        return found[-1]
-
-    def vouched(self) -> None:
-        """Let Redis be believed as it is now, without the time that it takes; nothing may have been lost."""
-        self.sql("UPDATE installation SET value = $2 WHERE name = $1", NAME, self.stamp())
-        for gateway in (0, 1):
-            eventually(lambda gateway=gateway: self.unknown(gateway) == 404, 10, "Redis is believed")  # type: ignore[misc]
-
 
 @contextlib.contextmanager
 def two_gateways(limits: str = "user:token_bucket:1000/s") -> Iterator[TwoGateways]:
     """Everything, gone at the end."""
-    with redis_server() as redis:
-        env = {"STAMPEDE_REDIS": redis.url, "STAMPEDE_LIMITS": limits, "STAMPEDE_GATEWAYS": "2"}
+    with redis_server() as redis, proxy(redis.port) as link:
+        url = f"redis://127.0.0.1:{link.port}"
+        env = {"STAMPEDE_REDIS": url, "STAMPEDE_LIMITS": limits, "STAMPEDE_GATEWAYS": "2"}
         with stack(env, gateway=2) as running:
-            yield TwoGateways(running, redis)
+            yield TwoGateways(running, redis, link)
 
 
 def body_of(answer: httpx.Response) -> tuple[int, bytes, str]:

@@ -3,8 +3,10 @@
 import pytest
 
 from gateway import admission, problems
-from gateway.admission import IdentityKey, PurchaseBody, Subject, pick
+from gateway.admission import IdentityKey, PurchaseBody, PurchasePlace, Subject, pick
 from gateway.problems import Kind, Problem
+from stampede_schemas.identifiers import ProductId
+from stampede_schemas.topics import PARTITIONS, partition_of
 from tests.support.gateway import IDENTITY_KEY
 
 GOOD = b'{"product_id":"lamp","quantity":1}'
@@ -178,21 +180,35 @@ def test_a_wait_is_at_most_five_seconds_and_nonsense_is_ignored(value: bytes | N
 
 
 def test_a_purchase_id_depends_on_every_part_and_on_where_one_part_ends() -> None:
-    """Another user, method, route or key is another purchase; parts do not run into each other."""
+    """Another user, method, route, product or key is another purchase; parts do not run into each other."""
     key = IdentityKey(IDENTITY_KEY)
     ids = {
-        key.purchase_id(Subject(issuer, name), method, route, own)
+        key.purchase_id(Subject(issuer, name), method, route, ProductId(product), own)
         for issuer in ("a", "ab")
         for name in ("c", "bc", "")
         for method in ("POST", "PUT")
         for route in ("/x", "/x/y")
+        for product in ("y", "y1")
         for own in ("1", "11", "/y1")
     }
-    assert len(ids) == 2 * 3 * 2 * 2 * 3
-    assert all(key.is_purchase_id(purchase_id) for purchase_id in ids)
+    assert len(ids) == 2 * 3 * 2 * 2 * 2 * 3
     other = IdentityKey("another key that is at least as long as it must be")
-    assert other.purchase_id(Subject("a", "c"), "POST", "/x", "1") not in ids
+    assert other.purchase_id(Subject("a", "c"), "POST", "/x", ProductId("y"), "1") not in ids
     assert other.fingerprint != key.fingerprint
+
+
+def test_a_purchase_id_names_the_partition_of_its_product() -> None:
+    """One purchase lives in one partition, so that its log alone can judge repeats."""
+    key = IdentityKey(IDENTITY_KEY)
+    for product in map(ProductId, ("tea", "lamp", "mug")):
+        purchase_id = key.purchase_id(Subject("header", "ann"), "POST", "/x", product, "1")
+        assert key.place_of(purchase_id) == PurchasePlace(partition_of(product))
+    kid, hashed = purchase_id[:4], "0" * 32
+    assert key.place_of(f"{kid}-{PARTITIONS - 1:02x}-{hashed}") == PurchasePlace(PARTITIONS - 1)
+    assert key.place_of(f"{kid}-{PARTITIONS:02x}-{hashed}") is None
+    assert key.place_of(f"zzzz-00-{hashed}") is None
+    assert key.place_of(f"{kid}-00-{hashed}0") is None
+    assert key.place_of(f"old1-{hashed}") == PurchasePlace(None)  # of the form before partitions stood in ids
 
 
 def test_a_pseudonym_does_not_contain_the_name() -> None:

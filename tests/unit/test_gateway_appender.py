@@ -1,210 +1,379 @@
-"""How admitted requests get into the log: gathered by ticks, acknowledged, or refused in time."""
+"""How purchases get into the log, or are answered without it: in micro-batches, on a fresh view, once for each key."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from confluent_kafka import Producer
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from eventlog.kafka import DELIVERY_TIMEOUT_MS
 from gateway import appender as rules
-from gateway import problems
-from gateway.appender import REPLAYED, Answer, Appender
+from gateway import in_flight, problems
+from gateway.appender import Appender
+from gateway.decide import Gate, Known
+from gateway.freshness import Freshness
+from gateway.in_flight import REPLAYED, Answer
 from gateway.metrics import Metrics
-from gateway.problems import Problem
-from gateway.tail import BrokerClock
-from ratelimit.claim import DEADLINE_S, Known
+from gateway.problems import Kind, Problem
+from gateway.purchase_memory import PurchaseMemory
+from gateway.purchase_state import Purchase, decided
+from gateway.sale_gate import STALE_APPENDS_PER_S
+from gateway.tail import BrokerClock, Watchers
 from ratelimit.limiter import Subject
-from stampede_schemas.identifiers import Position
+from stampede_schemas.identifiers import Position, PurchaseId
+from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import partition_of
-from tests.support.gateway import AllowAll, MemoryProducer, OpenDoor, wanted
+from tests.support.gateway import (
+    AllowAll,
+    EndOfRequests,
+    MemoryProducer,
+    NoRows,
+    OpenGate,
+    rejected,
+    reserved,
+    wanted,
+)
 
 BUYER = Subject("ann", "127.0.0.1")
+HERE = partition_of("lamp")
+AT = Position(HERE, 0, 0)
+SOLD_OUT = {"lamp": Gate.SOLD_OUT}
 
 
 class Rig:
-    """An appender over an in-memory log."""
+    """An appender over an in-memory log, whose view is fresh as long as `end` is 0."""
 
     def __init__(
-        self, door: OpenDoor | None = None, limits: AllowAll | None = None, claimed_s_max: float = DEADLINE_S
+        self,
+        closed: dict[str, Gate] | None = None,
+        rows: Iterable[Purchase] = (),
+        *,
+        end: int | None = 0,
+        rows_away: bool = False,
     ) -> None:
-        self.log, self.limits = MemoryProducer(), limits or AllowAll()
-        producer: Producer = self.log  # type: ignore[assignment]  # the three methods that the appender uses
-        metrics = Metrics(CollectorRegistry())
-        self.appender = Appender(producer, self.limits, door or OpenDoor(), BrokerClock(), metrics, claimed_s_max)
+        self.log, self.limits, self.gate = MemoryProducer(), AllowAll(), OpenGate(closed)
+        self.memory, self.watchers, self.requests = PurchaseMemory(), Watchers(), EndOfRequests(end)
+        self.rows = NoRows(self.memory, rows, away=rows_away)
+        self.freshness = Freshness(self.requests.ends, lambda *_: None)
+        producer: Producer = self.log  # type: ignore[assignment]  # the methods that the appender uses
+        self.appender = Appender(
+            producer,
+            self.limits,
+            self.gate,
+            self.rows,
+            self.memory,
+            self.freshness,
+            self.watchers,
+            BrokerClock(),
+            Metrics(CollectorRegistry()),
+        )
 
-    async def append(self, count: int, product: str = "lamp", subject: Subject | None = BUYER) -> list[Answer]:
+    def send(self, purchase: str = "buy", product: str = "lamp", subject: Subject = BUYER) -> "asyncio.Task[Answer]":
+        """One purchase."""
+        return asyncio.create_task(self.appender.buy(wanted(purchase, product), subject))
+
+    def send_other(self) -> "asyncio.Task[Answer]":
+        """The same purchase with another body."""
+        return asyncio.create_task(self.appender.buy(other_body(), BUYER))
+
+    async def buy(self, count: int, product: str = "lamp", subject: Subject = BUYER) -> list[Answer]:
         """That many purchases at once."""
-        return await asyncio.gather(*(self.appender.append(wanted(f"buy-{n}", product), subject) for n in range(count)))
+        return await asyncio.gather(*(self.send(f"buy-{n}", product, subject) for n in range(count)))
+
+    def decide(self, decision: object, at: Position = AT) -> None:
+        """The log's decision is applied here."""
+        self.memory.decided(decided(decision, at, None))  # type: ignore[arg-type]
+        self.watchers.wake(["buy"])
+
+
+def other_body() -> PurchaseRequested:
+    """`buy` with another quantity."""
+    return replace(wanted(), quantity=2, fingerprint="g")
 
 
 @contextlib.asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
     """The appender at work."""
-    task = asyncio.create_task(rig.appender.run())
+    tasks = [asyncio.create_task(rig.appender.run()), asyncio.create_task(rig.freshness.run())]
     try:
-        yield rig
+        async with asyncio.timeout(20):
+            yield rig
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def kinds(answers: list[Answer]) -> set[problems.Kind]:
+def kinds(*answers: Answer) -> set[Kind]:
     """Which problems are among the answers."""
     return {answer.kind for answer in answers if isinstance(answer, Problem)}
 
 
-async def test_one_tick_is_one_limiter_call_and_one_record_per_partition() -> None:
+# ---- batches
+
+
+async def test_one_batch_is_one_call_to_the_limits_and_one_record_per_partition() -> None:
     """Positions count up within the record, in the order of arrival."""
     async with running(Rig()) as rig:
-        lamps, mugs = await asyncio.gather(rig.append(40), rig.append(5, "mug"))
+        sends = [rig.send(f"mug-{n}", "mug") for n in range(5)] + [rig.send(f"buy-{n}") for n in range(40)]
+        answers = await asyncio.gather(*sends)
     assert partition_of("lamp") != partition_of("mug")
     assert rig.limits.calls == [45]
     assert sorted(rig.log.sizes()) == [5, 40]
-    assert lamps == [Position(partition_of("lamp"), 0, index) for index in range(40)]
-    assert mugs == [Position(partition_of("mug"), 1, index) for index in range(5)]
+    assert answers[:5] == [Position(partition_of("mug"), 0, index) for index in range(5)]
+    assert answers[5:] == [Position(HERE, 1, index) for index in range(40)]
 
 
 async def test_more_than_a_record_holds_goes_into_several() -> None:
-    """At most 500 requests each, nobody lost."""
+    """At most 500 requests each, none lost."""
     async with running(Rig()) as rig:
-        answers = await rig.append(1_201)
+        answers = await rig.buy(1_201)
     assert max(rig.log.sizes()) <= 500
     assert sum(rig.log.sizes()) == 1_201
     assert len(set(map(str, answers))) == 1_201
 
 
-async def test_an_unacknowledged_purchase_is_of_unknown_outcome() -> None:
-    """Neither accepted nor refused: the same key must come again. Readiness goes away meanwhile."""
-    rig = Rig()
-    rig.log.failing = True
-    async with running(rig):
-        (answer,) = await rig.append(1)
-    assert isinstance(answer, Problem)
-    assert answer.kind is problems.OUTCOME_UNKNOWN
-    assert answer.extra == {"outcome": "unknown"}
-    assert rig.appender.healthy is not True
-
-
 async def test_the_refused_spend_nothing_in_the_log() -> None:
-    """By the limits, or at the door; the others of the tick pass. Operators meet neither."""
-    rig = Rig(OpenDoor({"mug": Problem(problems.SOLD_OUT, "Nothing is left.")}, {}))
-    async with running(rig):
-        results = await asyncio.gather(
-            rig.append(3, subject=Subject("refused", None)),
-            rig.append(2, "mug"),
-            rig.append(1),
-            rig.append(1, "mug", subject=None),
+    """By the limits, or at the gate; the others of the batch pass. Operators meet neither."""
+    async with running(Rig({"mug": Gate.SOLD_OUT})) as rig:
+        limited, gone, passed, operator = await asyncio.gather(
+            rig.send("a", subject=Subject("refused", None)),
+            rig.send("b", "mug"),
+            rig.send("c"),
+            rig.appender.append(wanted("d", "mug")),
         )
-    assert kinds(results[0]) == {problems.RATE_LIMITED}
-    assert kinds(results[1]) == {problems.SOLD_OUT}
-    assert not kinds(results[2] + results[3])
+    assert kinds(limited) == {problems.RATE_LIMITED}
+    assert kinds(gone) == {problems.SOLD_OUT}
+    assert not kinds(passed, operator)
     assert sum(rig.log.sizes()) == 2
 
 
 async def test_a_full_queue_refuses_buyers_at_once_with_jitter_but_no_operator() -> None:
     """Bounded: 503 with Retry-After instead of a wait without end."""
     rig = Rig()
-    rig.log.silent = True
-    tasks = [asyncio.create_task(rig.append(rules.WAITING_MAX))]
-    await asyncio.sleep(0)  # the task begins,
-    await asyncio.sleep(0)  # and so do the ones it makes
+    waiting = [rig.send(f"buy-{n}") for n in range(rules.WAITING_MAX)]
+    await asyncio.sleep(0)
     assert rig.appender.full
-    refused = await rig.append(50)
-    assert kinds(refused) == {problems.OVERLOADED}
+    refused = await asyncio.gather(*(rig.send(f"late-{n}") for n in range(50)))
+    assert kinds(*refused) == {problems.OVERLOADED}
     assert {answer.retry_after_s for answer in refused if isinstance(answer, Problem)} == {1, 2, 3}
-    operator = asyncio.create_task(rig.append(1, subject=None))
-    rig.log.silent = False
+    operator = asyncio.create_task(rig.appender.append(wanted("op")))
     async with running(rig):
         assert not kinds(await operator)
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*waiting)
 
 
 async def test_draining_answers_everything_that_was_accepted() -> None:
-    """A graceful stop leaves nobody without an answer."""
-    async with running(Rig()) as rig:
-        answers = asyncio.create_task(rig.append(100))
+    """A graceful stop leaves no request without an answer, those at the gate included."""
+    async with running(Rig(end=None)) as rig:
+        rig.gate.closed = SOLD_OUT
+        answers = [rig.send(f"buy-{n}") for n in range(100)]
         await asyncio.sleep(0)
         await rig.appender.drain()
-        assert not kinds(await answers)
+        assert all(answer.done() for answer in answers)
 
 
-async def test_what_redis_knows_is_said_without_the_log() -> None:
-    """Accepted before: replayed; another body: 422; in flight: 409. In flight for too long goes to the log again."""
-    known = {"buy-0": Known.ACCEPTED, "buy-1": Known.OTHER, "buy-2": Known.IN_FLIGHT, "buy-3": Known.AGAIN}
-    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")}, {})
-    async with running(Rig(door, AllowAll(known))) as rig:
-        answers = await rig.append(5)
-    assert answers[0] is REPLAYED
-    assert [answer.kind for answer in answers if isinstance(answer, Problem)] == [
-        problems.KEY_REUSED,
-        problems.IN_FLIGHT,
-        problems.SOLD_OUT,
-    ]
-    assert isinstance(answers[3], Position)
-    assert [claim.wanted for claim in rig.limits.claims] == [False] * 5
-    assert rig.limits.settled == [("buy-3", "a")]
+# ---- one key, one outcome
 
 
-async def test_a_redis_that_may_have_forgotten_refuses_nobody() -> None:
-    """Neither for what it knows nor because the door is closed; only its yes counts."""
-    known = {"buy-0": Known.ACCEPTED, "buy-1": Known.OTHER, "buy-2": Known.IN_FLIGHT}
-    door = OpenDoor({"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")}, {})
-    async with running(Rig(door, AllowAll(known, vouched=False))) as rig:
-        answers = await rig.append(4)
-    assert answers[0] is REPLAYED
-    assert not kinds(answers)
-    assert sum(rig.log.sizes()) == 3
-
-
-async def test_the_door_asks_for_outcomes_before_it_turns_anybody_away() -> None:
-    """Who has a row gets the first answer, or 422 for another body; if nobody can tell, everybody goes to the log."""
-    closed = {"lamp": Problem(problems.SOLD_OUT, "Nothing is left.")}
-    async with running(Rig(OpenDoor(closed, {"buy-1": "f", "buy-2": "another"}))) as rig:
-        answers = await rig.append(3)
-    assert kinds(answers[:1]) == {problems.SOLD_OUT}
-    assert answers[1] is REPLAYED
-    assert kinds(answers[2:]) == {problems.KEY_REUSED}
-    assert not rig.log.records
-    async with running(Rig(OpenDoor(closed, None))) as rig:
-        assert not kinds(await rig.append(2))
-    assert sum(rig.log.sizes()) == 2
-
-
-async def test_the_row_says_which_body_was_bought_not_a_claim_that_says_another_or_nothing_any_more() -> None:
-    """A claim can be a later body's: the row's gets the first answer, others 422, and the claim is set right."""
-    known = {"buy-0": Known.AGAIN, "buy-1": Known.AGAIN, "buy-2": Known.OTHER, "buy-3": Known.OTHER}
-    rows = {"buy-0": "f", "buy-1": "another", "buy-2": "f", "buy-3": "another"}
-    async with running(Rig(OpenDoor(decided=rows), AllowAll(known))) as rig:
-        answers = await rig.append(4)
-    assert [answers[0], answers[2]] == [REPLAYED, REPLAYED]
-    assert [kinds([answers[1]]), kinds([answers[3]])] == [{problems.KEY_REUSED}] * 2
-    assert not rig.log.records
-    assert rig.limits.settled == [("buy-0", "a"), ("buy-1", "a")]
-    assert rig.limits.fingerprints == ["f", "another"]
-
-
-async def test_claims_are_settled_by_what_the_log_said() -> None:
-    """Accepted with the acknowledgement; open again without one; dropped where Redis went away over a refusal."""
+async def test_a_repeat_of_what_was_accepted_or_decided_here_is_replayed_without_limits_and_log() -> None:
+    """Whatever the gate says by then, and however the limits stand."""
     async with running(Rig()) as rig:
-        await rig.append(1)
-        rig.log.failing = True
-        await rig.append(1)
-    assert rig.limits.settled == [("buy-0", "a"), ("buy-0", "o")]
-    async with running(Rig(limits=AllowAll(away=True))) as rig:
-        await rig.append(1, subject=Subject("refused", None))
-    assert rig.limits.settled == [("buy-0", "d")]
+        first = await rig.send()
+        again = [await rig.send(subject=Subject("refused"))]
+        rig.gate.closed = SOLD_OUT
+        rig.decide(reserved())
+        again.append(await rig.send(subject=Subject("refused")))
+    assert first == AT
+    assert again == [REPLAYED, REPLAYED]
+    assert rig.limits.calls == [1]
+    assert rig.log.sizes() == [1]
 
 
-async def test_an_acknowledgement_after_the_claims_deadline_is_no_acceptance() -> None:
-    """By then others may have been told that there is no such purchase: the same key must come again."""
-    async with running(Rig(claimed_s_max=-1.0)) as rig:
-        answers = await rig.append(1)
-    assert kinds(answers) == {problems.OUTCOME_UNKNOWN}
-    assert rig.limits.settled == [("buy-0", "a")]
+async def test_concurrent_duplicates_join_and_are_appended_once() -> None:
+    """Fifty sends, one record with one request, one answer."""
+    async with running(Rig()) as rig:
+        answers = await asyncio.gather(*(rig.send() for _ in range(50)))
+    assert answers.count(AT) == 1
+    assert answers.count(REPLAYED) == 49
+    assert rig.log.sizes() == [1]
 
 
-def test_the_producer_gives_up_before_a_claim_does() -> None:
-    """Else a purchase could still be on its way when its repeat is let in."""
-    assert rules.WAIT_S_MAX + DELIVERY_TIMEOUT_MS / 1000 < DEADLINE_S
+async def test_a_caller_that_goes_away_takes_nothing_from_those_who_joined() -> None:
+    """Its send goes on, and they get the answer."""
+    async with running(Rig()) as rig:
+        rig.log.silent = True
+        first = rig.send()
+        await asyncio.sleep(0)
+        joined = rig.send()
+        await asyncio.sleep(0)
+        first.cancel()
+        rig.log.silent = False
+        assert await joined is REPLAYED
+
+
+async def test_another_body_is_misuse_only_against_a_decision() -> None:
+    """Before it, the second waits, and is then told by what was decided: 422, or that it is the one that was bought."""
+    for fingerprint, told in (("f", {problems.KEY_REUSED}), ("g", set[Kind]())):
+        async with running(Rig()) as rig:
+            await rig.send()
+            other = rig.send_other()
+            await asyncio.sleep(0.02)
+            assert not other.done()
+            rig.decide(replace(reserved(), fingerprint=fingerprint))
+            assert kinds(await other) == told
+            assert rig.log.sizes() == [1]
+
+
+async def test_another_body_of_what_stays_undecided_is_in_flight() -> None:
+    """After half a second: nothing of it was logged."""
+    async with running(Rig()) as rig:
+        await rig.send()
+        assert kinds(await rig.send_other()) == {problems.IN_FLIGHT}
+        assert rig.log.sizes() == [1]
+
+
+async def test_another_body_goes_its_own_way_when_the_first_was_refused_without_an_outcome() -> None:
+    """The first was limited: nothing was logged, so the key is as good as new."""
+    rig = Rig()
+    first = rig.send(subject=Subject("refused"))
+    await asyncio.sleep(0)
+    other = rig.send_other()
+    await asyncio.sleep(0)
+    async with running(rig):
+        assert kinds(await first) == {problems.RATE_LIMITED}
+        assert await other == AT
+
+
+# ---- unknown outcomes
+
+
+async def test_an_unacknowledged_purchase_is_of_unknown_outcome_and_its_repeat_passes_the_gate() -> None:
+    """It may stand in the log, or land later: only the fold may say no to it. Readiness goes away meanwhile."""
+    rig = Rig()
+    rig.log.failing = True
+    async with running(rig):
+        answer = await rig.send()
+        assert isinstance(answer, Problem)
+        assert answer.kind is problems.OUTCOME_UNKNOWN
+        assert answer.extra == {"outcome": "unknown"}
+        assert rig.appender.healthy is not True
+        rig.log.failing, rig.gate.closed = False, SOLD_OUT
+        assert kinds(await rig.send("stranger")) == {problems.SOLD_OUT}
+        assert isinstance(await rig.send(), Position)
+
+
+async def test_another_body_of_an_unknown_outcome_is_in_flight() -> None:
+    """Nothing was decided that it could be compared with."""
+    rig = Rig()
+    rig.log.failing = True
+    async with running(rig):
+        await rig.send()
+        rig.log.failing = False
+        assert kinds(await rig.send_other()) == {problems.IN_FLIGHT}
+
+
+async def test_an_unknown_outcome_is_forgotten_when_nothing_can_land_any_more() -> None:
+    """After ten minutes the gate counts again."""
+    now = [0.0]
+    rig = Rig()
+    sends = in_flight.InFlight(rig.memory, lambda: now[0])
+    sends.unsettle(in_flight.Send(wanted(), BUYER, 0.0))
+    assert sends.known(wanted()) is Known.UNSETTLED
+    assert sends.known(other_body()) is Known.OTHER_UNDECIDED
+    now[0] = in_flight.UNSETTLED_S_MAX + 1
+    assert sends.known(wanted()) is Known.NOTHING
+
+
+# ---- the gate
+
+
+async def test_the_gate_looks_once_more_when_the_view_is_fresh() -> None:
+    """The end was not applied yet: what it brings decides. A purchase that is known by then gets its first answer."""
+    for decision, answer in ((reserved(), REPLAYED), (rejected(), REPLAYED)):
+        async with running(Rig(SOLD_OUT, end=1)) as rig:
+            waiting = rig.send()
+            await asyncio.sleep(0.02)
+            assert not waiting.done()
+            rig.decide(decision)
+            rig.freshness.applied(HERE, 0)
+            assert await waiting is answer
+            assert not rig.log.records
+
+
+async def test_a_gate_that_reopened_meanwhile_lets_through() -> None:
+    """A unit came back in what was applied."""
+    async with running(Rig(SOLD_OUT, end=1)) as rig:
+        waiting = rig.send()
+        await asyncio.sleep(0.02)
+        rig.gate.closed = {}
+        rig.freshness.applied(HERE, 0)
+        assert await waiting == AT
+
+
+async def test_a_repeat_that_joins_at_the_gate_makes_its_arrival_now() -> None:
+    """The end asked for before it came does not cover what it may have brought into the log elsewhere."""
+    async with running(Rig(SOLD_OUT, end=1)) as rig:
+        first = rig.send()
+        await asyncio.sleep(0.02)
+        rig.requests.end = 2  # its own send through another gateway
+        joined = rig.send()
+        await asyncio.sleep(0)
+        rig.freshness.applied(HERE, 0)
+        await asyncio.sleep(0.02)
+        assert not first.done()
+        rig.decide(reserved(), Position(HERE, 1, 0))
+        rig.freshness.applied(HERE, 1)
+        assert await first is REPLAYED
+        assert await joined is REPLAYED
+
+
+async def test_without_a_fresh_view_the_refused_crowd_stays_out_of_the_log() -> None:
+    """At most so many a second go there for the log to judge; the others are told to come again."""
+    async with running(Rig(SOLD_OUT, end=None)) as rig:
+        answers = await rig.buy(5 * STALE_APPENDS_PER_S)
+    assert kinds(*answers) == {problems.OVERLOADED}
+    appended = sum(rig.log.sizes())
+    assert STALE_APPENDS_PER_S <= appended <= 2 * STALE_APPENDS_PER_S  # a second may begin in between
+
+
+async def test_without_a_fresh_view_a_closed_sale_appends_nothing_and_an_open_one_everything() -> None:
+    """Whether a sale has begun, no decision tells; and a purchase that the last known state lets through goes on."""
+    async with running(Rig({"lamp": Gate.NOT_OPEN}, end=None)) as rig:
+        assert kinds(*await rig.buy(20)) == {problems.OVERLOADED}
+        assert not rig.log.records
+        rig.gate.closed = {}
+        assert not kinds(*await rig.buy(20))
+
+
+# ---- remembered ids
+
+
+async def test_a_remembered_id_is_answered_by_its_row_even_when_nothing_is_left() -> None:
+    """Same body: the first answer; another body: 422. Neither spends a token or reaches the log."""
+    row = decided(reserved(), AT, None)
+    rig = Rig(SOLD_OUT, [row])
+    rig.memory.ids.add_held(PurchaseId("buy"))
+    async with running(rig):
+        assert await rig.send() is REPLAYED
+        assert kinds(await rig.send_other()) == {problems.KEY_REUSED}
+    assert rig.limits.calls == []
+    assert rig.rows.asked == ["buy"]
+
+
+async def test_a_remembered_id_that_the_rows_disprove_is_a_new_purchase() -> None:
+    """The set of ids may be wrong in that direction: the gate counts."""
+    rig = Rig(SOLD_OUT)
+    rig.memory.ids.add_held(PurchaseId("buy"))
+    async with running(rig):
+        assert kinds(await rig.send()) == {problems.SOLD_OUT}
+    assert rig.rows.asked == ["buy"]
+
+
+async def test_a_remembered_id_without_rows_goes_to_the_log() -> None:
+    """Postgres is away or behind: only the fold may say no."""
+    rig = Rig(SOLD_OUT, rows_away=True)
+    rig.memory.ids.add_rejected(HERE, PurchaseId("buy"))
+    async with running(rig):
+        assert await rig.send() == AT

@@ -46,7 +46,8 @@ READS_SHED: Final = "stampede_reads_shed"
 LOOP_LAG_SECONDS: Final = "stampede_loop_lag_seconds"
 TICK_BATCH_PURCHASES: Final = "stampede_tick_batch_purchases"
 LOG_APPEND_SECONDS: Final = "stampede_log_append_seconds"
-CLAIMS_TRUSTED: Final = "stampede_claims_trusted_state"  # 1 while Redis is believed to have forgotten nothing
+PURCHASES_LOST: Final = "stampede_purchases_lost"  # acknowledged by the log, and then gone from it
+GATE_STALE: Final = "stampede_gate_stale_purchases"  # by answer: without a fresh view in time
 PROJECTION_LAG_RECORDS: Final = "stampede_projection_lag_records"
 
 # ratelimit, wherever it is embedded

@@ -7,6 +7,7 @@ serves HTTP; the purchase endpoint and the FastAPI routes both obey it.
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple
 
@@ -15,6 +16,7 @@ import msgspec
 from gateway import problems
 from gateway.problems import Problem
 from stampede_schemas.identifiers import QUANTITY_MAX, BuyerId, ProductId, PurchaseId, RequestId
+from stampede_schemas.topics import PARTITIONS, partition_of
 
 BODY_BYTES_MAX = 4_096
 KEY_LENGTH_MAX = 255
@@ -31,7 +33,9 @@ _WANTED = frozenset(
     b"content-type content-length content-encoding idempotency-key prefer traceparent authorization x-user-id".split()
 )
 _JSON_TYPE = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
-_PURCHASE_ID = re.compile(r"[a-z0-9]{4}-[0-9a-f]{32}")
+ID_FORM = "2"  # 1: without product and partition
+_PURCHASE_ID = re.compile(r"[a-z0-9]{4}-(?:([0-9a-f]{2})-)?[0-9a-f]{32}")
+partition_of_product = lru_cache(maxsize=10_000)(partition_of)  # a sale is a few products
 _product_id = re.compile(PRODUCT_ID_PATTERN)
 _BARE_QUOTES = {False: 6, True: 10}  # quotation marks in a body without duplicates: keys and strings, twice each
 
@@ -54,6 +58,12 @@ class Subject(NamedTuple):
     issuer: str
     name: str
     roles: frozenset[str] = frozenset()
+
+
+class PurchasePlace(NamedTuple):
+    """Where the log keeps a purchase; `partition` None: an id of the form that did not say it."""
+
+    partition: int | None
 
 
 _body = msgspec.json.Decoder(PurchaseBody)
@@ -179,7 +189,7 @@ class IdentityKey:
             for use in (b"purchase", b"buyer", b"request", b"fingerprint")
         }
         self.cursor_key = blake2b(secret.encode(), digest_size=32, person=b"cursor").digest()
-        self.fingerprint = self._hash(b"fingerprint")
+        self.fingerprint = self._hash(b"fingerprint", ID_FORM)  # gateways that make other ids are told apart by it
         self.kid = self.fingerprint[:4]
 
     def _hash(self, use: bytes, *parts: str) -> str:
@@ -187,9 +197,10 @@ class IdentityKey:
         state.update("".join([f"{len(part)}:{part}" for part in parts]).encode())
         return state.hexdigest()
 
-    def purchase_id(self, subject: Subject, method: str, route: str, key: str) -> PurchaseId:
-        """The id of what `subject` asked for with this Idempotency-Key."""
-        return PurchaseId(f"{self.kid}-{self._hash(b'purchase', subject.issuer, subject.name, method, route, key)}")
+    def purchase_id(self, subject: Subject, method: str, route: str, product_id: ProductId, key: str) -> PurchaseId:
+        """The id of what `subject` asked for with this Idempotency-Key; it names the partition of the product."""
+        hashed = self._hash(b"purchase", subject.issuer, subject.name, method, route, product_id, key)
+        return PurchaseId(f"{self.kid}-{partition_of_product(product_id):02x}-{hashed}")
 
     def buyer_id(self, subject: Subject) -> BuyerId:
         """The pseudonym under which a buyer appears in the log."""
@@ -199,9 +210,14 @@ class IdentityKey:
         """The id of an operator's request, the same for the same parts."""
         return RequestId("r" + self._hash(b"request", *parts))
 
-    def is_purchase_id(self, text: str) -> bool:
-        """Whether this could be one of ours."""
-        return _PURCHASE_ID.fullmatch(text) is not None and text.startswith(self.kid)
+    def place_of(self, text: str) -> PurchasePlace | None:
+        """Where the log keeps the purchase with this id; None: it is none of ours."""
+        if (found := _PURCHASE_ID.fullmatch(text)) is None:
+            return None
+        if found[1] is None:
+            return PurchasePlace(None)
+        partition = int(found[1], 16)
+        return PurchasePlace(partition) if text.startswith(self.kid) and partition < PARTITIONS else None
 
 
 def fingerprint(body: PurchaseBody) -> str:

@@ -15,22 +15,22 @@ from starlette.types import ASGIApp
 from eventlog.kafka import producer, topic_ids
 from gateway.appender import Appender
 from gateway.apps import Parts, buyers_app, operators_app
-from gateway.claims import Claims, request_ends
 from gateway.client_address import parse_proxies
 from gateway.commands import Commands
 from gateway.events import SaleFeed, Streams
+from gateway.freshness import EndQueries
 from gateway.identity import authenticator
 from gateway.listener import Listener
-from gateway.lookup import Lookup, SaleDoor
+from gateway.lookup import Lookup
 from gateway.metrics import Metrics
 from gateway.overload import Load, StatusReads
 from gateway.projection import Projection
 from gateway.purchase import PurchaseEndpoint
 from gateway.rest import BodyGuard, Probes
+from gateway.sale_gate import SaleGate
 from gateway.settings import Settings
 from gateway.store import Away, NotMigrated, Snapshot, Store
 from gateway.tail import BrokerClock, Tail, Watchers
-from gateway.trust import Trust
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
@@ -39,6 +39,7 @@ from telemetry.tracing import configure
 
 CATCH_UP_S_MAX = 600.0
 DRAIN_S = 3.0
+REFRESH_S = 1.0
 DRAIN_LOOK_S = 0.05
 _log = logging.getLogger(__name__)
 
@@ -82,15 +83,16 @@ class Gateway:
         projection, watchers, clock = Projection(), Watchers(), BrokerClock()
         store = Store(settings.postgres.get_secret_value(), settings.instance, pooled=settings.postgres_pooled)
         redis = connect(settings.redis.get_secret_value())
-        self._tail = tail = Tail(settings.kafka, projection, watchers, clock)
+        ends = EndQueries(settings.kafka)
+        self._tail = tail = Tail(settings.kafka, projection, watchers, clock, ends)
         limiter = Limiter(redis, parse_policies(settings.limits), gateways=settings.gateways, registry=registry)
         log = producer(settings.kafka, **{"linger.ms": 1, "client.id": settings.instance})
-        claims = Claims(limiter, Trust(store, lambda: request_ends(settings.kafka)))
-        self._appender = Appender(log, claims, SaleDoor(projection, tail, store, clock), clock, metrics)
-        metrics.vouched.set_function(lambda: claims.vouches)
-        metrics.lag.set_function(lambda: tail.lag)
-        metrics.void.set_function(lambda: tail.voids)
-        lookup = Lookup(projection, watchers, store, identity, claims)
+        lookup = Lookup(projection, watchers, store, identity, tail.freshness)
+        gate = SaleGate(projection, clock)
+        self._appender = Appender(
+            log, limiter, gate, lookup, projection.memory, tail.freshness, watchers, clock, metrics
+        )
+        _show(tail, metrics)
         commands = Commands(producer(settings.kafka, **{"client.id": f"{settings.instance}-commands"}))
         streams, sale = Streams(), SaleFeed(projection, clock)
         parts = Parts(
@@ -109,13 +111,14 @@ class Gateway:
             stack.push_async_callback(store.close)
             ops = await self._ops(Ops(self._live, self._ready, {}, registry))
             stack.push_async_callback(ops.close)
+            ends.open()
+            stack.push_async_callback(ends.close)
             stack.push_async_callback(tail.close)
             await self._start_tail(tail, store, projection, identity.fingerprint)
             for work in (who.run(), load.run(), commands.run(), sale.run()):
                 await stack.enter_async_context(_running(work))
-            await claims.open()
-            stack.push_async_callback(claims.close)
-            await stack.enter_async_context(_running(claims.run()))
+            await limiter.open()
+            await stack.enter_async_context(_running(_refresh(limiter)))
             await stack.enter_async_context(_running(self._appender.run()))
             stack.push_async_callback(self._appender.drain)
             http = await stack.enter_async_context(self._serving("http", settings.http_host, settings.http_port, door))
@@ -155,7 +158,7 @@ class Gateway:
     async def _start_tail(self, tail: Tail, store: Store, projection: Projection, fingerprint: str) -> None:
         ids = await asyncio.to_thread(topic_ids, self._settings.kafka, (REQUESTS, DECISIONS, ORDERS))
         await tail.open()
-        snapshot = await self._snapshot(store, fingerprint)
+        snapshot = await self._snapshot(store, projection, fingerprint)
         if snapshot is None:
             await tail.start({})
             return
@@ -167,14 +170,14 @@ class Gateway:
         projection.restore(snapshot.products, snapshot.purchases)
         await tail.start(snapshot.progress)
 
-    async def _snapshot(self, store: Store, fingerprint: str) -> Snapshot | None:
+    async def _snapshot(self, store: Store, projection: Projection, fingerprint: str) -> Snapshot | None:
         try:
             if await store.claim_identity(fingerprint) != fingerprint:
                 raise CannotStart(
-                    "this gateway's identity key is not the one this installation was started with: one key, one "
-                    "purchase id; give every gateway the same STAMPEDE_IDENTITY_KEY"
+                    "this gateway makes other purchase ids than the installation was started with: give every gateway "
+                    "the same STAMPEDE_IDENTITY_KEY and the same version of the form of ids"
                 )
-            return await store.snapshot()
+            return await store.snapshot(projection.memory.ids)
         except NotMigrated:
             raise CannotStart("Postgres has no tables yet: run `python -m order_writer migrate`") from None
         except Away as error:
@@ -218,6 +221,19 @@ class Gateway:
             "log": self._appender.healthy,
             "identity": self._who.healthy,
         }
+
+
+def _show(tail: Tail, metrics: Metrics) -> None:
+    metrics.lost.set_function(lambda: tail.lost)
+    metrics.lag.set_function(lambda: tail.lag)
+    metrics.void.set_function(lambda: tail.voids)
+
+
+async def _refresh(limiter: Limiter) -> None:
+    """Learn each second of limits that were changed: there may be no purchase for long."""
+    while True:
+        await asyncio.sleep(REFRESH_S)
+        await limiter.refresh()
 
 
 async def _drain(*listeners: Listener) -> None:

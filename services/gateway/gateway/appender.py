@@ -1,95 +1,78 @@
-"""From admitted requests to acknowledged ones: each tick is one limiter call and one record per partition.
+"""The request batcher: from admitted requests to acknowledged ones. Each micro-batch is one call to the limits and one
+record per partition.
 
-The first request goes at once; while records are in flight, the next ones gather for TICK_S. This is the one place
-where a purchase is held back after it was found well-formed: by the limits, by the door, by a full queue. Must not
-know HTTP beyond the problems it answers with.
+The first request goes at once; while records are in flight, the next ones gather for TICK_S. It carries out the steps
+that `decide` names and decides nothing itself. Must not know HTTP beyond the problems it answers with.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import Final, Literal, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Protocol, assert_never
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from gateway import problems
-from gateway.claims import Ruling
+from gateway.decide import Gate, Known, Limits, Step, View, decide
+from gateway.freshness import Freshness
+from gateway.in_flight import REPLAYED, Answer, InFlight, Send
 from gateway.metrics import Metrics
 from gateway.problems import Problem
-from gateway.retry_after import overloaded
-from gateway.tail import BrokerClock
-from ratelimit.claim import DEADLINE_S, Claim, Known, Settled
+from gateway.purchase_memory import PurchaseMemory
+from gateway.purchase_state import Accepted, accepted
+from gateway.retry_after import key_reused, limited, outcome_unknown, overloaded, undecided
+from gateway.sale_gate import StaleAppends
+from gateway.tail import BrokerClock, Watchers
 from ratelimit.limiter import BATCH_MAX, Subject, Verdict
 from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests
-from stampede_schemas.identifiers import Position
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
-from stampede_schemas.topics import REQUESTS, partition_of
+from stampede_schemas.topics import REQUESTS
 
 TICK_S = 0.003
 POLL_S = 0.001
 WAITING_MAX = 5_000
-IN_FLIGHT_MAX = 20_000
+UNANSWERED_MAX = 25_000
 WAIT_S_MAX = 1.0  # a request not even asked about by then is refused: its buyer may come back, nothing was logged
+GATE_S_MAX = 0.1  # how long the gate waits for a fresh view
+OTHER_BODY_S_MAX = 0.5  # how long another body waits for the decision on the first
 STUCK_S_MAX = 2.0
 DRAIN_S_MAX = 6.0
 _log = logging.getLogger(__name__)
-_partition_of = lru_cache(maxsize=10_000)(partition_of)  # a sale is a few products
 
 
-class Limits(Protocol):
-    """Judges a tick's requests and what is claimed of them in one call, and never raises."""
+class RateLimits(Protocol):
+    """Judges a batch in one call, and never raises."""
 
-    async def check(self, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
+    async def check(self, batch: Sequence[Subject]) -> list[Verdict]:
         """One verdict per subject, in order; at most BATCH_MAX subjects."""
         ...
 
-    def settle(self, settled: Iterable[Settled]) -> None:
-        """What became of them."""
+
+class Rows(Protocol):
+    """Looks for what memory alone cannot tell; never raises."""
+
+    async def settle(self, purchase_ids: Sequence[PurchaseId]) -> set[PurchaseId]:
+        """Take their rows into memory; those whose absence is proven."""
+        ...
+
+    async def overdue(self, known: Accepted) -> bool:
+        """Whether the log turns out to have lost what it acknowledged."""
         ...
 
 
-class Door(Protocol):
-    """Says no where the answer is certain without the log, if the purchase is new."""
+class SaysGate(Protocol):
+    """The sale gate."""
 
-    def refusals(self, requests: list[PurchaseRequested]) -> list[Problem | None]:
-        """One answer per request, in order; None lets it pass."""
+    def says(self, product_id: ProductId) -> Gate:
+        """What it says of a new purchase now."""
         ...
 
-    async def decided(self, purchase_ids: list[str]) -> Mapping[str, str] | None:
-        """Which of them have an outcome already, and their fingerprints; None: that cannot be told now."""
+    def refusal(self, product_id: ProductId) -> Problem:
+        """How it refuses."""
         ...
-
-
-class Replayed:
-    """It was accepted before, and its first answer holds."""
-
-
-REPLAYED: Final = Replayed()
-Answer = Position | Replayed | Problem
-
-
-class Waiting:
-    """A request on its way to the log; `done` gets its position or the problem. Without `subject`: an operator's."""
-
-    __slots__ = ("done", "entered", "partition", "request", "subject")
-
-    def __init__(self, request: AnyRequest, subject: Subject | None, done: "asyncio.Future[Answer]") -> None:
-        self.request, self.subject, self.done = request, subject, done
-        self.partition = _partition_of(request.product_id)
-        self.entered = time.monotonic()
-
-    @property
-    def purchase(self) -> PurchaseRequested:
-        """The request of a buyer: there is no other kind."""
-        assert isinstance(self.request, PurchaseRequested)
-        return self.request
-
-    def answer(self, answer: Answer) -> None:
-        """Tell the caller, unless it is gone."""
-        if not self.done.done():
-            self.done.set_result(answer)
 
 
 class Appender:
@@ -98,156 +81,265 @@ class Appender:
     def __init__(
         self,
         producer: Producer,
-        limits: Limits,
-        door: Door,
+        limits: RateLimits,
+        gate: SaysGate,
+        rows: Rows,
+        memory: PurchaseMemory,
+        freshness: Freshness,
+        watchers: Watchers,
         clock: BrokerClock,
         metrics: Metrics,
-        claimed_s_max: float = DEADLINE_S,
     ) -> None:
-        self._claimed_s_max = claimed_s_max
-        self._producer, self._limits, self._door, self._clock, self._metrics = producer, limits, door, clock, metrics
-        self._waiting: list[Waiting] = []
-        self._judged_at = 0.0  # the tick under way
-        # record -> when it was handed over, when its tick began, what is in it
-        self._in_flight: dict[int, tuple[float, float, list[Waiting]]] = {}
+        self._producer, self._limits, self._gate, self._rows = producer, limits, gate, rows
+        self._memory, self._freshness, self._watchers = memory, freshness, watchers
+        self._clock, self._metrics = clock, metrics
+        self._in_flight = InFlight(memory)
+        self._spare = StaleAppends()
+        self._waiting: list[Send] = []
+        # record -> when it was handed over, what is in it
+        self._unacknowledged: dict[int, tuple[float, list[Send]]] = {}
         self._records = 0
-        self._requests_in_flight = 0
         self._arrived = asyncio.Event()
         self._sent = asyncio.Event()
         self._failed_at: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def full(self) -> bool:
         """Whether another request would have to be refused."""
-        return len(self._waiting) >= WAITING_MAX or self._requests_in_flight >= IN_FLIGHT_MAX
+        return len(self._waiting) >= WAITING_MAX or len(self._in_flight) >= UNANSWERED_MAX
 
     @property
     def healthy(self) -> bool | str:
         """True, or what is wrong with getting things into the log."""
         now = time.monotonic()
-        if self._in_flight and now - next(iter(self._in_flight.values()))[0] > STUCK_S_MAX:
+        if self._unacknowledged and now - next(iter(self._unacknowledged.values()))[0] > STUCK_S_MAX:
             return f"the log has not acknowledged a record for {STUCK_S_MAX:.0f} s"
         if self._failed_at is not None and now - self._failed_at < STUCK_S_MAX:
             return "the log did not take the latest record"
         return True
 
-    async def append(self, request: AnyRequest, subject: Subject | None) -> Answer:
-        """Where the request stands in the log, acknowledged, or why it is not there (or not known to be)."""
-        if subject is not None and self.full:
-            return overloaded()
-        waiting = Waiting(request, subject, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+    async def append(self, request: AnyRequest) -> Answer:
+        """An operator's request: where it stands in the log, acknowledged, or why it is not known to be there."""
+        return await self._enqueue(Send(request, None, time.monotonic()))
+
+    async def buy(self, request: PurchaseRequested, subject: Subject) -> Answer:
+        """Where the purchase stands in the log, that it was answered before, or why neither."""
+        give_up_at = 0.0
+        while True:
+            known = self._in_flight.known(request)
+            match decide(known, Limits.UNASKED, Gate.OPEN, View.UNASKED):
+                case Step.REPLAY:
+                    state = self._memory.get(request.purchase_id)
+                    if not isinstance(state, Accepted) or not await self._rows.overdue(state):
+                        return REPLAYED
+                case Step.KEY_REUSED:
+                    return key_reused()
+                case Step.JOIN:
+                    first = self._in_flight.of(request.purchase_id)
+                    assert first is not None
+                    answer = await first.join(time.monotonic())
+                    return REPLAYED if isinstance(answer, Position) else answer
+                case Step.AWAIT_DECISION:
+                    now = time.monotonic()
+                    give_up_at = give_up_at or now + OTHER_BODY_S_MAX
+                    if now >= give_up_at:
+                        return undecided()
+                    await self._changed(request.purchase_id, give_up_at - now)
+                case Step.ASK_LIMITS | Step.ASK_ROW:
+                    if self.full:
+                        return overloaded()
+                    send = Send(request, subject, time.monotonic())
+                    send.known = known
+                    return await self._enqueue(send)
+                case step:
+                    raise AssertionError(f"{step} before the limits were asked")
+
+    async def _enqueue(self, send: Send) -> Answer:
+        self._in_flight.begin(send)
+        self._waiting.append(send)
         self._arrived.set()
-        return await waiting.done
+        return await send.done
+
+    async def _changed(self, purchase_id: PurchaseId, within_s: float) -> None:
+        """Return when the first send of this purchase has its answer or is decided, or after `within_s`."""
+        first = self._in_flight.of(purchase_id)
+        if first is not None:
+            await asyncio.wait({first.share()}, timeout=within_s)
+        else:
+            await self._watchers.changed(purchase_id, within_s)
 
     async def run(self) -> None:
-        """Tick until cancelled."""
+        """Batch until cancelled."""
         poller = asyncio.create_task(self._poll(), name="poll the producer")
         try:
             while True:
                 await self._arrived.wait()
-                if self._in_flight:
+                if self._unacknowledged:
                     await asyncio.sleep(TICK_S)
                 batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
                 if not self._waiting:
                     self._arrived.clear()
-                await self._tick(batch)
+                self._metrics.tick.observe(len(batch))
+                self._metrics.waiting.set(len(self._waiting))
+                await self._guarded(batch, self._admit(batch))
         finally:
             poller.cancel()
+            for task in self._tasks:
+                task.cancel()
 
     async def drain(self) -> None:
-        """Wait until nothing is waiting or in flight, for at most DRAIN_S_MAX."""
-        in_flight = [waiting for *_, group in self._in_flight.values() for waiting in group]
-        unanswered = [waiting.done for waiting in self._waiting + in_flight]
+        """Wait until everything has its answer, for at most DRAIN_S_MAX."""
+        unanswered = [send.share() for send in self._in_flight.sends()]
         if unanswered:
             await asyncio.wait(unanswered, timeout=DRAIN_S_MAX)
 
-    async def _tick(self, batch: list[Waiting]) -> None:
-        self._metrics.tick.observe(len(batch))
-        self._metrics.waiting.set(len(self._waiting))
+    async def _guarded(self, sends: list[Send], work: Coroutine[None, None, None]) -> None:
+        """One batch's bug must not end the gateway: its requests get their answer, the next batch goes on."""
         try:
-            passed = await self._judge(batch)
-            by_partition: dict[int, list[Waiting]] = {}
-            for waiting in passed:
-                by_partition.setdefault(waiting.partition, []).append(waiting)
-            for partition, group in by_partition.items():
-                for start in range(0, len(group), REQUESTS_PER_RECORD_MAX):
-                    self._produce(partition, group[start : start + REQUESTS_PER_RECORD_MAX])
-        except Exception:  # one tick's bug must not end the gateway: its requests are told, the next tick goes on
-            _log.exception("a tick failed")
-            self._settle([waiting for waiting in batch if not waiting.done.done()], "o")
-            for waiting in batch:
-                waiting.answer(Problem(problems.INTERNAL, "The gateway failed; send the same key again."))
+            await work
+        except Exception:
+            _log.exception("a batch failed")
+            on_record = {send for _, group in self._unacknowledged.values() for send in group}
+            for send in sends:
+                if send not in on_record:
+                    self._in_flight.end(
+                        send, Problem(problems.INTERNAL, "The gateway failed; send the same key again.")
+                    )
 
-    async def _judge(self, batch: list[Waiting]) -> list[Waiting]:
-        now = self._judged_at = time.monotonic()
-        passed: list[Waiting] = []
-        asked: list[Waiting] = []
-        for waiting in batch:
-            if waiting.subject is None:
-                passed.append(waiting)
-            elif now - waiting.entered > WAIT_S_MAX:
-                waiting.answer(overloaded())
+    def _spawn(self, sends: list[Send], work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(self._guarded(sends, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _admit(self, batch: list[Send]) -> None:
+        """Limits, gate and log for what has gathered."""
+        now = time.monotonic()
+        passed, judged, remembered = list[Send](), list[Send](), list[Send]()
+        for send in batch:
+            if send.subject is None:
+                passed.append(send)
+            elif now - send.entered > WAIT_S_MAX:
+                self._in_flight.end(send, overloaded())
+            elif send.known is Known.REMEMBERED:
+                remembered.append(send)
             else:
-                asked.append(waiting)
-        if not asked:
-            return passed
-        purchases = [waiting.purchase for waiting in asked]
-        refusals = self._door.refusals(purchases)
-        # What the door will turn away is looked for, but claims nothing: its key stays as good as new.
-        claims = [
-            Claim(purchase.purchase_id, purchase.fingerprint, purchase.buyer_id, refusal is None)
-            for purchase, refusal in zip(purchases, refusals, strict=True)
-        ]
-        verdicts, vouched = await self._limits.check([w.subject for w in asked if w.subject is not None], claims)
-        by_row: dict[str, tuple[Waiting, Problem | None]] = {}
-        for waiting, refusal, verdict in zip(asked, refusals, verdicts, strict=True):
-            answer = _answer(verdict, vouched=vouched)
-            if answer is not None:
-                waiting.answer(answer)
-                if verdict.degraded:  # the call may have claimed it before it was given up
-                    self._settle([waiting], "d")
-            elif verdict.known is Known.AGAIN:
-                by_row[waiting.purchase.purchase_id] = waiting, None
-            elif vouched and (no := key_reused() if verdict.known is Known.OTHER else refusal) is not None:
-                by_row[waiting.purchase.purchase_id] = waiting, no
+                judged.append(send)
+        if remembered:
+            self._spawn(remembered, self._ask_rows(remembered))
+        if judged:
+            passed += await self._judge(judged, now)
+        self._produce_all(passed)
+
+    async def _judge(self, sends: list[Send], now: float) -> list[Send]:
+        gates = self._gates(sends)
+        # The ends are asked for beside the limits: who has to wait for both waits once.
+        closed = {send.partition for send in sends if gates[send.purchase.product_id] is not Gate.OPEN}
+        views = {n: asyncio.create_task(self._freshness.fresh(n, now, GATE_S_MAX)) for n in closed}
+        asked = [send for send in sends if not send.allowed]
+        verdicts = await self._limits.check([send.subject for send in asked if send.subject is not None])
+        for send, verdict in zip(asked, verdicts, strict=True):
+            send.allowed = verdict.allowed
+            if not verdict.allowed:
+                self._in_flight.end(send, limited(verdict))
+        passed, at_gate = list[Send](), dict[int, list[Send]]()
+        for send in sends:
+            if not send.allowed:
+                continue
+            step = decide(send.known, Limits.ALLOWED, gates[send.purchase.product_id], View.UNASKED)
+            if step is Step.APPEND:
+                passed.append(send)
             else:
-                passed.append(waiting)
-        if by_row:
-            passed += await self._judge_by_rows(by_row)
+                assert step is Step.ASK_END
+                at_gate.setdefault(send.partition, []).append(send)
+        for partition, view in views.items():
+            if group := at_gate.get(partition):
+                self._spawn(group, self._at_gate(partition, group, now, view))
+            else:
+                view.cancel()
         return passed
 
-    async def _judge_by_rows(self, asked: dict[str, tuple[Waiting, Problem | None]]) -> list[Waiting]:
-        """Whoever has a row gets the answer of its body; others what is said here, or go to the log.
+    async def _at_gate(self, partition: int, group: list[Send], moment: float, view: "asyncio.Task[bool]") -> None:
+        """Wait until the view covers the arrival of each, then look once more."""
+        give_up_at = moment + GATE_S_MAX
+        while group:
+            fresh = await view
+            passed, remembered, later = list[Send](), list[Send](), list[Send]()
+            gates = self._gates(group)
+            now = time.monotonic()
+            for send in group:
+                if fresh and send.arrived > moment and now < give_up_at:
+                    later.append(send)  # a repeat joined it meanwhile
+                    continue
+                covered = fresh and send.arrived <= moment
+                send.known = self._in_flight.known(send.purchase, send)
+                step = self._step(send, gates[send.purchase.product_id], covered, now)
+                if step is Step.APPEND:
+                    passed.append(send)
+                elif step is Step.ASK_ROW:
+                    remembered.append(send)
+                else:
+                    self._in_flight.end(send, self._answer(step, send))
+            if remembered:
+                self._spawn(remembered, self._ask_rows(remembered))
+            self._produce_all(passed)
+            group, moment = later, now
+            view = asyncio.create_task(self._freshness.fresh(partition, now, max(give_up_at - now, 0.0)))
 
-        A claim is not enough: while nobody could tell, another body may have come later and been claimed. If nobody
-        can tell who has a row, all go to the log but those whose claim is another body's.
-        """
-        decided, passed = await self._door.decided(list(asked)), list[Waiting]()
-        for purchase_id, (waiting, otherwise) in asked.items():
-            first = decided.get(purchase_id) if decided is not None else None
-            if first is not None:
-                ours = first == waiting.purchase.fingerprint
-                waiting.answer(REPLAYED if ours else key_reused())
-                if otherwise is None:  # the claim is this request's now, and must be the row's
-                    self._limits.settle([Settled(purchase_id, first, waiting.purchase.buyer_id, "a")])
-            elif otherwise is None or (decided is None and otherwise.kind is not problems.KEY_REUSED):
-                passed.append(waiting)
+    def _step(self, send: Send, gate: Gate, covered: bool, now: float) -> Step:
+        step = decide(send.known, Limits.ALLOWED, gate, View.FRESH if covered else View.STALE)
+        if step is not Step.BUSY:
+            return step
+        spare = decide(send.known, Limits.ALLOWED, gate, View.STALE_SPARE)
+        taken = spare is Step.APPEND and self._spare.take(send.partition, now)
+        self._metrics.stale["appended" if taken else "refused"].inc()
+        return spare if taken else step
+
+    def _answer(self, step: Step, send: Send) -> Answer:
+        match step:
+            case Step.REPLAY:
+                return REPLAYED
+            case Step.KEY_REUSED:
+                return key_reused()
+            case Step.AWAIT_DECISION:
+                return undecided()
+            case Step.REFUSE:
+                return self._gate.refusal(send.purchase.product_id)
+            case Step.BUSY:
+                return overloaded("The gateway cannot see the end of the log now; nothing was done.")
+            case Step.JOIN | Step.ASK_ROW | Step.ASK_LIMITS | Step.LIMITED | Step.ASK_END | Step.APPEND:
+                raise AssertionError(f"{step} is no answer")
+            case _:
+                assert_never(step)
+
+    async def _ask_rows(self, sends: list[Send]) -> None:
+        """Learn from Postgres what may be known only there; those who are none the wiser go on."""
+        absent = await self._rows.settle([send.purchase.purchase_id for send in sends])
+        for send in sends:
+            send.row_asked = True
+            send.known = Known.NOTHING if send.purchase.purchase_id in absent else Known.UNPROVEN
+            send.known = self._in_flight.known(send.purchase, send)
+            step = decide(send.known, Limits.UNASKED, Gate.OPEN, View.UNASKED)
+            if step is Step.ASK_LIMITS:
+                self._waiting.append(send)
+                self._arrived.set()
             else:
-                waiting.answer(otherwise)
-        return passed
+                self._in_flight.end(send, self._answer(step, send))
 
-    def _settle(self, group: list[Waiting], how: Literal["a", "o", "d"]) -> None:
-        self._limits.settle(
-            [
-                Settled(request.purchase_id, request.fingerprint, request.buyer_id, how)
-                for waiting in group
-                if waiting.subject is not None and isinstance(request := waiting.request, PurchaseRequested)
-            ]
-        )
+    def _gates(self, sends: Iterable[Send]) -> dict[ProductId, Gate]:
+        """A batch is mostly about one product: each is looked at once."""
+        return {product: self._gate.says(product) for product in {send.purchase.product_id for send in sends}}
 
-    def _produce(self, partition: int, group: list[Waiting]) -> None:
-        value = encode_requests([waiting.request for waiting in group])
+    def _produce_all(self, sends: list[Send]) -> None:
+        by_partition: dict[int, list[Send]] = {}
+        for send in sends:
+            by_partition.setdefault(send.partition, []).append(send)
+        for partition, group in by_partition.items():
+            for start in range(0, len(group), REQUESTS_PER_RECORD_MAX):
+                self._produce(partition, group[start : start + REQUESTS_PER_RECORD_MAX])
+
+    def _produce(self, partition: int, group: list[Send]) -> None:
+        value = encode_requests([send.request for send in group])
         if len(value) > RECORD_BYTES_MAX:
             half = len(group) // 2
             self._produce(partition, group[:half])
@@ -255,77 +347,42 @@ class Appender:
             return
         self._records += 1
         report: Callable[[KafkaError | None, Message], None] = partial(self._delivered, self._records)
+        self._unacknowledged[self._records] = time.monotonic(), group
         try:
             self._producer.produce(REQUESTS.name, value, partition=partition, on_delivery=report)
         except BufferError:
-            for waiting in group:
-                waiting.answer(overloaded())
-            self._settle(group, "d")
+            del self._unacknowledged[self._records]
+            for send in group:
+                self._in_flight.end(send, overloaded())
             return
-        self._in_flight[self._records] = (time.monotonic(), self._judged_at, group)
-        self._requests_in_flight += len(group)
         self._sent.set()
 
     def _delivered(self, number: int, error: KafkaError | None, message: Message) -> None:
-        handed_over, judged_at, group = self._in_flight.pop(number)
-        self._requests_in_flight -= len(group)
+        produced_at, group = self._unacknowledged.pop(number)
+        now = time.monotonic()
         if error is not None:
-            self._failed_at = time.monotonic()
+            self._failed_at = now
             _log.error("a record of %d requests was not acknowledged: %s", len(group), error.str())
-            for waiting in group:
-                waiting.answer(_unknown())
-            self._settle(group, "o")
+            for send in group:
+                self._in_flight.unsettle(send)
+                self._in_flight.end(send, outcome_unknown())
             return
-        self._settle(group, "a")
-        if time.monotonic() - judged_at > self._claimed_s_max:  # its claim says nothing any more, and others go by that
-            for waiting in group:
-                waiting.answer(_unknown())
-            return
-        self._metrics.append.observe(time.monotonic() - handed_over)
+        self._metrics.append.observe(now - produced_at)
         self._clock.saw(message.timestamp()[1])
         partition, offset = message.partition(), message.offset()
         assert partition is not None
         assert offset is not None
-        for index, waiting in enumerate(group):
-            waiting.answer(Position(partition, offset, index))
+        self._freshness.acknowledged(partition, offset, produced_at)
+        for index, send in enumerate(group):
+            position = Position(partition, offset, index)
+            if isinstance(request := send.request, PurchaseRequested):
+                self._memory.accepted(accepted(request, position, now))
+            self._in_flight.end(send, position)
 
     async def _poll(self) -> None:
         while True:
             await self._sent.wait()
-            while self._in_flight:
+            while self._unacknowledged:
                 self._producer.poll(0)
                 await asyncio.sleep(POLL_S)
             self._sent.clear()
-
-
-def _answer(verdict: Verdict, *, vouched: bool) -> Replayed | Problem | None:
-    """What is to be said at once; None: nothing yet. A Redis that may have forgotten refuses nobody."""
-    if verdict.known is Known.ACCEPTED:
-        return REPLAYED
-    if vouched and verdict.known is Known.IN_FLIGHT:
-        return in_flight()
-    return None if verdict.allowed else _limited(verdict)
-
-
-def key_reused() -> Problem:
-    """One key, two bodies."""
-    return Problem(problems.KEY_REUSED, "Its first request had another body; use a new key for a new purchase.")
-
-
-def in_flight() -> Problem:
-    """A twin is neither in the log nor refused yet."""
-    return Problem(problems.IN_FLIGHT, "The first request with this key is not in the log yet.", retry_after_s=1)
-
-
-def _limited(verdict: Verdict) -> Problem:
-    told = tuple((name.lower().encode(), value.encode()) for name, value in verdict.headers().items())
-    return Problem(problems.RATE_LIMITED, "Come back later; nothing was done.", headers=told)
-
-
-def _unknown() -> Problem:
-    return Problem(
-        problems.OUTCOME_UNKNOWN,
-        "The log did not acknowledge in time. Send the same request with the same Idempotency-Key again.",
-        extra={"outcome": "unknown"},
-        retry_after_s=1,
-    )

@@ -17,7 +17,8 @@ from gateway.identity import Authenticator
 from gateway.lookup import Lookup
 from gateway.orders_sql import After, orders_of_buyer
 from gateway.problems import Problem, Refused
-from gateway.projection import Projection, Purchase
+from gateway.projection import Projection
+from gateway.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change, newest
 from gateway.rest import ANYWHERE, WITH_BODY, answers, event_stream, problem_responses, says_nothing
 from gateway.store import Store
 from stampede_schemas.identifiers import BuyerId
@@ -150,7 +151,7 @@ class BuyersApi:
         if wait:
             seen = known.version if version is None else version
             known = await self._lookup.change(purchase_id, seen, wait) or known
-        headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if known.may_change else {})
+        headers = {"cache-control": "no-store"} | ({"retry-after": "1"} if may_change(known) else {})
         return Response(views.purchase(known), media_type="application/json", headers=headers)
 
     async def purchase_events(
@@ -166,7 +167,7 @@ class BuyersApi:
         """
         buyer_id, known = await self._own(request, purchase_id)
         seen = events.last_event_id(last_event_id)
-        if known.version <= seen and not known.may_change:
+        if known.version <= seen and not may_change(known):
             return Response(status_code=204)
         if (refused := self._streams.take(buyer_id)) is not None:
             raise Refused(refused)
@@ -184,14 +185,9 @@ class BuyersApi:
         wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=buyer_id)
         if (refused := await self._commands.append(wish, known.purchase_id)) is not None:
             raise Refused(refused)
-        self._projection.cancel_asked(known.purchase_id)
-        body = {
-            "purchase_id": known.purchase_id,
-            "status": known.status,
-            "links": views.links(known.purchase_id),
-        }
+        self._projection.memory.cancel_asked(known.purchase_id)
         headers = {"location": views.location(known.purchase_id), "cache-control": "no-store"}
-        return Response(views.encoded(body), 202, media_type="application/json", headers=headers)
+        return Response(views.cancelling(known), 202, media_type="application/json", headers=headers)
 
     async def _buyer(self, request: Request) -> BuyerId:
         subject = await self._authenticator.subject(admission.pick(request.headers.raw))
@@ -202,18 +198,17 @@ class BuyersApi:
     async def _own(self, request: Request, purchase_id: str) -> tuple[BuyerId, Purchase]:
         buyer_id = await self._buyer(request)
         known = await self._lookup.find(purchase_id)
-        if known is None or known.buyer_id != buyer_id:
+        if known is None or buyer_of(known) != buyer_id:
             raise Refused(Problem(problems.NOT_FOUND, "You have no purchase with this id."))
         return buyer_id, known
 
     def _newest(self, row: Purchase) -> Purchase:
-        known = self._projection.purchase(row.purchase_id)
-        return known if known is not None and known.version > row.version else row
+        return newest(self._projection.purchase(row.purchase_id), row)
 
 
 def check_cancellable(known: Purchase) -> None:
     """Refuse what has ended. Raises Refused."""
-    if known.ended:
+    if isinstance(known, Rejected) or (isinstance(known, Ordered) and known.status == "released"):
         extra = {"purchase_status": known.status, "reason": known.reason}
         raise Refused(Problem(problems.NOT_CANCELLABLE, f"The purchase is {known.status} already.", extra=extra))
 

@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from gateway import problems, views
 from gateway.lookup import Lookup
 from gateway.problems import Problem
-from gateway.projection import Projection, Purchase
+from gateway.projection import Projection
+from gateway.purchase_state import Answered, Purchase, may_change
 from gateway.retry_after import overloaded
 from gateway.store import Away, NotMigrated
 from gateway.tail import BrokerClock, Watchers
@@ -144,12 +145,12 @@ class PurchaseFeed:
                 yield _frame(known.status, views.purchase(known), seen)
             else:
                 yield _HEARTBEAT
-            if not known.may_change:
+            if not may_change(known):
                 return
 
     async def _next(self, purchase_id: str, seen: int) -> Purchase | None:
         known = self._projection.purchase(purchase_id)
-        if known is None or known.buyer_id is None or known.row_decides:
+        if known is None or isinstance(known, Answered):
             return await self._lookup.change(purchase_id, seen, HEARTBEAT_S)
         if known.version <= seen:
             await self._watchers.changed(purchase_id, HEARTBEAT_S)

@@ -1,156 +1,131 @@
-"""What is known of a purchase, from wherever it is known: the projection first, then its claim in Redis, then the row
-in Postgres, asked wherever it must decide or knows more. Also the door: what may be refused without asking the log."""
+"""What is known of a purchase, from wherever it is known: memory first, then its row in Postgres, then the proof that
+no such purchase stood in the log. Also settles for the request batcher what only rows can tell."""
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from gateway import problems
-from gateway.admission import IdentityKey
-from gateway.claims import Claims
-from gateway.problems import Problem
-from gateway.projection import Projection, Purchase, refused_at_the_door
+from gateway.admission import IdentityKey, PurchasePlace
+from gateway.freshness import Freshness
+from gateway.projection import Projection
+from gateway.purchase_state import Accepted, Answered, Purchase, Rejected, Reserved, buyer_of
 from gateway.store import Away, NotMigrated, Store
-from gateway.tail import BrokerClock, Tail, Watchers
-from stampede_schemas.identifiers import BuyerId, Position, ProductId, PurchaseId
-from stampede_schemas.requests import PurchaseRequested
-from stampede_schemas.topics import partition_of
+from gateway.tail import Watchers
+from stampede_schemas.identifiers import PurchaseId
 
 ROW_LAG_S = 0.1  # how long to leave the order-writer before its row is looked for again
-UNKNOWN_WAIT_S = 0.5  # another gateway may have accepted it a moment ago
+ROWS_S_MAX = 0.1  # how long a purchase waits for its row before it goes to the log
+FRESH_S_MAX = 0.5
+OVERDUE_S = 1.0  # an acknowledged purchase without a decision for so long may be lost
+RETIRED = "closed"  # the reason of a purchase that met a retired product and had no outcome
 
 
-class Unvouched(Away):
-    """It may have been accepted, but who would know has forgotten: nobody can say that there is no such purchase."""
+class Undetermined(Away):
+    """Whether there is such a purchase cannot be known now: the log or the rows are behind, or do not answer."""
 
 
 class Lookup:
-    """Answers questions about purchases. Raises Away only where nothing else than the row could tell."""
+    """Answers questions about purchases. Raises Away where nothing else than Postgres or the log could tell."""
 
     def __init__(
-        self, projection: Projection, watchers: Watchers, store: Store, identity: IdentityKey, claims: Claims
+        self, projection: Projection, watchers: Watchers, store: Store, identity: IdentityKey, freshness: Freshness
     ) -> None:
-        self._projection, self._watchers, self._store, self._identity = projection, watchers, store, identity
-        self._claims = claims
-        self._began = time.monotonic()
+        self._projection, self._memory, self._watchers = projection, projection.memory, watchers
+        self._store, self._identity, self._freshness = store, identity, freshness
 
     async def find(self, purchase_id: str) -> Purchase | None:
-        """The purchase as it is now; None: there is none. Raises Away."""
-        if not self._identity.is_purchase_id(purchase_id):
+        """The purchase as it is now; None: no such purchase stood in the log when this was asked. Raises Away."""
+        place = self._identity.place_of(purchase_id)
+        if place is None:
             return None
-        known = self._projection.purchase(purchase_id)
-        if known is None or known.buyer_id is None:
-            return await self._never_seen(purchase_id)
-        if known.row_decides or (known.status == "reserved" and known.hold_until_ms is None):
+        known = self._memory.get(purchase_id)
+        if isinstance(known, Accepted) and await self.overdue(known):
+            known = self._memory.get(purchase_id)
+        if known is None:
+            return await self._not_in_memory(PurchaseId(purchase_id), place)
+        if isinstance(known, Answered):
+            return await self._answered(known)
+        if isinstance(known, Reserved) and known.hold_until_ms is None:
             try:
-                return await self._from_row(purchase_id) or known
+                return await self._from_row(known.purchase_id) or known
             except Away:
-                if known.row_decides and known.status != "pending":
-                    raise
+                return known
         return known
 
     async def change(self, purchase_id: str, version: int, seconds: float) -> Purchase | None:
-        """The purchase once its version is above `version`, or as it is after `seconds`. Raises Away.
-
-        Where the row decides, only the row's version counts.
-        """
+        """The purchase once its version is above `version`, or as it is after `seconds`. Raises Away."""
         deadline = time.monotonic() + seconds
         found = await self.find(purchase_id)
-        while (
-            found is not None
-            and (found.version <= version or found.row_decides)
-            and (left := deadline - time.monotonic()) > 0
-        ):
-            await self._watchers.changed(purchase_id, min(left, ROW_LAG_S) if found.row_decides else left)
+        while found is not None and found.version <= version and (left := deadline - time.monotonic()) > 0:
+            # Nothing tells when a row appears: it is looked for again.
+            await self._watchers.changed(purchase_id, min(left, ROW_LAG_S) if isinstance(found, Answered) else left)
             found = await self.find(purchase_id)
         return found
 
-    def remember(self, request: PurchaseRequested, position: Position) -> None:
-        """The log has acknowledged this purchase."""
-        self._projection.accepted(request, position)
-        if not self._claims.vouches:
-            # The same key may have been accepted before, and forgotten: this may be the second of two positions.
-            known = self._projection.purchase(request.purchase_id)
-            assert known is not None
-            known.row_decides = True
+    async def overdue(self, known: Accepted) -> bool:
+        """Whether the log turns out to have lost what it acknowledged; looked for only after some time."""
+        if time.monotonic() - known.since_s < OVERDUE_S:
+            return False
+        await self._freshness.look(known.position.partition)
+        return self._memory.get(known.purchase_id) is None
 
-    def fingerprint(self, purchase_id: str) -> str | None:
-        """The body a known purchase was made with; None: not known here."""
-        known = self._projection.purchase(purchase_id)
-        return known.fingerprint or None if known is not None else None
-
-    def disputed(self, purchase_id: str) -> bool:
-        """Whether another body than the one known here may be what was bought: only the row can tell.
-
-        Whoever has let the second in while Redis could not vouch may not know of the first.
-        """
-        known = self._projection.purchase(purchase_id)
-        return (known is not None and known.row_decides) or not self._claims.vouches
-
-    async def bought(self, purchase_id: str) -> str | None:
-        """The body that the row tells of; None: there is none, or Postgres does not say so in time."""
+    async def settle(self, purchase_ids: Sequence[PurchaseId]) -> set[PurchaseId]:
+        """Take the rows of these purchases into memory; those whose absence is proven. Never raises."""
         try:
-            async with asyncio.timeout(ROW_LAG_S):
-                return (await self._store.fingerprints([purchase_id])).get(purchase_id)
+            async with asyncio.timeout(ROWS_S_MAX):
+                rows, progress = await self._store.rows(purchase_ids)
         except (Away, NotMigrated, TimeoutError):
-            return None
+            return set()
+        for row in rows.values():
+            self._memory.tell(row)
+        return {one for one in purchase_ids if one not in rows and self._absent(one, progress)}
 
-    async def _from_row(self, purchase_id: str) -> Purchase | None:
-        row = await self._store.purchase(purchase_id)
-        return None if row is None else self._projection.merge(row)
+    async def _not_in_memory(self, purchase_id: PurchaseId, place: PurchasePlace) -> Purchase | None:
+        asked_at = time.monotonic()
+        rows, progress = await self._store.rows([purchase_id])
+        if rows:
+            return self._memory.tell(rows[purchase_id])
+        if place.partition is None:
+            return None  # of the form before partitions stood in ids: such purchases have their rows
+        if not await self._freshness.fresh(place.partition, asked_at, FRESH_S_MAX):
+            raise Undetermined("the end of the log is not seen now")
+        if (known := self._memory.get(purchase_id)) is not None:
+            return await self._answered(known) if isinstance(known, Answered) else known
+        if not self._absent(purchase_id, progress):
+            raise Undetermined("the rows are behind what this gateway remembers")
+        return None
 
-    async def _never_seen(self, purchase_id: str) -> Purchase | None:
-        """What others know. The claim is read before the row: what loses its claim then has its row already."""
-        claim, now_ms, vouched = await self._claims.find(purchase_id)
-        pending = None if claim is None else Purchase(PurchaseId(purchase_id), BuyerId(claim.buyer))
+    async def _answered(self, known: Answered) -> Purchase | None:
+        """The log knows an answer that was given before this gateway's memory begins: only the row tells which."""
         try:
-            known = await self._from_row(purchase_id) or pending
+            rows, progress = await self._store.rows([known.purchase_id])
         except Away:
-            # Had a purchase as young as this gateway been decided, the log would have told us.
-            if claim is None or now_ms - claim.at_ms > (time.monotonic() - self._began) * 1000:
+            if buyer_of(known) is None:
                 raise
-            return pending
-        if known is None and not vouched:
-            await self._watchers.changed(purchase_id, UNKNOWN_WAIT_S)  # accepted a moment ago, elsewhere?
-            known = self._projection.purchase(purchase_id)
-            if known is None:
-                raise Unvouched("it is not known now whether there is such a purchase")
+            return known
+        if rows:
+            return self._memory.tell(rows[known.purchase_id])
+        if known.retired and progress.get(known.position.partition, -1) >= known.position.offset:
+            return self._never_answered(known)
+        if buyer_of(known) is None:
+            raise Undetermined("the row of this purchase is not there yet")
         return known
 
-
-class SaleDoor:
-    """Turns away what the log would surely refuse, for products whose decisions are known to the end."""
-
-    def __init__(self, projection: Projection, tail: Tail, store: Store, clock: BrokerClock) -> None:
-        self._projection, self._tail, self._store, self._clock = projection, tail, store, clock
-
-    def refusals(self, requests: list[PurchaseRequested]) -> list[Problem | None]:
-        """One answer per request, if it is a new purchase."""
-        # A tick is mostly about one product: each is looked at once.
-        by_product = {product: self._refusal(product) for product in {request.product_id for request in requests}}
-        return [by_product[request.product_id] for request in requests]
-
-    async def decided(self, purchase_ids: list[str]) -> Mapping[str, str] | None:
-        """Which of them have a row, for what body; None: Postgres does not say so in time, and nobody else can."""
-        try:
-            async with asyncio.timeout(ROW_LAG_S):
-                return await self._store.fingerprints(purchase_ids)
-        except (Away, NotMigrated, TimeoutError):
+    def _never_answered(self, known: Answered) -> Purchase | None:
+        """It met a retired product, and no earlier answer has a row: nothing was reserved, and nothing ever will be."""
+        mine = known.mine
+        if mine is None:
             return None
+        body = (mine.purchase_id, mine.buyer_id, mine.product_id, mine.quantity, mine.fingerprint)
+        return self._memory.tell(Rejected(*body, known.position, mine.trace_id, RETIRED, None))
 
-    def _refusal(self, product_id: ProductId) -> Problem | None:
-        if not self._tail.at_end(partition_of(product_id)):
-            return None
-        product = self._projection.products.get(product_id)
-        if product is None:
-            return Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id.")
-        now_ms = self._clock.now_ms()
-        match refused_at_the_door(product, now_ms):
-            case "sold-out":
-                detail = "Nothing is left; units on hold may come back." if product.may_reopen else "Nothing is left."
-                return Problem(problems.SOLD_OUT, detail, extra={"may_reopen": product.may_reopen})
-            case "not-open":
-                shown = product.sale_status(now_ms)
-                return Problem(problems.NOT_OPEN, f"The sale is {shown}.", extra={"sale_status": shown})
-            case None:
-                return None
+    def _absent(self, purchase_id: PurchaseId, progress: dict[int, int]) -> bool:
+        """Whether a missing row, read with this progress, proves that nothing below this memory knows the purchase."""
+        place = self._identity.place_of(purchase_id)
+        if place is None or place.partition is None:
+            return False
+        return progress.get(place.partition, -1) >= self._memory.floor(place.partition)
+
+    async def _from_row(self, purchase_id: PurchaseId) -> Purchase | None:
+        rows, _ = await self._store.rows([purchase_id])
+        return self._memory.tell(rows[purchase_id]) if rows else None

@@ -31,7 +31,11 @@ class Metrics:
         )
         self.lag = Gauge(names.PROJECTION_LAG_RECORDS, "Decisions records not applied yet", registry=registry)
         self.void = Gauge(names.DECISIONS_VOID, "Void decisions records seen", registry=registry)
-        self.vouched = Gauge(names.CLAIMS_TRUSTED, "1 while Redis is believed about claims", registry=registry)
+        self.lost = Gauge(names.PURCHASES_LOST, "Acknowledged purchases that the log lost", registry=registry)
+        stale = Counter(
+            names.GATE_STALE, "Purchases that the gate judged without a fresh view", ["answer"], registry=registry
+        )
+        self.stale = {answer: stale.labels(answer) for answer in ("refused", "appended")}
         self.duration = Histogram(
             names.HTTP_DURATION_SECONDS,
             "Purchase requests, from the head read to the answer written",

@@ -195,7 +195,7 @@ class OperatorsApi:
         outcome = self._projection.outcome(request_id)
         repeated = outcome is not None
         if outcome is None:
-            appended = await self._appender.append(wish, None)
+            appended = await self._appender.append(wish)
             if isinstance(appended, Problem):
                 self._note(request, action, wish, appended.kind.slug)
                 raise Refused(appended)

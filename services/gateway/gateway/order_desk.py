@@ -121,9 +121,8 @@ class OrderDesk:
         request_id = self._identity.request_id("cancel by operator", known.purchase_id)
         wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=ACTOR)
         await self._append(request, "cancel order", wish, known.purchase_id)
-        self._projection.cancel_asked(known.purchase_id)
-        body = {"purchase_id": known.purchase_id, "status": known.status, "links": views.links(known.purchase_id)}
-        return Response(views.encoded(body), 202, media_type="application/json")
+        self._projection.memory.cancel_asked(known.purchase_id)
+        return Response(views.cancelling(known), 202, media_type="application/json")
 
     async def cancel_all(
         self, request: Request, product_id: ProductIdInPath, idempotency_key: KeyInHeader = None

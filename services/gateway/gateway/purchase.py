@@ -1,8 +1,8 @@
 """POST /v1/purchases: the hot path, a bare ASGI callable in front of everything else.
 
-A body is answered by this order of checks: size and shape, who, what is known already, Redis, door, log. 202 means
-that the log has acknowledged. Must not allocate what an ordinary purchase does not need: spans are built for sampled
-purchases only, problems only when the answer is no.
+Checks in this order: size and shape, identity, what is known already, limits, sale gate, log. 202 means that the log
+has acknowledged. Must not allocate what an ordinary purchase does not need: spans are built for sampled purchases
+only, problems only when the answer is no.
 """
 
 import logging
@@ -12,13 +12,15 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import admission, problems, views
-from gateway.appender import Answer, Appender, in_flight, key_reused
+from gateway.appender import Appender
 from gateway.client_address import Network, client_address
 from gateway.identity import Authenticator
+from gateway.in_flight import REPLAYED
 from gateway.lookup import Lookup
 from gateway.metrics import Metrics
 from gateway.problems import Problem
-from gateway.projection import Purchase
+from gateway.purchase_state import Ordered, Purchase, Rejected, Reserved
+from gateway.retry_after import key_reused
 from gateway.store import Away, NotMigrated
 from ratelimit.limiter import Subject
 from stampede_schemas.identifiers import Position
@@ -86,7 +88,6 @@ class PurchaseEndpoint:
         self._proxies = proxies
         self._rest, self._identity, self._authenticator = rest, identity, authenticator
         self._lookup, self._appender, self._tracing, self._metrics = lookup, appender, tracing, metrics
-        self._on_their_way: dict[str, str] = {}  # purchase_id -> fingerprint, until the log has answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -137,79 +138,49 @@ class PurchaseEndpoint:
         subject = await self._authenticator.subject(headers)
         if isinstance(subject, Problem):
             return subject
+        product_id = admission.product_of(body)
         request = PurchaseRequested(
-            purchase_id=self._identity.purchase_id(subject, "POST", views.PURCHASES_PATH, key),
+            purchase_id=self._identity.purchase_id(subject, "POST", views.PURCHASES_PATH, product_id, key),
             buyer_id=self._identity.buyer_id(subject),
-            product_id=admission.product_of(body),
+            product_id=product_id,
             quantity=body.quantity,
             payment_method=admission.payment_method(body),
             fingerprint=admission.fingerprint(body),
             traceparent=trace.sending if trace else None,
         )
         wait_s = admission.wait_seconds(headers)
-        seen = await self._seen_before(request)
-        if isinstance(seen, Problem):
-            return seen
-        if not seen:
-            peer = scope.get("client")
-            client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
-            answer = await self._append(request, client)
-            if isinstance(answer, Problem):
-                return answer
-            if isinstance(answer, Position):
-                self._lookup.remember(request, answer)
-                if trace is not None:
-                    self._record_send_span(trace, request, answer)
-            else:
-                seen = True
-        reply = await self._reply(request, wait_s, replayed=seen)
+        peer = scope.get("client")
+        client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
+        answer = await self._appender.buy(request, Subject(request.buyer_id, client))
+        if isinstance(answer, Problem):
+            return answer
+        if isinstance(answer, Position) and trace is not None:
+            self._record_send_span(trace, request, answer)
+        reply = await self._reply(request, wait_s, replayed=answer is REPLAYED)
         if not wait_s and admission.responds_async(headers) and not isinstance(reply, Problem):
             reply[1].append((b"preference-applied", b"respond-async"))
         return reply
 
-    async def _seen_before(self, request: PurchaseRequested) -> bool | Problem:
-        """True for a repeat that is answered from memory, a problem for a misused or hurried one."""
-        known = self._lookup.fingerprint(request.purchase_id)
-        on_its_way = self._on_their_way.get(request.purchase_id)
-        first = known or on_its_way
-        if first is None:
-            return False
-        if first != request.fingerprint:
-            return await self._with_another_body(request)
-        return in_flight() if known is None else True
-
-    async def _with_another_body(self, request: PurchaseRequested) -> bool | Problem:
-        if not self._lookup.disputed(request.purchase_id):
-            return key_reused()
-        bought = await self._lookup.bought(request.purchase_id)
-        if bought is not None:
-            return True if bought == request.fingerprint else key_reused()
-        # Asked now: one that came later may have gone ahead meanwhile, and two at once would be one too many.
-        return in_flight() if request.purchase_id in self._on_their_way else False
-
-    async def _append(self, request: PurchaseRequested, address: str | None) -> Answer:
-        self._on_their_way[request.purchase_id] = request.fingerprint
-        try:
-            return await self._appender.append(request, Subject(request.buyer_id, address))
-        finally:
-            del self._on_their_way[request.purchase_id]
-
     async def _reply(self, request: PurchaseRequested, wait_s: int | None, *, replayed: bool) -> Reply | Problem:
-        purchase_id = request.purchase_id
-        location = (b"location", views.location(purchase_id).encode())
+        location = (b"location", views.location(request.purchase_id).encode())
         headers = [_JSON, location]
         if replayed:
             headers.append(_REPLAYED)
         if wait_s:
             headers.append((b"preference-applied", b"wait=%d" % wait_s))
-            decided = await self._decided(purchase_id, wait_s)
-            if decided is not None and decided.row_decides:
-                decided = None  # it may be the second of two positions, and its row is not there yet
-            if decided is not None and decided.status == "rejected":
-                return _rejected(decided, tuple(headers[1:]))
-            if decided is not None and decided.status in ("reserved", "confirmed"):
-                return 201, headers, views.purchase(decided), decided.status
-        return 202, headers, views.pending(purchase_id), "replayed" if replayed else "accepted"
+            decided = await self._decided(request.purchase_id, wait_s)
+            if isinstance(decided, Rejected | Reserved | Ordered) and decided.fingerprint not in (
+                "",
+                request.fingerprint,
+            ):
+                return key_reused()  # another gateway's send, with another body, came first
+            match decided:
+                case Rejected():
+                    return _rejected(decided, tuple(headers[1:]))
+                case Reserved() | Ordered(status="confirmed"):
+                    return 201, headers, views.purchase(decided), decided.status
+        body = views.pending(request.purchase_id, request.product_id)
+        return 202, headers, body, "replayed" if replayed else "accepted"
 
     async def _decided(self, purchase_id: str, seconds: int) -> Purchase | None:
         try:
@@ -248,10 +219,10 @@ class PurchaseEndpoint:
         )
 
 
-def _rejected(purchase: Purchase, headers: tuple[tuple[bytes, bytes], ...]) -> Problem:
+def _rejected(purchase: Rejected, headers: tuple[tuple[bytes, bytes], ...]) -> Problem:
     return Problem(
         problems.REJECTED,
-        "The inventory has rejected this purchase; that is final.",
+        "The inventory has rejected this purchase.",
         extra={"purchase_id": purchase.purchase_id, "reason": purchase.reason},
         headers=headers,
     )

@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import admission, problems
-from gateway.lookup import Unvouched
+from gateway.lookup import Undetermined
 from gateway.problems import Kind, Problem, Refused
 from gateway.purchase import read_body, respond
 from gateway.store import Away, NotMigrated
@@ -187,7 +187,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     async def away(_: Request, error: Exception) -> Response:
         unsure = "It cannot be told now whether there is such a purchase; ask again."
-        detail = unsure if isinstance(error, Unvouched) else "The database cannot be asked now."
+        detail = unsure if isinstance(error, Undetermined) else "The database cannot be asked now."
         return answer(Problem(problems.UNAVAILABLE, detail, retry_after_s=1))
 
     async def failed(_: Request, _error: Exception) -> Response:

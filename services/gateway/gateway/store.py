@@ -1,9 +1,10 @@
 """What the gateway reads from Postgres: the point to start from, rows of purchases, the installation's identity.
 
-It writes what all gateways must agree on: the fingerprint of the identity key, and which Redis is believed. Every
-failure to reach the database is `Away`; no caller may hang on it.
+It writes what all gateways must agree on: the fingerprint of the identity key. Every failure to reach the database is
+`Away`; no caller may hang on it.
 """
 
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,9 @@ import asyncpg
 
 from eventlog.reader import Progress
 from gateway.orders_sql import After, Query
-from gateway.projection import Product, Purchase
+from gateway.projection import Product
+from gateway.purchase_state import Ordered, Purchase, Rejected, Reserved
+from gateway.remembered_ids import REJECTED_GENERATION_MAX, RememberedIds
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId
 
 CONNECTIONS_MAX = 4
@@ -21,6 +24,7 @@ CONNECT_S_MAX = 2.0
 READ_S_MAX = 1.0
 SNAPSHOT_S_MAX = 30.0
 RECENT_PURCHASES_MAX = 20_000
+STREAM_ROWS = 10_000
 _AWAY = (
     OSError,
     TimeoutError,
@@ -34,6 +38,21 @@ _COLUMNS = (
     "purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency, "
     "fingerprint, partition, source_offset, source_index, hold_until, refund, trace_id, version, updated_at"
 )
+
+
+# One statement is one snapshot: a missing row is missing at exactly this progress.
+_ROWS = (
+    "SELECT g.partition AS at, g.source_offset AS applied, p.* FROM progress g "
+    "LEFT JOIN purchases p ON p.purchase_id = ANY($1::text[]) AND p.partition = g.partition"
+)
+_HELD = "SELECT purchase_id FROM purchases WHERE status <> 'rejected'"
+# As many as the fold may remember of each partition, the oldest first.
+_REJECTED = """
+SELECT partition, purchase_id FROM (
+  SELECT partition, purchase_id, source_offset, source_index,
+         row_number() OVER (PARTITION BY partition ORDER BY source_offset DESC, source_index DESC) AS newest
+  FROM purchases WHERE status = 'rejected') r
+WHERE newest <= $1 ORDER BY source_offset, source_index"""
 
 
 class Away(Exception):
@@ -79,20 +98,14 @@ class Store:
         if self._pool is not None:
             self._pool.terminate()
 
-    async def purchase(self, purchase_id: str) -> Purchase | None:
-        """The row of a purchase. Raises Away."""
-        rows = await self._fetch(
-            f"SELECT {_COLUMNS} FROM purchases WHERE purchase_id = $1",  # noqa: S608 - constants only
-            purchase_id,
-        )
-        return _purchase(rows[0]) if rows else None
+    async def rows(self, purchase_ids: Sequence[PurchaseId]) -> tuple[dict[PurchaseId, Purchase], dict[int, int]]:
+        """The rows of these purchases; and by partition the last request whose outcome was in Postgres at that instant.
 
-    async def fingerprints(self, purchase_ids: list[str]) -> dict[str, str]:
-        """Which of these purchases have a row, and with what body they were made. Raises Away."""
-        rows = await self._fetch(
-            "SELECT purchase_id, fingerprint FROM purchases WHERE purchase_id = ANY($1)", purchase_ids
-        )
-        return {row["purchase_id"]: row["fingerprint"] for row in rows}
+        Raises Away.
+        """
+        found = await self._fetch(_ROWS, purchase_ids)
+        rows = [_purchase(row) for row in found if row["purchase_id"] is not None]
+        return {row.purchase_id: row for row in rows}, {row["at"]: row["applied"] for row in found}
 
     async def page(self, query: Query) -> list[tuple[Purchase, After]]:
         """Rows of a list in its order, each with where a page behind it begins. Raises Away."""
@@ -108,27 +121,11 @@ class Store:
         rows = await self._fetch("SELECT value FROM installation WHERE name = 'identity_kid'")
         return str(rows[0]["value"])
 
-    async def installation(self, name: str) -> str | None:
-        """What is kept under a name for all gateways; None: nothing ever was. Raises Away."""
-        rows = await self._fetch("SELECT value FROM installation WHERE name = $1", name)
-        return str(rows[0]["value"]) if rows else None
+    async def snapshot(self, ids: RememberedIds) -> Snapshot:
+        """Products, latest purchases and progress, read at one instant; at the same one `ids` are filled.
 
-    async def replace_installation(self, name: str, old: str | None, new: str) -> None:
-        """Keep `new` there if it is still `old` (None: nothing) that is kept. Raises Away."""
-        if old is None:
-            await self._fetch(
-                "INSERT INTO installation (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, new
-            )
-        else:
-            await self._fetch("UPDATE installation SET value = $3 WHERE name = $1 AND value = $2", name, old, new)
-
-    async def applied(self) -> dict[int, int]:
-        """By partition, the last request of which Postgres holds the outcome. Raises Away."""
-        rows = await self._fetch("SELECT partition, source_offset FROM progress")
-        return {row["partition"]: row["source_offset"] for row in rows}
-
-    async def snapshot(self) -> Snapshot:
-        """Products, latest purchases and progress, read at one instant. Raises Away, NotMigrated."""
+        Raises Away, NotMigrated.
+        """
         assert self._pool is not None
         try:
             async with (
@@ -148,6 +145,10 @@ class Store:
                     RECENT_PURCHASES_MAX,
                     timeout=SNAPSHOT_S_MAX,
                 )
+                async for row in _stream(connection, _HELD):
+                    ids.add_held(row["purchase_id"])
+                async for row in _stream(connection, _REJECTED, 2 * REJECTED_GENERATION_MAX):
+                    ids.add_rejected(row["partition"], row["purchase_id"])
         except asyncpg.UndefinedTableError:
             raise NotMigrated from None
         except _AWAY as error:
@@ -179,25 +180,35 @@ def _ms(at: datetime | None) -> Millis | None:
     return None if at is None else Millis(round(at.timestamp() * 1000))
 
 
+async def _stream(
+    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", query: str, *arguments: object
+) -> AsyncIterator[asyncpg.Record]:
+    """Rows in portions: there may be millions."""
+    cursor = await connection.cursor(query, *arguments, timeout=SNAPSHOT_S_MAX)
+    while rows := await cursor.fetch(STREAM_ROWS, timeout=SNAPSHOT_S_MAX):
+        for row in rows:
+            yield row
+
+
 def _purchase(row: Any) -> Purchase:
-    return Purchase(
+    body = (
         PurchaseId(row["purchase_id"]),
         BuyerId(row["buyer_id"]),
         ProductId(row["product_id"]),
         row["quantity"],
         row["fingerprint"],
-        row["status"],
-        row["version"],
-        row["reason"],
-        row["reservation_no"],
-        row["unit_price_minor"],
-        row["currency"],
         Position(row["partition"], row["source_offset"], row["source_index"]),
-        _ms(row["hold_until"]),
-        row["refund"],
         row["trace_id"],
-        changed_at_ms=_ms(row["updated_at"]),
     )
+    sale = row["reservation_no"], row["unit_price_minor"], row["currency"]
+    changed_at, version = _ms(row["updated_at"]), row["version"]
+    match row["status"]:
+        case "rejected":
+            return Rejected(*body, row["reason"], changed_at, version)
+        case "reserved":
+            return Reserved(*body, *sale, changed_at, _ms(row["hold_until"]), version)
+        case status:
+            return Ordered(*body, status, version, row["reason"], *sale, row["refund"], changed_at)
 
 
 def _product(row: Any) -> Product:

@@ -10,20 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future as ThreadFuture
+from functools import partial
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import OffsetSpec
+from confluent_kafka import Consumer, Message, TopicPartition
 from msgspec import DecodeError
 
-from eventlog.kafka import admin_client, check_passing, consumer, resume, watermarks
+from eventlog.kafka import check_passing, consumer, resume, watermarks
 from eventlog.reader import CountingReader, Progress, Void
+from gateway.freshness import EndQueries, Freshness
 from gateway.projection import Projection
 from stampede_schemas.codec import decode_decisions, decode_order_event
-from stampede_schemas.topics import DECISIONS, ORDERS
+from stampede_schemas.identifiers import PurchaseId
+from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
 
 RECORDS_PER_TURN_MAX = 20  # each may carry 500 decisions: the loop must not be held longer than some milliseconds
 PROBE_S = 0.25
-PROBE_S_MAX = 5.0
 AT_END_S_MAX = 1.0
 WATCHERS_MAX = 50_000
 UNWATCHED_S = 0.25
@@ -99,8 +100,12 @@ class Watchers:
 class Tail:
     """One consumer over all partitions of both topics."""
 
-    def __init__(self, kafka: str, projection: Projection, watchers: Watchers, clock: BrokerClock) -> None:
+    def __init__(
+        self, kafka: str, projection: Projection, watchers: Watchers, clock: BrokerClock, ends: EndQueries
+    ) -> None:
         self._kafka, self._projection, self._watchers, self._clock = kafka, projection, watchers, clock
+        self._ends = ends
+        self.freshness = Freshness(partial(ends.ends, REQUESTS.name), self._tail_lost)
         self._readers: dict[int, CountingReader] = {}
         self._target: dict[int, tuple[float, int]] = {}  # partition -> (asked at, end of decisions then)
         self._at_end: dict[int, float] = {}  # partition -> when we last knew to have seen everything
@@ -109,6 +114,7 @@ class Tail:
         self._stop = threading.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.voids = 0
+        self.lost = 0  # purchases that the log had acknowledged here, and lost
         self.caught_up = asyncio.Event()  # every partition was read to its end once
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -125,12 +131,16 @@ class Tail:
         """
         assert self._consumer is not None
         self._readers = await asyncio.to_thread(self._resume, self._consumer, progress)
+        for partition, reader in self._readers.items():
+            self._projection.memory.start_from(partition, reader.progress.source_offset)
+            self.freshness.applied(partition, reader.progress.source_offset)
         places = [TopicPartition(DECISIONS.name, p, r.progress.next_offset) for p, r in self._readers.items()]
         self._consumer.assign(places + self._orders)
         loop = asyncio.get_running_loop()
         self._tasks = [
             asyncio.create_task(asyncio.to_thread(self._follow, self._consumer, loop), name="tail"),
             asyncio.create_task(self._probe(), name="probe the ends"),
+            asyncio.create_task(self.freshness.run(), name="ask for the ends of requests"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -145,7 +155,7 @@ class Tail:
             await asyncio.to_thread(self._consumer.close)
 
     def at_end(self, partition: int) -> bool:
-        """Whether all decisions of a second ago are known here: only then may the door refuse anybody."""
+        """Whether all decisions of a second ago are known here."""
         return time.monotonic() - self._at_end.get(partition, -AT_END_S_MAX) < AT_END_S_MAX
 
     @property
@@ -202,12 +212,24 @@ class Tail:
         if isinstance(envelope, Void):
             self.voids += 1
         else:
-            decisions = decode_decisions(envelope)
+            decisions, source_offset = decode_decisions(envelope), envelope.source_offset
             self._clock.saw(envelope.appended_at_ms)
-            self._watchers.wake(
-                self._projection.fold(partition, envelope.source_offset, decisions, envelope.appended_at_ms)
-            )
+            changed = self._projection.fold(partition, source_offset, decisions, envelope.appended_at_ms)
+            self._note_lost(partition, self._projection.memory.passed(partition, source_offset))
+            self.freshness.applied(partition, source_offset)
+            self._watchers.wake(changed)
         self._note_end(partition)
+
+    def _tail_lost(self, partition: int, end: int, stood: int) -> None:
+        """`requests` ends below what was acknowledged or applied here: power loss, or a restored disk."""
+        _log.error("%s/%d ends at %d, but stood at %d: it lost its tail", REQUESTS.name, partition, end, stood)
+        self._note_lost(partition, self._projection.memory.tail_lost(partition, end, stood))
+
+    def _note_lost(self, partition: int, lost: list[PurchaseId]) -> None:
+        if lost:
+            self.lost += len(lost)
+            _log.error("%s/%d lost %d acknowledged purchases", REQUESTS.name, partition, len(lost))
+            self._watchers.wake(list(lost))
 
     def _note_end(self, partition: int) -> None:
         target = self._target.get(partition)
@@ -218,23 +240,15 @@ class Tail:
 
     async def _probe(self) -> None:
         """Ask again and again where `decisions` ends: silence alone would not tell an idle log from a lost broker."""
-        admin = admin_client(self._kafka)
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        wanted = {TopicPartition(DECISIONS.name, p): latest for p in range(DECISIONS.partitions)}
         while True:
             asked_at = time.monotonic()
-            try:
-                answers = await asyncio.to_thread(admin.list_offsets, wanted, request_timeout=PROBE_S_MAX)
-                for place, answer in answers.items():
-                    end = (await asyncio.wrap_future(answer)).offset
-                    # An end not reached yet is kept while it is young: under a steady stream the newest is never met.
-                    reached = self._target.get(place.partition, (0.0, 0))
-                    missing = self._readers[place.partition].progress.next_offset < reached[1]
-                    if not (missing and asked_at - reached[0] < AT_END_S_MAX):
-                        self._target[place.partition] = (asked_at, end)
-                        self._note_end(place.partition)
-            except KafkaException as error:
-                _log.warning("the ends of %s are not known: %s", DECISIONS.name, error.args[0].str())
+            for partition, end in (await self._ends.ends(DECISIONS.name, range(DECISIONS.partitions))).items():
+                # An end not reached yet is kept while it is young: under a steady stream the newest is never met.
+                reached = self._target.get(partition, (0.0, 0))
+                missing = self._readers[partition].progress.next_offset < reached[1]
+                if not (missing and asked_at - reached[0] < AT_END_S_MAX):
+                    self._target[partition] = (asked_at, end)
+                    self._note_end(partition)
             await asyncio.sleep(PROBE_S)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import assert_never
 
 import msgspec
 
-from gateway.projection import Product, Projection, Purchase
+from gateway.projection import Product, Projection
+from gateway.purchase_state import Accepted, Answered, Ordered, Purchase, Rejected, Reserved, buyer_of
 from stampede_schemas.identifiers import ProductId, PurchaseId
 
 PURCHASES_PATH = "/v1/purchases"
@@ -25,13 +27,26 @@ def location(purchase_id: str) -> str:
     return f"{PURCHASES_PATH}/{purchase_id}"
 
 
-def pending(purchase_id: PurchaseId) -> bytes:
-    """The body of a 202: a function of the id alone, so that a repeat is byte for byte the same."""
+def pending(purchase_id: PurchaseId, product_id: ProductId) -> bytes:
+    """The body of a 202: a function of the ids alone, so that a repeat is byte for byte the same on any gateway."""
     at = f"{PURCHASES_PATH}/{purchase_id}"
     return (
-        f'{{"purchase_id":"{purchase_id}","status":"pending",'
+        f'{{"purchase_id":"{purchase_id}","product_id":"{product_id}","status":"pending",'
         f'"links":{{"self":"{at}","events":"{at}/events","cancel":"{at}/cancel"}}}}'
     ).encode()
+
+
+def cancelling(known: Purchase) -> bytes:
+    """The body of a 202 to a cancellation."""
+    shown = known.mine if isinstance(known, Answered) else known
+    return _encode(
+        {
+            "purchase_id": known.purchase_id,
+            "product_id": shown.product_id if shown else None,
+            "status": known.status,
+            "links": links(known.purchase_id),
+        }
+    )
 
 
 def links(purchase_id: str) -> dict[str, str]:
@@ -47,28 +62,54 @@ def purchase(known: Purchase) -> bytes:
 
 def purchase_fields(known: Purchase, *, buyer: bool = False) -> dict[str, object]:
     """A purchase; with its buyer's pseudonym for operators."""
-    price = None
-    if known.unit_price_minor is not None:
-        total = known.unit_price_minor * known.quantity
-        price = {"unit_minor": known.unit_price_minor, "total_minor": total, "currency": known.currency}
+    body = known.mine if isinstance(known, Answered) else known
     at = known.position
     shown: dict[str, object] = {
         "purchase_id": known.purchase_id,
         "status": known.status,
         "version": known.version,
-        "product_id": known.product_id,
-        "quantity": known.quantity,
-        "reason": known.reason,
-        "reservation_no": known.reservation_no,
-        "price": price,
-        "hold_until": instant(known.hold_until_ms) if known.status == "reserved" else None,
-        "changed_at": instant(known.changed_at_ms),
-        "refund": known.refund,
-        "log_position": {"partition": at.partition, "offset": at.offset, "index": at.index} if at else None,
-        "trace_id": known.trace_id,
+        "product_id": body.product_id if body else None,
+        "quantity": body.quantity if body else 0,
+        **_outcome(known),
+        "log_position": {"partition": at.partition, "offset": at.offset, "index": at.index},
+        "trace_id": body.trace_id if body else None,
         "links": links(known.purchase_id),
     }
-    return shown | {"buyer_id": known.buyer_id} if buyer else shown
+    return shown | {"buyer_id": buyer_of(known)} if buyer else shown
+
+
+def _outcome(known: Purchase) -> dict[str, object]:
+    """The fields that say what became of a purchase, each null while it does not apply."""
+    reason = number = price = hold_until = changed_at = None
+    refund = "none"
+    match known:
+        case Accepted() | Answered():
+            pass
+        case Rejected():
+            reason, changed_at = known.reason, known.changed_at_ms
+        case Reserved():
+            number, price, changed_at = known.reservation_no, _price(known), known.changed_at_ms
+            hold_until = known.hold_until_ms
+        case Ordered():
+            number, price, changed_at = known.reservation_no, _price(known), known.changed_at_ms
+            reason, refund = known.reason, known.refund
+        case _:
+            assert_never(known)
+    return {
+        "reason": reason,
+        "reservation_no": number,
+        "price": price,
+        "hold_until": instant(hold_until),
+        "changed_at": instant(changed_at),
+        "refund": refund,
+    }
+
+
+def _price(known: Reserved | Ordered) -> dict[str, object] | None:
+    if known.unit_price_minor is None:
+        return None
+    total = known.unit_price_minor * known.quantity
+    return {"unit_minor": known.unit_price_minor, "total_minor": total, "currency": known.currency}
 
 
 def product(known: Product, now_ms: int, *, server_time: bool = True) -> dict[str, object]:

@@ -10,12 +10,13 @@ from pydantic.json_schema import SkipJsonSchema
 
 from gateway import admission, webhook
 from gateway.orders_sql import Status
-from gateway.projection import PurchaseStatus, SaleStatus
+from gateway.projection import SaleStatus
+from gateway.purchase_state import PurchaseStatus
 from stampede_schemas.identifiers import HOLD_MS_MAX, PRICE_MINOR_MAX, QUANTITY_MAX, STOCK_MAX
 
 HOLD_MS_DEFAULT = 120_000
 PER_BUYER_LIMIT_DEFAULT = 10
-ID = "97ee-0f343b0931126a20f133d67c2b018a3b"
+ID = "97ee-08-0f343b0931126a20f133d67c2b018a3b"
 AT = "2026-11-21T12:00:00.000Z"
 
 ProductId = Annotated[str, Field(pattern=admission.PRODUCT_ID_PATTERN, examples=["tea"])]
@@ -46,9 +47,13 @@ class Links(BaseModel):
 
 
 class PurchaseAccepted(BaseModel):
-    """Accepted: the wish is in the log, and will be acted on. `status` is what it was when this was said."""
+    """Accepted: the request is in the log, and will be acted on. `status` is what it was when this was said.
+
+    `product_id` is part of what makes a purchase: the same Idempotency-Key for another product is another purchase.
+    """
 
     purchase_id: str
+    product_id: str | None
     status: PurchaseStatus
     links: Links
 
