@@ -29,9 +29,10 @@ class TwoGateways:
     redis: RedisServer
     link: Proxy
 
-    def product(self, stock: int = 10) -> str:
-        """A product of the test's own; both gateways show it."""
-        endpoints, product_id = self.stack.endpoints, f"tea-{uuid4().hex[:8]}"
+    def product(self, stock: int = 10, beside: str = "") -> str:
+        """A product of the test's own, perhaps in the partition of another one; both gateways show it."""
+        endpoints, ids = self.stack.endpoints, iter(lambda: f"tea-{uuid4().hex[:8]}", "")
+        product_id = next(one for one in ids if not beside or partition_of(one) == partition_of(beside))
         headers = {"Authorization": f"Bearer {endpoints.admin_key}"}
         body = listing(product_id, stock)
         answer = httpx.post(f"{endpoints.admin}/admin/v1/products", json=body, headers=headers, timeout=10)

@@ -136,7 +136,8 @@ REJECTED = Kind(
     "The purchase was rejected",
     "The inventory has decided, and the decision is in the log: `reason` is `sold_out`, `not_enough_left`, "
     "`buyer_limit`, `not_open`, `closed`, `paused` or `unknown_product`. `Location` names the purchase.",
-    "This purchase is over. A new one needs a new key.",
+    "Use a new key for a new try. The rejection holds for as long as the log remembers it (at least the last 250,000 "
+    "of its partition).",
 )
 NOT_CANCELLABLE = Kind(
     "not-cancellable",
@@ -149,9 +150,10 @@ NOT_CANCELLABLE = Kind(
 IN_FLIGHT = Kind(
     "in-flight",
     409,
-    "The same request is still on its way",
-    "Another request with the same key and the same body is on its way to the log at this moment.",
-    "Repeat it after `Retry-After` seconds, with the same key; you get the first request's answer.",
+    "Another body with this key is not decided yet",
+    "A request with the same key and another body was accepted before this one, or is on its way to the log, and is not "
+    "decided yet. Nothing of this request was logged.",
+    "Repeat it after `Retry-After` seconds. If the first request is what you meant, send that one again.",
     retryable=True,
 )
 PRODUCT_CONFLICT = Kind(
@@ -203,7 +205,8 @@ KEY_REUSED = Kind(
     "idempotency-key-reused",
     422,
     "This Idempotency-Key was used for another request",
-    "The first request with this key had another body. A key stands for one purchase.",
+    "The first request with this key for this product had another body, and is decided. A key stands for one purchase "
+    "of a product.",
     "Use a new key for a new purchase.",
 )
 RATE_LIMITED = Kind(
@@ -235,7 +238,8 @@ OVERLOADED = Kind(
     "overloaded",
     503,
     "More is asked than can be answered now",
-    "More requests wait than can be answered in time. Nothing was done.",
+    "More requests wait than can be answered in time, or the gateway cannot see the end of the log just now. Nothing "
+    "was done.",
     "Wait for `Retry-After` seconds and repeat the request with the same key.",
     retryable=True,
 )
