@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 
-from confluent_kafka import Producer
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
+from eventlog.producer import RenewedProducer
 from gateway import appender as rules
 from gateway import in_flight, problems
 from gateway.appender import Appender
@@ -56,7 +56,7 @@ class Rig:
         self.memory, self.watchers, self.requests = PurchaseMemory(), Watchers(), EndOfRequests(end)
         self.rows = NoRows(self.memory, rows, away=rows_away)
         self.freshness = Freshness(self.requests.ends, lambda *_: None)
-        producer: Producer = self.log  # type: ignore[assignment]  # the methods that the appender uses
+        producer: RenewedProducer = self.log  # type: ignore[assignment]  # the methods that the appender uses
         self.appender = Appender(
             producer,
             self.limits,

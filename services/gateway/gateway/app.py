@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine
 from starlette.types import ASGIApp
 
 from eventlog.kafka import producer, topic_ids
+from eventlog.producer import RenewedProducer
 from gateway.appender import Appender
 from gateway.apps import Parts, buyers_app, operators_app
 from gateway.client_address import parse_proxies
@@ -86,14 +87,14 @@ class Gateway:
         ends = EndQueries(settings.kafka)
         self._tail = tail = Tail(settings.kafka, projection, watchers, clock, ends)
         limiter = Limiter(redis, parse_policies(settings.limits), gateways=settings.gateways, registry=registry)
-        log = producer(settings.kafka, **{"linger.ms": 1, "client.id": settings.instance})
+        log = _producer(settings, settings.instance, **{"linger.ms": 1})
         lookup = Lookup(projection, watchers, store, identity, tail.freshness)
         gate = SaleGate(projection, clock)
         self._appender = Appender(
             log, limiter, gate, lookup, projection.memory, tail.freshness, watchers, clock, metrics
         )
         _show(tail, metrics)
-        commands = Commands(producer(settings.kafka, **{"client.id": f"{settings.instance}-commands"}))
+        commands = Commands(_producer(settings, f"{settings.instance}-commands"))
         streams, sale = Streams(), SaleFeed(projection, clock)
         parts = Parts(
             projection, watchers, clock, store, lookup, identity, who, self._appender, commands, streams, sale
@@ -221,6 +222,10 @@ class Gateway:
             "log": self._appender.healthy,
             "identity": self._who.healthy,
         }
+
+
+def _producer(settings: Settings, name: str, **more: int) -> RenewedProducer:
+    return RenewedProducer(lambda: producer(settings.kafka, **{"client.id": name}, **more))
 
 
 def _show(tail: Tail, metrics: Metrics) -> None:

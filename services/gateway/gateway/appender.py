@@ -12,8 +12,9 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Protocol, assert_never
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, Message
 
+from eventlog.producer import RenewedProducer
 from gateway import problems
 from gateway.decide import Gate, Known, Limits, Step, View, decide
 from gateway.freshness import Freshness
@@ -80,7 +81,7 @@ class Appender:
 
     def __init__(
         self,
-        producer: Producer,
+        producer: RenewedProducer,
         limits: RateLimits,
         gate: SaysGate,
         rows: Rows,
@@ -347,14 +348,14 @@ class Appender:
             return
         self._records += 1
         report: Callable[[KafkaError | None, Message], None] = partial(self._delivered, self._records)
-        self._unacknowledged[self._records] = time.monotonic(), group
+        handed_over = time.monotonic()
         try:
             self._producer.produce(REQUESTS.name, value, partition=partition, on_delivery=report)
         except BufferError:
-            del self._unacknowledged[self._records]
             for send in group:
                 self._in_flight.end(send, overloaded())
             return
+        self._unacknowledged[self._records] = handed_over, group
         self._sent.set()
 
     def _delivered(self, number: int, error: KafkaError | None, message: Message) -> None:

@@ -7,8 +7,9 @@ command has an id derived from what it asks for: one that is sent twice is heard
 import asyncio
 import logging
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, Message
 
+from eventlog.producer import RenewedProducer
 from gateway import problems
 from gateway.problems import Problem
 from gateway.retry_after import overloaded
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 class Commands:
     """Appends commands one by one. `run` must be running for anything to be acknowledged."""
 
-    def __init__(self, producer: Producer) -> None:
+    def __init__(self, producer: RenewedProducer) -> None:
         self._producer = producer
         self._in_flight: set[asyncio.Future[bool]] = set()
         self._sent = asyncio.Event()

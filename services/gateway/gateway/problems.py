@@ -151,8 +151,8 @@ IN_FLIGHT = Kind(
     "in-flight",
     409,
     "Another body with this key is not decided yet",
-    "A request with the same key and another body was accepted before this one, or is on its way to the log, and is not "
-    "decided yet. Nothing of this request was logged.",
+    "A request with the same key and another body was accepted before this one, or is on its way to the log, and is "
+    "not decided yet. Nothing of this request was logged.",
     "Repeat it after `Retry-After` seconds. If the first request is what you meant, send that one again.",
     retryable=True,
 )
