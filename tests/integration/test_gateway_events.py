@@ -44,14 +44,14 @@ def listen(client: httpx.Client, path: str, last: str | None = None) -> Iterator
 def tell(sale: Sale, purchase: dict[str, Any], buyer_id: str, version: int, **changed: Any) -> None:
     """Say what an order-writer would: this purchase has become something else."""
     at = purchase["log_position"]
-    kind: Any = {2: OrderConfirmed, 3: OrderReleased, 4: OrderRefunded}[version]
+    kind: Any = {3: OrderConfirmed, 4: OrderReleased, 5: OrderRefunded}[version]
     event = kind(
         purchase_id=PurchaseId(purchase["purchase_id"]),
         version=version,
         buyer_id=BuyerId(buyer_id),
         product_id=ProductId(purchase["product_id"]),
         quantity=1,
-        status="confirmed" if version == 2 else "released",
+        status="confirmed" if version == 3 else "released",
         reservation=Position(at["partition"], at["offset"], at["index"]),
         reservation_no=1,
         unit_price_minor=500,
@@ -80,17 +80,17 @@ def test_a_purchase_tells_its_life_and_ends(sale: Sale) -> None:
         won = buy(ann, tea, wait=5).json()
         path = f"/v1/purchases/{won['purchase_id']}/events"
         events = listen(ann, path)
-        assert next(events)[:2] == ("1", "reserved")
-        tell(sale, won, buyer_of(sale, "listener"), 3, reason="payment_declined", refund="due")
+        assert next(events)[:2] == ("2", "reserved")
+        tell(sale, won, buyer_of(sale, "listener"), 4, reason="payment_declined", refund="due")
         number, name, data = next(events)
-        assert (number, name, data["reason"], data["refund"]) == ("3", "released", "payment_declined", "due")
-        assert data["changed_at"] == "2023-11-14T22:13:20.003Z"
-        tell(sale, won, buyer_of(sale, "listener"), 4, reason="payment_declined", refund="done")
+        assert (number, name, data["reason"], data["refund"]) == ("4", "released", "payment_declined", "due")
+        assert data["changed_at"] == "2023-11-14T22:13:20.004Z"
+        tell(sale, won, buyer_of(sale, "listener"), 5, reason="payment_declined", refund="done")
         assert next(events)[2]["refund"] == "done"
         assert list(events) == []
-        assert [event[0] for event in listen(ann, path, last="1")] == ["4"]
-        assert ann.get(path, headers={"Last-Event-ID": "4"}).status_code == 204
-        assert [event[0] for event in listen(ann, path, last="nonsense")] == ["4"]
+        assert [event[0] for event in listen(ann, path, last="2")] == ["5"]
+        assert ann.get(path, headers={"Last-Event-ID": "5"}).status_code == 204
+        assert [event[0] for event in listen(ann, path, last="nonsense")] == ["5"]
         assert bob.get(path).status_code == 404
         assert httpx.get(sale.gateway.url + path).status_code == 401
 
@@ -111,8 +111,8 @@ def test_a_stream_goes_on_at_another_gateway(sale: Sale, tmp_path: Path) -> None
             assert list(events) == []
             assert time.monotonic() - began < 2
             after = listen(here, path, last=number)
-            tell(sale, won, buyer_of(sale, "mover"), 2)
-            assert next(after)[:2] == ("2", "confirmed")
+            tell(sale, won, buyer_of(sale, "mover"), 3)
+            assert next(after)[:2] == ("3", "confirmed")
             assert list(after) == []
     finally:
         assert gateway.close() == 0, gateway.said()
@@ -208,7 +208,7 @@ def test_the_client_watches_on_when_its_gateway_is_killed(sale: Sale, tmp_path: 
             position = httpx.get(
                 f"{sale.gateway.url}/v1/purchases/{won.purchase_id}", headers={"X-User-Id": "client"}
             ).json()
-            tell(sale, position, buyer_of(sale, "client"), 2)
-            assert [(state.version, state.status) for state in states] == [(2, "confirmed")]
+            tell(sale, position, buyer_of(sale, "client"), 3)
+            assert [(state.version, state.status) for state in states] == [(3, "confirmed")]
     finally:
         gateway.close()

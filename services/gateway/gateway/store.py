@@ -43,7 +43,7 @@ _COLUMNS = (
 # One statement is one snapshot: a missing row is missing at exactly this progress.
 _ROWS = (
     "SELECT g.partition AS at, g.source_offset AS applied, p.* FROM progress g "
-    "LEFT JOIN purchases p ON p.purchase_id = ANY($1::text[]) AND p.partition = g.partition"
+    "FULL JOIN (SELECT * FROM purchases WHERE purchase_id = ANY($1::text[])) p ON p.partition = g.partition"
 )
 _HELD = "SELECT purchase_id FROM purchases WHERE status <> 'rejected'"
 # As many as the fold may remember of each partition, the oldest first.
@@ -105,7 +105,9 @@ class Store:
         """
         found = await self._fetch(_ROWS, purchase_ids)
         rows = [_purchase(row) for row in found if row["purchase_id"] is not None]
-        return {row.purchase_id: row for row in rows}, {row["at"]: row["applied"] for row in found}
+        return {row.purchase_id: row for row in rows}, {
+            row["at"]: row["applied"] for row in found if row["at"] is not None
+        }
 
     async def page(self, query: Query) -> list[tuple[Purchase, After]]:
         """Rows of a list in its order, each with where a page behind it begins. Raises Away."""
