@@ -1,7 +1,6 @@
 """The Lua script gives the answers of the pure model, on a real server, over random histories."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import pytest
@@ -10,12 +9,10 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from ratelimit.bucket import Buckets, Cell, Outcome
-from ratelimit.claim import DEADLINE_S, KEPT_S, Claim, Known, Settled
-from ratelimit.limiter import CLAIM_PREFIX, POLICIES, SCRIPT, SENTINEL
-from ratelimit.policy import Algorithm, Policy
+from ratelimit.limiter import BATCH_MAX, SCRIPT
+from ratelimit.policy import POLICIES_MAX, SLIDING_QUOTA_MAX, Algorithm, Policy
 from tests.support.redis_server import redis_server
 
-FIRST = 3  # the place of the first key that is a caller's
 HOUR_US = 3_600_000_000  # so long that no key can expire by the server's clock within one history
 
 
@@ -26,31 +23,22 @@ def redis() -> Iterator["Redis"]:
         yield client
 
 
-def run(redis: Redis, payload: tuple[Any, ...], keys: list[str]) -> tuple[int, str, str, str, list[int]]:
-    """Run the script as the limiter does."""
-    told = redis.eval(SCRIPT, len(keys) + 2, SENTINEL, POLICIES, *keys, msgspec.msgpack.encode(payload))
-    assert isinstance(told, bytes)
-    return msgspec.msgpack.decode(told, type=tuple[int, str, str, str, list[int]])
-
-
 def ask(redis: Redis, policies: list[Policy], requests: list[list[Cell]], now_us: int) -> tuple[int, list[Outcome]]:
-    """Limits alone, at a given instant (0: the server's own clock)."""
+    """Run the script as the limiter does, at a given instant (0: the server's own clock)."""
     keys = {cell.key: cell.policy for request in requests for cell in request}
     names = list(keys)
-    payload: tuple[Any, ...] = (
+    payload = (
         now_us,
         [(int(p.algorithm), p.quota, p.window_us, p.burst) for p in policies],
         [policies.index(policy) + 1 for policy in keys.values()],
-        [[names.index(cell.key) + FIRST for cell in request] for request in requests],
-        [],
-        [],
-        "owner",
-        0,
+        [[names.index(cell.key) + 1 for cell in request] for request in requests],
     )
-    now, _, _, _, fields = run(redis, payload, names)
+    answer = redis.eval(SCRIPT, len(names), *names, msgspec.msgpack.encode(payload))
+    assert isinstance(answer, bytes)
+    now, fields = msgspec.msgpack.decode(answer, type=tuple[int, list[int]])
     outcomes = [
-        Outcome(allowed == 1, keys[names[told - FIRST]] if told else None, remaining, retry)
-        for allowed, told, remaining, retry, _ in zip(*[iter(fields)] * 5, strict=True)
+        Outcome(allowed == 1, keys[names[told - 1]] if told else None, remaining, retry)
+        for allowed, told, remaining, retry in zip(*[iter(fields)] * 4, strict=True)
     ]
     return now, outcomes
 
@@ -112,119 +100,43 @@ def test_keys_expire_by_themselves(redis: Redis) -> None:
     assert 59_000 < redis.pttl("{rl}:window") <= 60_001
 
 
-class Book:
-    """The rule of claims in plain words: id -> (state, until when in ms, owner, fingerprint, buyer)."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, tuple[str, int, str, str, str]] = {}
-
-    def settle(self, each: Settled, owner: str, now_ms: int) -> None:
-        """Accepted is accepted, whoever says so; the rest is for a claim's owner while it is in flight."""
-        state, _, whose, _, _ = self.kept.get(each.id, ("", 0, "", "", ""))
-        if each.how == "a":
-            if state != "a":
-                self.kept[each.id] = ("a", now_ms, owner, each.fingerprint, each.buyer)
-        elif (state, whose) == ("i", owner):
-            if each.how == "d":
-                del self.kept[each.id]
-            else:
-                self.kept[each.id] = ("i", 0, owner, each.fingerprint, each.buyer)
-
-    def known(self, claim: Claim, now_ms: int) -> Known:
-        """What a request is told of the claim that is there."""
-        state, until_ms, _, fingerprint, _ = self.kept.get(claim.id, ("", 0, "", "", ""))
-        if not state:
-            return Known.NEW
-        if state == "i" and until_ms < now_ms:
-            return Known.AGAIN
-        if fingerprint != claim.fingerprint:
-            return Known.OTHER
-        return Known.ACCEPTED if state == "a" else Known.IN_FLIGHT
-
-    def take(self, claim: Claim, owner: str, now_ms: int) -> None:
-        """In flight for as long as a claim may be."""
-        until_ms = now_ms + int(DEADLINE_S * 1000)
-        self.kept[claim.id] = ("i", until_ms, owner, claim.fingerprint, claim.buyer)
-
-
-names, bodies = st.sampled_from("abc"), st.sampled_from(["f1", "f2"])
-claims = st.builds(Claim, names, bodies, st.just("ann"), st.booleans())
-settled = st.builds(Settled, names, bodies, st.just("ann"), st.sampled_from(["a", "o", "d"]))
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([0, 1_000, 9_999_000, 10_000_000, 10_001_000]),
-            st.sampled_from(["one", "two"]),
-            st.lists(claims, max_size=5),
-            st.lists(settled, max_size=3),
-        ),
-        max_size=10,
-    ),
-    st.integers(1, 4),
-)
-def test_claims_equal_their_model(
-    redis: Redis, ticks: list[tuple[int, str, list[Claim], list[Settled]]], burst: int
-) -> None:
-    """What is known, what it spends, what is kept: two gateways, repeats in one tick, deadlines met to the ms."""
+def test_the_largest_batch_is_judged(redis: Redis) -> None:
+    """As many requests as a batch may hold, each under as many policies as there may be, on keys of its own."""
     redis.flushall()
-    policy = Policy("bucket", "user", Algorithm.TOKEN_BUCKET, 1, HOUR_US, burst)
-    model, book, now = Buckets(10), Book(), 1_800_000_000_000_000
-    for step, owner, batch, ended in ticks:
-        now += step
-        ids = [claim.id for claim in batch] + [each.id for each in ended]
-        keys = ["{rl}:ann", *[CLAIM_PREFIX + each for each in ids]]
-        places = range(FIRST + 1, FIRST + len(keys))
-        payload = (
-            now,
-            [(int(policy.algorithm), policy.quota, policy.window_us, policy.burst)],
-            [1],
-            [[FIRST]] * len(batch),
-            [(n, c.fingerprint, c.buyer, int(c.wanted)) for n, c in zip(places, batch, strict=False)],
-            [(n, s.fingerprint, s.buyer, s.how) for n, s in zip(places[len(batch) :], ended, strict=True)],
-            owner,
-            0,
-        )
-        fields = run(redis, payload, keys)[4]
-        for each in ended:
-            book.settle(each, owner, now // 1000)
-        for number, claim in enumerate(batch):
-            known = book.known(claim, now // 1000)
-            allowed = known is not Known.NEW or model.check([[Cell("ann", policy)]], now)[0].allowed
-            assert (fields[number * 5], fields[number * 5 + 4]) == (allowed, known)
-            if known is Known.AGAIN or (known is Known.NEW and claim.wanted and allowed):
-                book.take(claim, owner, now // 1000)
-        kept = {name: redis.get(CLAIM_PREFIX + name) for name in "abc"}
-        told = {name: " ".join(map(str, parts)).encode() for name, parts in book.kept.items()}
-        assert {name: value for name, value in kept.items() if value} == told
-        for name in told:
-            assert KEPT_S - 60 < redis.ttl(CLAIM_PREFIX + name) <= KEPT_S
+    policies = [Policy(f"p{n}", "user", Algorithm.TOKEN_BUCKET, 1, HOUR_US, n + 1) for n in range(POLICIES_MAX)]
+    requests = [[Cell(f"{{rl}}:{n}:{policy.name}", policy) for policy in policies] for n in range(BATCH_MAX)]
+    model, now = Buckets(BATCH_MAX * POLICIES_MAX), 1_800_000_000_000_000
+    for _ in range(2):
+        assert ask(redis, policies, requests, now)[1] == model.check(requests, now)
+    assert redis.dbsize() == BATCH_MAX * POLICIES_MAX
 
 
-def test_the_stamp_changes_with_a_flush_and_not_otherwise(redis: Redis) -> None:
-    """The sentinel is gone with the claims; the run is that of the server's process."""
+def test_a_full_window_is_kept_whole(redis: Redis) -> None:
+    """A thousand instants, the most that a window holds, filled, refused and emptied one by one."""
     redis.flushall()
-    empty: tuple[Any, ...] = (0, [], [], [], [], [], "one", 0)
-    redis.set(SENTINEL, "s")
-    first, again = run(redis, empty, [])[1], run(redis, empty, [])[1]
-    assert first == again == f"s {redis.info('server')['run_id']} {redis.info('stats')['evicted_keys']}"
-    redis.flushall()
-    assert run(redis, empty, [])[1] != first
+    policy = Policy("window", "user", Algorithm.SLIDING_WINDOW, SLIDING_QUOTA_MAX, HOUR_US, SLIDING_QUOTA_MAX)
+    cell, model, now = Cell("{rl}:window", policy), Buckets(1), 1_800_000_000_000_000
+    for size in (1, 400, 7, 500, 300, 1):
+        now += 1_000
+        assert ask(redis, [policy], [[cell]] * size, now)[1] == model.check([[cell]] * size, now)
+    for at in (HOUR_US - 5_000, 1, 399, 600, 1_000, HOUR_US):
+        now += at
+        assert ask(redis, [policy], [[cell]] * 3, now)[1] == model.check([[cell]] * 3, now)
 
 
-def test_the_stamp_changes_when_keys_are_evicted(redis: Redis) -> None:
-    """A server that drops keys for want of memory may have dropped claims."""
+def test_a_refusal_is_not_written_down(redis: Redis) -> None:
+    """What had left a window when a request was refused is in it again once the clock was set back."""
     redis.flushall()
-    empty: tuple[Any, ...] = (0, [], [], [], [], [], "one", 0)
-    before = run(redis, empty, [])[1]
-    redis.config_set("maxmemory-policy", "allkeys-lru")
-    redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 200_000)
-    try:
-        for n in range(1_000):
-            redis.set(f"filler-{n}", "x" * 1_000)
-        assert run(redis, empty, [])[1] != before
-    finally:
-        redis.config_set("maxmemory", 0)
-        redis.config_set("maxmemory-policy", "noeviction")
+    window = Policy("window", "user", Algorithm.SLIDING_WINDOW, 2, HOUR_US, 2)
+    empty = Policy("empty", "user", Algorithm.TOKEN_BUCKET, 1, 24 * HOUR_US, 1)
+    policies, used, spent = [window, empty], Cell("{rl}:window", window), Cell("{rl}:empty", empty)
+    model, start = Buckets(10), 1_800_000_000_000_000
+    for now, request, remaining in (
+        (start, [used, spent], 0),
+        (start + HOUR_US, [used, spent], 0),
+        (start + 1, [used], 0),
+        (start + HOUR_US, [used], 0),
+    ):
+        outcomes = ask(redis, policies, [request], now)[1]
+        assert outcomes == model.check([request], now)
+        assert outcomes[0].remaining == remaining

@@ -1,4 +1,4 @@
-"""The limiter's rules on plain numbers: what `lua/check.lua` does in Redis, word for word, for one process.
+"""The limiter's rules on plain numbers: what `lua/limits.lua` does in Redis, word for word, for one process.
 
 Pure: time is an argument, in integer microseconds. It is the model the script is tested against, and what a
 gateway limits with while Redis is away.
@@ -63,29 +63,35 @@ class _TokenBucket:
 class _SlidingWindow:
     """The instants of the requests let through in the last window: exact, and never more than `quota` of them."""
 
-    __slots__ = ("now_us", "policy", "times_us")
+    __slots__ = ("now_us", "past", "policy", "times_us")
 
     def __init__(self, policy: Policy) -> None:
         self.policy, self.now_us = policy, 0
         self.times_us: deque[int] = deque()
+        self.past = 0  # so many of them are no longer in the window; dropped with the next spending
 
     def advance(self, now_us: int) -> None:
-        self.now_us = now_us
-        window_us, times_us = self.policy.window_us, self.times_us
+        self.now_us, self.past = now_us, 0
+        window_us = self.policy.window_us
         # More than a window ahead: the clock was set back; such a caller must not wait for it to return.
-        while times_us and not (now_us - window_us < times_us[0] <= now_us + window_us):
-            times_us.popleft()
+        for at_us in self.times_us:
+            if now_us - window_us < at_us <= now_us + window_us:
+                break
+            self.past += 1
 
     def wait_us(self) -> int:
-        if len(self.times_us) < self.policy.quota:
+        if self.remaining() > 0:
             return 0
-        return self.times_us[0] + self.policy.window_us - self.now_us
+        return self.times_us[self.past] + self.policy.window_us - self.now_us
 
     def spend(self) -> None:
+        for _ in range(self.past):
+            self.times_us.popleft()
+        self.past = 0
         self.times_us.append(self.now_us)
 
     def remaining(self) -> int:
-        return self.policy.quota - len(self.times_us)
+        return self.policy.quota - len(self.times_us) + self.past
 
 
 class Buckets:

@@ -22,10 +22,10 @@ _FORM = re.compile(r"(?P<quota>\d{1,9})/(?P<count>\d{0,6})(?P<unit>s|min|h|d)(?:
 
 
 class Algorithm(IntEnum):
-    """How use is counted; the numbers are what the Lua script is told."""
+    """How use is counted. The number is part of a key in Redis: 1 and 2 were kept there in another form."""
 
-    TOKEN_BUCKET = 1
-    SLIDING_WINDOW = 2
+    TOKEN_BUCKET = 3
+    SLIDING_WINDOW = 4
 
 
 @dataclass(frozen=True)
