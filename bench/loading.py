@@ -24,7 +24,7 @@ from eventlog.__main__ import provision
 from eventlog.kafka import consumer, producer, read_range, topic_ids, watermarks
 from inventory.answering import LogReader
 from inventory.loading import Loaded, load
-from inventory.table import encode_slice, slices
+from inventory.table import SLICE_FORM, encode_slice, slices
 from stampede_schemas.codec import decode_envelope, encode
 from stampede_schemas.identifiers import BuyerId, PurchaseId
 from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
@@ -117,7 +117,9 @@ class Bench:
             client.produce(STOCK_SNAPSHOTS.name, part, partition=PARTITION, on_delivery=landed)
             client.flush()
         client.flush()
-        commit = SnapshotCommitted(name, at.source_offset, at.next_offset, at.load, at.anchor, offsets, self.ids)
+        commit = SnapshotCommitted(
+            name, at.source_offset, at.next_offset, at.load, at.anchor, offsets, self.ids, SLICE_FORM
+        )
         client.produce(STOCK_SNAPSHOTS.name, encode(commit), partition=PARTITION)
         client.flush()
 

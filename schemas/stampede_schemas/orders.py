@@ -115,10 +115,11 @@ class SnapshotPart(Struct, frozen=True, tag_field="type", tag=True):
     content: Raw
 
 
-class SnapshotCommitted(Struct, frozen=True, tag_field="type", tag=True):
+class SnapshotCommitted(Struct, frozen=True, tag_field="type", tag=True, omit_defaults=True):
     """Parts `parts` (their offsets) are the whole table after `source_offset`, read up to `next_offset` of decisions.
 
-    `load` and `anchor` are those of the last *counting* record, never the writer's own.
+    `load` and `anchor` are those of the last *counting* record, never the writer's own. `form` is that of the content
+    of the parts.
     """
 
     id: str
@@ -128,6 +129,7 @@ class SnapshotCommitted(Struct, frozen=True, tag_field="type", tag=True):
     anchor: int
     parts: list[int]
     topic_ids: dict[str, str]
+    form: int = 1
 
 
 AnySnapshotRecord = SnapshotPart | SnapshotCommitted

@@ -11,7 +11,7 @@ from tests.chaos.money import wrong_money
 def row(status: str, purchase_id: str = "p") -> Row:
     """One unit at 1,990."""
     price = None if status == "rejected" else 1_990
-    return Row(purchase_id, "b", "tea", 1, status, None, 1, price, "EUR", "ok", "f", (0, 0, 0), None, False, 1, 0)
+    return Row(purchase_id, "b", "tea", 1, status, None, 1, price, "EUR", "ok", "f", (0, 0, 0), None, False, 1, 0, 0)
 
 
 def fact(event: str, amount_minor: int = 1_990) -> dict[str, Any]:

@@ -91,7 +91,7 @@ ANSWERS: dict[str, set[str]] = {
     "list": {"ProductListed", "Ignored"},
     "change": {"ProductChanged", "Ignored"},
     "retire": {"ProductRetired", "Ignored"},
-    "restock": {"RestockRejected"},
+    "restock": {"RestockRejected", "Ignored"},
     "purchase": {"Reserved", "Rejected", "Ignored"},
     "release": {"Released", "Ignored"},
 }
@@ -173,8 +173,8 @@ def listed(request: ProductListRequested, status: ProductStatus) -> Product:
 
 @cache
 def tables(case: Case) -> list[StockTable]:
-    """States that draw different answers: nothing known; open products; paused; purchases held; purchases rejected."""
-    products: dict[ProductStatus, dict[ProductId, Product]] = {"open": {}, "paused": {}}
+    """States that draw different answers: nothing known; products open, paused, retired; purchases held; rejected."""
+    products: dict[ProductStatus, dict[ProductId, Product]] = {"open": {}, "paused": {}, "retired": {}}
     held: dict[PurchaseId, Reservation] = {}
     for number in range(REQUESTS_PER_RECORD_MAX):
         listing, bought = request("list", case, number), request("purchase", case, number)
@@ -196,8 +196,9 @@ def tables(case: Case) -> list[StockTable]:
         StockTable(PARTITION),
         StockTable(PARTITION, products["open"]),
         StockTable(PARTITION, products["paused"]),
+        StockTable(PARTITION, products["retired"]),
         StockTable(PARTITION, products["open"], held),
-        StockTable(PARTITION, products["open"], rejected=dict.fromkeys(held, (OFFSET, 499))),
+        StockTable(PARTITION, products["open"], rejected=dict.fromkeys(held, (OFFSET, 499, "another body"))),
     ]
 
 

@@ -24,7 +24,9 @@ products = st.sampled_from([LAMP, LAMP, LAMP, MUG, ELSEWHERE])
 names = st.sampled_from([f"b{n}" for n in range(4)])
 ids = st.sampled_from([f"r{n}" for n in range(6)])
 instants = st.integers(0, 40)
-purchases = st.builds(purchase, names, st.sampled_from(["ann", "bob", "cid"]), st.integers(1, 2), products)
+bodies = st.sampled_from(["f", "f", "g", "0123456789abcdef0", "0123456789abcdef1"])
+purchases = st.builds(purchase, names, st.sampled_from(["ann", "bob", "cid"]), st.integers(1, 2), products, bodies)
+generations = st.sampled_from([1, 2, 250_000])
 releases = st.builds(release, st.tuples(st.integers(0, 40), st.just(0)), names, products)
 operator = st.one_of(
     st.builds(restock, st.integers(-4, 6), ids, products),
@@ -103,10 +105,10 @@ def test_deciding_changes_nothing_and_says_the_same_again(
     assert table.digest() == before
 
 
-@given(histories, rule_sets)
-def test_a_table_is_the_fold_of_its_decisions(asked: Asked, rules: Rules) -> None:
+@given(histories, rule_sets, generations)
+def test_a_table_is_the_fold_of_its_decisions(asked: Asked, rules: Rules, generation: int) -> None:
     """Decisions of any rules, read back from their bytes, fold without refusal into the same table."""
-    table, folded = StockTable(0), StockTable(0)
+    table, folded = StockTable(0, generation=generation), StockTable(0, generation=generation)
     said = sell(asked, rules, table)
     envelope = Envelope(0, 0, Load(""), 0, Millis(0), Raw(msgspec.json.encode(said)))
     for offset, decision in enumerate(decode_decisions(envelope)):
@@ -114,13 +116,13 @@ def test_a_table_is_the_fold_of_its_decisions(asked: Asked, rules: Rules) -> Non
     assert folded.digest() == table.digest()
 
 
-@given(histories, histories, rule_sets)
+@given(histories, histories, rule_sets, generations)
 @settings(max_examples=60)
-def test_a_table_cut_and_joined_goes_on_as_before(asked: Asked, later: Asked, rules: Rules) -> None:
+def test_a_table_cut_and_joined_goes_on_as_before(asked: Asked, later: Asked, rules: Rules, generation: int) -> None:
     """Snapshot, load, go on: the same answers as without the break."""
-    table = StockTable(0)
+    table = StockTable(0, generation=generation)
     sell(asked, rules, table)
-    joined = join(0, iter([decode_slice(encode_slice(piece)) for piece in slices(table)]))
+    joined = join(0, iter([decode_slice(encode_slice(piece)) for piece in slices(table)]), generation)
     assert joined.digest() == table.digest()
     assert sell(later, rules, joined, len(asked)) == sell(later, rules, table, len(asked))
     assert joined.digest() == table.digest()

@@ -16,6 +16,44 @@ def forgets_purchases(table: StockTable, request: AnyRequest, at: Millis) -> Any
     return decide(table, request, at)
 
 
+def forgets_half_of_the_rejected(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """A rejection is decided anew as soon as a generation is full."""
+    return decide(replace(table, rejected_before={}), request, at)
+
+
+def forgets_rejected_bodies(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """Of a rejection the place is remembered, and not for what it was asked."""
+    bare = {key: (offset, index, "") for key, (offset, index, _) in table.rejected.items()}
+    return decide(replace(table, rejected=bare), request, at)
+
+
+def finds_no_body_different(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """Every repeat is called the same."""
+    said = decide(table, request, at)
+    return replace(said, mismatch=False) if isinstance(said, Ignored) else said
+
+
+def repeats_the_last_answer(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """A purchase of the older generation is looked for in the newer one."""
+    said = decide(table, request, at)
+    if not (isinstance(said, Ignored) and said.of and table.rejected and said.purchase_id in table.rejected_before):
+        return said
+    offset, index, _ = list(table.rejected.values())[-1]
+    return replace(said, of=replace(said.of, offset=offset, index=index))
+
+
+def rejects_what_is_retired(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
+    """A purchase of a retired product is rejected, be it the repeat of one that was reserved or not."""
+    said = decide(table, request, at)
+    if not (isinstance(said, Ignored) and isinstance(request, PurchaseRequested) and said.reason == "retired"):
+        return said
+    return Rejected(
+        purchase_id=request.purchase_id, buyer_id=request.buyer_id, product_id=request.product_id,
+        quantity=request.quantity, payment_method=request.payment_method, fingerprint=request.fingerprint,
+        available_after=table.products[request.product_id].available, reason="closed",
+    )  # fmt: skip
+
+
 def keeps_the_last_unit(table: StockTable, request: AnyRequest, at: Millis) -> AnyDecision:
     """Off by one at the last unit."""
     said = decide(table, request, at)

@@ -17,7 +17,7 @@ from inventory.domain import decide
 from inventory.effects import Acknowledge, Effect, Flight, LoadTable, Produce, ReadRequests, Stop
 from inventory.loading import Loaded, Record
 from inventory.protocol import Partition
-from inventory.table import StockTable
+from inventory.table import REJECTED_GENERATION, StockTable
 from stampede_schemas.codec import encode_requests
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.requests import AnyRequest
@@ -201,7 +201,7 @@ class Walk:
         """Every counting decision was made on exactly the counting ones before it."""
         if decisions in self._facts:
             return
-        reference = Reference(self.requests, {}, self.different, self.variant.rule)
+        reference = Reference(self.requests, {}, self.different, self.variant.rule, REJECTED_GENERATION)
         for offset, value in enumerate(decisions):
             reference.landed(offset, value)
         self._facts[decisions] = reference.answered
@@ -242,7 +242,8 @@ def _copied(table: StockTable) -> StockTable:
         for name, product in table.products.items()
     }
     purchases = {name: replace(held) for name, held in table.purchases.items()}
-    return StockTable(table.partition, products, purchases, dict(table.rejected), dict(table.rejected_before))
+    rejected, rejected_before = dict(table.rejected), dict(table.rejected_before)
+    return StockTable(table.partition, products, purchases, rejected, rejected_before, table.generation)
 
 
 def main() -> int:

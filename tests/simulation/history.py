@@ -189,7 +189,12 @@ def _check_readers(world: World) -> None:
 
 
 def _check_tables(world: World) -> None:
-    whole = run_load(_without_snapshots(world.log), 0, reader_from=world.variant.reader).table
+    generation = world.plan.rejected_generation + world.variant.remembers
+
+    def folded(log: MemoryLog) -> StockTable:
+        return run_load(log, 0, reader_from=world.variant.reader, generation=generation).table
+
+    whole = folded(_without_snapshots(world.log))
     for name, product in world.reference.products.items():
         known = whole.products[ProductId(name)]
         if (known.available, known.stock) != (product["available"], product["stock"]):
@@ -204,7 +209,7 @@ def _check_tables(world: World) -> None:
         if record.value is not None and b"SnapshotCommitted" in record.value[:40]:
             log.snapshots.extend(snapshots[len(log.snapshots) : end])
             try:
-                table = run_load(log, 0, reader_from=world.variant.reader).table
+                table = folded(log)
             except (FoldBroken, LookupError) as broken:
                 raise Violation("S12", f"the snapshot at {end - 1} and its tail do not fold: {broken}") from broken
             _equal(table, whole, f"the snapshot at {end - 1} with its tail")

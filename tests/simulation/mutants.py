@@ -12,11 +12,16 @@ from inventory.protocol import Partition
 from stampede_schemas.decisions import Envelope
 from stampede_schemas.identifiers import Load
 from tests.simulation.broken_rules import (
+    finds_no_body_different,
+    forgets_half_of_the_rejected,
     forgets_purchases,
+    forgets_rejected_bodies,
     keeps_the_last_unit,
     oversells_by_one,
+    rejects_what_is_retired,
     releases_twice,
     releases_wrong_positions,
+    repeats_the_last_answer,
 )
 from tests.simulation.broken_sagas import (
     believes_the_row,
@@ -25,6 +30,15 @@ from tests.simulation.broken_sagas import (
     gives_nothing_back,
     never_refunds,
     revives,
+)
+from tests.simulation.broken_snapshots import (
+    DecidesWhilePacking,
+    SnapshotForgetsBodies,
+    SnapshotLosesAPart,
+    SnapshotMixesGenerations,
+    SnapshotNamesItsWriter,
+    SnapshotNamesTheUnconfirmed,
+    SnapshotsTheUnconfirmed,
 )
 from tests.simulation.reference import Json, Reference
 from tests.simulation.world import Variant
@@ -131,56 +145,6 @@ class AcknowledgesRedelivered(Partition):
         if self.phase == "deciding" and record.offset < self._next_source:
             return [Acknowledge(record.offset)]
         return super().delivered(record)
-
-
-class SnapshotsTheUnconfirmed(Partition):
-    """Packs the table while decisions are in flight."""
-
-    def _advance(self) -> list[Effect]:
-        early: list[Effect] = []
-        if self.phase == "deciding" and self._flights and self._snapshot_due():
-            early.append(self._begin_snapshot())
-        return early + super()._advance()
-
-
-class SnapshotNamesTheUnconfirmed(SnapshotsTheUnconfirmed):
-    """The same, and it names the last decision rather than the last confirmed one."""
-
-    def _begin_snapshot(self) -> WriteParts:
-        confirmed = self.confirmed
-        self.confirmed = Progress(self._next_landing, self._next_source - 1, self._load, self._next_landing - 1)
-        parts = super()._begin_snapshot()
-        self.confirmed = confirmed
-        return parts
-
-
-class DecidesWhilePacking(Partition):
-    """Goes on deciding before the table was packed."""
-
-    def _advance(self) -> list[Effect]:
-        effects = super()._advance()
-        if self._packing:
-            self._packing = False
-            effects = super()._advance() + effects
-        return effects
-
-
-class SnapshotNamesItsWriter(Partition):
-    """A snapshot carries its writer's load instead of the last counting record's."""
-
-    def _begin_snapshot(self) -> WriteParts:
-        parts = super()._begin_snapshot()
-        assert self._snapshot is not None
-        self._snapshot = replace(self._snapshot, load=self._load)
-        return parts
-
-
-class SnapshotLosesAPart(Partition):
-    """The commit record does not name the last part."""
-
-    def parts_written(self, name: str, offsets: list[int] | None) -> list[Effect]:
-        """See Partition."""
-        return super().parts_written(name, offsets and offsets[:-1])
 
 
 class OneLoadForAll(Partition):
@@ -347,6 +311,8 @@ MUTANTS: dict[str, Variant] = {
         Variant("a snapshot names unconfirmed decisions", partition=SnapshotNamesTheUnconfirmed),
         Variant("a snapshot names its writer's load", partition=SnapshotNamesItsWriter),
         Variant("a snapshot loses a part", partition=SnapshotLosesAPart),
+        Variant("a snapshot forgets rejected bodies", partition=SnapshotForgetsBodies),
+        Variant("a snapshot mixes generations", partition=SnapshotMixesGenerations),
         Variant("one load id for all writers", partition=OneLoadForAll),
         Variant("decisions before their dead letters", partition=LettersAfterDecisions),
         Variant("other bytes in the dead letter", partition=BuriesOtherBytes),
@@ -365,6 +331,12 @@ MUTANTS: dict[str, Variant] = {
         Variant("released twice", rules=releases_twice),
         Variant("released by the wrong position", rules=releases_wrong_positions),
         Variant("oversold by one", rules=oversells_by_one),
+        Variant("no body is found different", rules=finds_no_body_different),
+        Variant("rejected bodies are forgotten", rules=forgets_rejected_bodies),
+        Variant("a rejection is forgotten too early", rules=forgets_half_of_the_rejected),
+        Variant("a rejection is forgotten too late", remembers=1),
+        Variant("a repeat names the last answer", rules=repeats_the_last_answer),
+        Variant("a retired product rejects", rules=rejects_what_is_retired),
         Variant("a release forgets the money", react=forgets_the_void),
         Variant("a cancelled purchase gives nothing back", react=gives_nothing_back),
         Variant("the row beats the log", react=believes_the_row),

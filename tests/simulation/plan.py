@@ -3,9 +3,10 @@
 from random import Random
 from typing import NamedTuple
 
+from inventory.table import REJECTED_GENERATION
 from stampede_schemas.codec import encode, encode_requests
 from stampede_schemas.requests import AnyRequest
-from tests.support.requests import ELSEWHERE, LAMP, MUG, listing, purchase, release, restock
+from tests.support.requests import ELSEWHERE, LAMP, MUG, listing, purchase, release, restock, retire
 
 REQUESTS_MAX = 12
 STEPS_MAX = 60
@@ -14,12 +15,15 @@ ORDERS_EVERY = 8  # in every eighth history the decisions are also paid for, can
 Step = tuple[str, int, int]  # verb, slot of a worker, and how much of it
 
 _BUYERS = ("ann", "bob", "cid")
+_NEW, _STUBBORN_NEW = 0.5, 0.27  # below this a purchase is a new one, else it is repeated
+_REPEAT, _RELEASE, _RESTOCK, _LIST = 0.62, 0.83, 0.95, 0.98
 
 
 class Plan(NamedTuple):
     """`values` are the request records; `thrifty` tells which workers decide by the other rules.
 
-    `orders`: order-writers take part; `free`: they take no payment.
+    `orders`: order-writers take part; `free`: they take no payment. In those histories nothing is forgotten, neither
+    rejections nor the reservations of a retired product.
     """
 
     seed: int
@@ -32,6 +36,7 @@ class Plan(NamedTuple):
     steps: int
     orders: bool
     free: bool
+    rejected_generation: int
 
 
 def draw(seed: int) -> tuple[Plan, Random]:
@@ -39,25 +44,29 @@ def draw(seed: int) -> tuple[Plan, Random]:
     dice = Random(seed)
     roll = dice.random
     pair = roll() < 0.5
+    orders = seed % ORDERS_EVERY == 0
     plan = Plan(
         seed,
-        _values(dice),
+        _values(dice, retires=not orders),
         tuple(pair and roll() < 0.5 for _ in range(SLOTS)),
         1 + int(roll() * 6),
         0.02 if roll() < 0.7 else 3.0,
         roll() < 0.1,
         roll() < 0.5,
         12 + int(roll() * (STEPS_MAX - 12)),
-        orders=seed % ORDERS_EVERY == 0,
+        orders=orders,
         free=seed % (4 * ORDERS_EVERY) == 0,
+        rejected_generation=REJECTED_GENERATION if orders else 1 + int(3 * roll() ** 2),
     )
     return plan, dice
 
 
-def _values(dice: Random) -> list[bytes | None]:
+def _values(dice: Random, *, retires: bool) -> list[bytes | None]:
     roll = dice.random
-    total = 3 + int(roll() * (REQUESTS_MAX - 2))
-    stock = 1 + int(roll() * 3)
+    stubborn = roll() < 0.2  # little to sell at first, and buyers who come back for it again and again
+    total = REQUESTS_MAX if stubborn else 3 + int(roll() * (REQUESTS_MAX - 2))
+    stock = int(roll() * 2) if stubborn else 1 + int(roll() * 3)
+    new = _STUBBORN_NEW if stubborn else _NEW
     bought: list[tuple[str, int, int]] = []
     values: list[bytes | None] = []
     left = total
@@ -72,7 +81,8 @@ def _values(dice: Random) -> list[bytes | None]:
         pieces: list[bytes] = []
         requests: list[AnyRequest] = []
         for index in range(batch):
-            request = listing(LAMP, stock) if not values and not index else _request(dice, bought, offset, index)
+            first = not values and not index
+            request = listing(LAMP, stock) if first else _request(dice, bought, (offset, index), new, retires)
             requests.append(request)
             pieces.append(encode(request))
         if values and roll() < 0.05:
@@ -83,17 +93,22 @@ def _values(dice: Random) -> list[bytes | None]:
     return values
 
 
-def _request(dice: Random, bought: list[tuple[str, int, int]], offset: int, index: int) -> AnyRequest:
+def _request(
+    dice: Random, bought: list[tuple[str, int, int]], at: tuple[int, int], new: float, retires: bool
+) -> AnyRequest:
     roll = dice.random
     kind = roll()
-    if kind < 0.62 or not bought:
-        name = f"b{len(bought)}" if kind < 0.5 or not bought else bought[int(roll() * len(bought))][0]
-        bought.append((name, offset, index))
+    if kind < _REPEAT or not bought:
+        name = f"b{len(bought)}" if kind < new or not bought else bought[int(roll() * len(bought))][0]
+        bought.append((name, *at))
         product = LAMP if roll() < 0.9 else MUG if roll() < 0.8 else ELSEWHERE
-        return purchase(name, _BUYERS[int(roll() * 3)], 1 + int(roll() * 1.4), product)
-    if kind < 0.85:
-        name, *at = bought[int(roll() * len(bought))]
-        return release((at[0], at[1]), name, LAMP if roll() < 0.95 else MUG)
-    if kind < 0.95:
-        return restock(int(roll() * 4) - 2 or 1, f"r{int(roll() * 3)}", LAMP if roll() < 0.9 else MUG)
-    return listing(MUG if roll() < 0.7 else LAMP, 1 + int(roll() * 3), request=f"l{offset}.{index}")
+        body = "f" if roll() < 0.8 else "g"
+        return purchase(name, _BUYERS[int(roll() * 3)], 1 + int(roll() * 1.4), product, body)
+    if kind < _RELEASE:
+        name, *held = bought[int(roll() * len(bought))]
+        return release((held[0], held[1]), name, LAMP if roll() < 0.95 else MUG)
+    if kind < _RESTOCK:
+        return restock(int(roll() * 5) - 2 or 1, f"r{int(roll() * 3)}", LAMP if roll() < 0.9 else MUG)
+    if kind > _LIST and retires:
+        return retire(f"r{int(roll() * 3)}", LAMP if roll() < 0.9 else MUG)
+    return listing(MUG if roll() < 0.7 else LAMP, 1 + int(roll() * 3), request=f"l{at[0]}.{at[1]}")

@@ -13,7 +13,9 @@ from tests.support.requests import ELSEWHERE
 
 Json = dict[str, Any]
 _json = msgspec.json.Decoder().decode
-KNOWN = {"ProductListRequested", "RestockRequested", "ReleaseRequested", "PurchaseRequested"}
+KNOWN = {
+    "ProductListRequested", "ProductRetireRequested", "RestockRequested", "ReleaseRequested", "PurchaseRequested",
+}  # fmt: skip
 THRIFTY_REFUSES = ("ann", "bob")  # buyers whom the other rule set never serves
 
 
@@ -45,7 +47,10 @@ def counts(reference: "Reference", offset: int, record: Json) -> bool:
 
 
 class Reference:
-    """One partition as an outsider sees it. `requests` and `letters` are the world's own, and grow."""
+    """One partition as an outsider sees it. `requests` and `letters` are the world's own, and grow.
+
+    The n-th rejection belongs to generation n // `generation`: the last one's and the one before are remembered.
+    """
 
     def __init__(
         self,
@@ -53,12 +58,15 @@ class Reference:
         letters: Mapping[tuple[int, int], bytes],
         thrifty: bool,
         rule: Counts,
+        generation: int,
     ) -> None:
         self.facts: list[Fact] = []
         self.products: dict[str, Json] = {}
         self.held: dict[str, Json] = {}
-        self.rejected: dict[str, list[int]] = {}
+        self.rejected: dict[str, Json] = {}
+        self._rejections = 0
         self._requests, self._letters, self._thrifty, self._rule = requests, letters, thrifty, rule
+        self._generation = generation
 
     @property
     def answered(self) -> int:
@@ -131,16 +139,32 @@ class Reference:
                     return "RestockRejected", "unknown_product"
                 if request["request_id"] in product["operator"]:
                     return "Ignored", "same"
+                if product["retired"]:
+                    return "Ignored", "retired"
                 below = product["available"] + request["quantity"] < 0
                 return ("RestockRejected", "below_zero") if below else ("Restocked", "")
+            case "ProductRetireRequested":
+                if product is None:
+                    return "Ignored", "unknown_product"
+                return ("Ignored", "same") if product["retired"] else ("ProductRetired", "")
             case "ReleaseRequested":
                 held = self.held.get(request["purchase_id"])
                 fits = held and held["live"] and held["at"] == request["reservation"]
                 fits = held and fits and held["product"] == request["product_id"]
                 return ("Released", request["reason"]) if fits else ("Ignored", "not_held")
-        if request["purchase_id"] in self.held or request["purchase_id"] in self.rejected:
+        if self._first(request["purchase_id"]):
             return "Ignored", "answered"
+        if product is not None and product["retired"]:
+            return "Ignored", "retired"
         return self._purchase(product, request["buyer_id"], request["quantity"])
+
+    def _first(self, purchase_id: str) -> Json | None:
+        """The first answer to a purchase, as long as it is remembered."""
+        if purchase_id in self.held or purchase_id not in self.rejected:
+            return self.held.get(purchase_id)
+        rejected = self.rejected[purchase_id]
+        generations = (self._rejections - 1) // self._generation - rejected["number"] // self._generation
+        return rejected if generations <= 1 else None
 
     def _purchase(self, product: Json | None, buyer: str, quantity: int) -> tuple[str, str]:
         if product is None:
@@ -159,7 +183,7 @@ class Reference:
             stock = decision["stock"]
             product = self.products[name] = {
                 "id": name, "asked": _terms(request), "limit": decision["per_buyer_limit"], "stock": stock,
-                "available": stock, "number": 0, "operator": {request["request_id"]},
+                "available": stock, "number": 0, "operator": {request["request_id"]}, "retired": False,
             }  # fmt: skip
         elif kind == "Reserved" and product is not None:
             product["available"] -= request["quantity"]
@@ -168,10 +192,13 @@ class Reference:
                 raise Violation("S4", f"{at} has a wrong number or quantity: {decision}")
             self.held[request["purchase_id"]] = {
                 "at": at, "live": True, "quantity": request["quantity"], "product": name,
-                "of": (name, request["buyer_id"]),
+                "of": (name, request["buyer_id"]), "body": request["fingerprint"],
             }  # fmt: skip
         elif kind == "Rejected":
-            self.rejected[request["purchase_id"]] = at
+            self.rejected[request["purchase_id"]] = {
+                "at": at, "body": request["fingerprint"], "number": self._rejections,
+            }  # fmt: skip
+            self._rejections += 1
         elif kind == "Released" and product is not None:
             held = self.held[request["purchase_id"]]
             held["live"] = False
@@ -181,16 +208,21 @@ class Reference:
         elif kind == "Restocked" and product is not None:
             product["stock"] += request["quantity"]
             product["available"] += request["quantity"]
-        if kind in {"Restocked", "RestockRejected"} and product is not None:
+        if kind in {"Restocked", "RestockRejected", "ProductRetired"} and product is not None:
             product["operator"].add(request["request_id"])
         if decision.get("reason") == "answered":
-            first = self.held.get(request["purchase_id"], {}).get("at") or self.rejected[request["purchase_id"]]
-            if decision["of"] != first:
+            first = self._first(request["purchase_id"]) or {}
+            if decision["of"] != first["at"]:
                 raise Violation("S9", f"{at} names {decision['of']} as the first answer, not {first}")
+            if decision.get("mismatch", False) != (first["body"] != request["fingerprint"]):
+                raise Violation("S9", f"{at} asks for {request['fingerprint']}, the first was {first}: {decision}")
         self._conserved(product, decision, at)
+        if kind == "ProductRetired" and product is not None:
+            product["retired"] = True
+            self.held = {key: held for key, held in self.held.items() if held["product"] != name}
 
     def _conserved(self, product: Json | None, decision: Json, at: list[int]) -> None:
-        if product is None:
+        if product is None or product["retired"]:
             return
         live = sum(h["quantity"] for h in self.held.values() if h["live"] and h["product"] == product["id"])
         available = product["stock"] - live

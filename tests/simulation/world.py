@@ -4,16 +4,15 @@ Everything that happens is a step `(verb, slot, amount)`, so that a history is a
 draws nothing itself, knows no clock but its own, and only the shipped code decides.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from eventlog.reader import CountingReader, LogBroken, Progress
 from inventory import effects
 from inventory.domain import FoldBroken, decide
-from inventory.effects import Effect, Flight, Letter
-from inventory.loading import Answer, Ask, Loaded, load
+from inventory.effects import Effect
+from inventory.loading import load
 from inventory.protocol import Partition, Rules
 from inventory.table import StockTable
 from order_writer.saga import react
@@ -25,6 +24,7 @@ from tests.simulation import book
 from tests.simulation.book import Book, React
 from tests.simulation.plan import SLOTS, Plan, Step
 from tests.simulation.reference import THRIFTY_REFUSES, Counts, Reference, Violation, counts
+from tests.simulation.worker import Worker
 from tests.support.log import TOPIC_IDS, MemoryLog
 
 Follower = Callable[[Progress], CountingReader]
@@ -41,6 +41,7 @@ class Variant:
     rule: Counts = counts
     rules: Rules = decide
     react: React = react
+    remembers: int = 0  # so many rejections more in a generation than it should hold
 
 
 SHIPPED = Variant()
@@ -65,30 +66,6 @@ def thrifty(table: StockTable, request: AnyRequest, appended_at_ms: Millis) -> A
     )
 
 
-class Worker:
-    """One process: its `Partition`, and everything it waits for. Dead ones keep what is still on its way."""
-
-    __slots__ = (
-        "acked", "alive", "burials", "cut", "ends", "loadings", "partition", "pipe", "position", "reads", "reports",
-        "stays_out", "writes",
-    )  # fmt: skip
-
-    def __init__(self, partition: Partition) -> None:
-        self.partition = partition
-        self.alive = True
-        self.stays_out = False
-        self.position = 0  # of the stream
-        self.acked = -1
-        self.cut = -1  # die after so many effects
-        self.pipe: deque[tuple[Flight, bool]] = deque()  # and whether its report was already given
-        self.reports: deque[tuple[int, int | None, str | None]] = deque()
-        self.loadings: list[tuple[int, Generator[Ask, Answer, Loaded], Ask]] = []
-        self.reads: deque[tuple[int, int, int]] = deque()
-        self.burials: deque[tuple[int, list[Letter]]] = deque()
-        self.writes: deque[tuple[str, list[bytes], list[int]]] = deque()  # a commit record has no name
-        self.ends: tuple[int, int] | None = None
-
-
 class World:
     """The log, the workers and the group; `do` takes a step and says whether it was possible."""
 
@@ -96,7 +73,9 @@ class World:
         self.plan, self.variant = plan, variant
         self.log = MemoryLog()
         self.letters: dict[tuple[int, int], bytes] = {}
-        self.reference = Reference(self.log.requests, self.letters, any(plan.thrifty), variant.rule)
+        self.reference = Reference(
+            self.log.requests, self.letters, any(plan.thrifty), variant.rule, plan.rejected_generation
+        )
         self.now_s = 0.0
         self.pace_s = plan.seconds_per_step
         self.committed = 0
@@ -364,7 +343,8 @@ class World:
         worker.stays_out = stop.stay_out
 
     def _begin_load(self, worker: Worker, effect: effects.LoadTable) -> None:
-        loading = load(0, TOPIC_IDS, self.variant.reader, effect.known)
+        generation = self.plan.rejected_generation + self.variant.remembers
+        loading = load(0, TOPIC_IDS, self.variant.reader, effect.known, generation)
         worker.loadings.append((effect.epoch, loading, next(loading)))
 
     def _acknowledge(self, worker: Worker, effect: effects.Acknowledge) -> None:

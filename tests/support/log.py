@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from eventlog.reader import CountingReader, Progress
 from inventory.loading import Answer, Ask, Ends, Loaded, Record, load
+from inventory.table import REJECTED_GENERATION
 from stampede_schemas.identifiers import Millis
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 
@@ -47,9 +48,10 @@ def run_load(
     topic_ids: dict[str, str] = TOPIC_IDS,
     reader_from: Callable[[Progress], CountingReader] = CountingReader,
     known: Progress | None = None,
+    generation: int = REJECTED_GENERATION,
 ) -> Loaded:
     """Load a partition in one go."""
-    loading = load(partition, topic_ids, reader_from, known)
+    loading = load(partition, topic_ids, reader_from, known, generation)
     ask = next(loading)
     try:
         while True:

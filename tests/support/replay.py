@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from inventory.domain import decide, evolve
-from inventory.table import StockTable
+from inventory.table import REJECTED_GENERATION, StockTable
 from replay.evidence import (
     Applied,
     Canaries,
@@ -40,11 +40,14 @@ LATER_MS = 120_000  # everything that was to happen has had the time to
 
 
 class SmallSale:
-    """One partition. `ask` logs requests and their decisions; `evidence` is what a checker would gather of it."""
+    """One partition. `ask` logs requests and their decisions; `evidence` is what a checker would gather of it.
 
-    def __init__(self, partition: int = 0) -> None:
+    `generation`: how many rejections make a generation of the fold's memory.
+    """
+
+    def __init__(self, partition: int = 0, generation: int = REJECTED_GENERATION) -> None:
         self.partition = partition
-        self.table = StockTable(partition)
+        self.table = StockTable(partition, generation=generation)
         self.requests: list[Record] = []
         self.decisions: list[Record] = []
         self.letters: list[Letter] = []
@@ -119,16 +122,21 @@ class SmallSale:
             journal=self._journal(),
             payments=self._payments(),
             canaries=Canaries([(b"never-there@example.org",)], []),
+            generation=self.table.generation,
         )
 
     def _database(self, now: int) -> Database:
         rows: dict[str, Row] = {}
         for position, decision in self.decided:
-            if isinstance(decision, Reserved | Rejected) and decision.purchase_id not in rows:
-                rows[decision.purchase_id] = _row(position, decision, now)
+            if isinstance(decision, Reserved):
+                rows[decision.purchase_id] = _row(position, decision)
+            elif isinstance(decision, Rejected):
+                rows.setdefault(decision.purchase_id, _row(position, decision))
             elif isinstance(decision, Released):
                 old = rows[decision.purchase_id]
-                rows[decision.purchase_id] = old._replace(status="released", reason=decision.reason, returned=True)
+                rows[decision.purchase_id] = old._replace(
+                    status="released", reason=decision.reason, returned=True, version=old.version + 1
+                )
         products = {
             name: Catalogued(product.stock, product.available, self.partition)
             for name, product in self.table.products.items()
@@ -165,7 +173,7 @@ def _accepted(decision: Reserved | Rejected) -> list[Told]:
     return [Told(202, json.dumps({"purchase_id": decision.purchase_id, "status": "pending"}).encode())] * 2
 
 
-def _row(position: Position, decision: Reserved | Rejected, now: int) -> Row:
+def _row(position: Position, decision: Reserved | Rejected) -> Row:
     reserved = decision if isinstance(decision, Reserved) else None
     return Row(
         purchase_id=decision.purchase_id,
@@ -180,9 +188,10 @@ def _row(position: Position, decision: Reserved | Rejected, now: int) -> Row:
         payment_method=decision.payment_method,
         fingerprint=decision.fingerprint,
         place=(position.partition, position.offset, position.index),
-        hold_until_ms=now if reserved else None,
+        hold_until_ms=BEGAN_MS + reserved.hold_ms if reserved else None,
         returned=False,
-        version=2 if reserved else 1,
+        version=3 if reserved else 1,
+        created_at_ms=BEGAN_MS,
         updated_at_ms=BEGAN_MS,
     )
 

@@ -44,7 +44,11 @@ def listing(
 
 
 def purchase(
-    purchase_id: str = "buy-1", buyer: str = "ann", quantity: int = 1, product: ProductId = LAMP
+    purchase_id: str = "buy-1",
+    buyer: str = "ann",
+    quantity: int = 1,
+    product: ProductId = LAMP,
+    fingerprint: str = "f",
 ) -> PurchaseRequested:
     """A buyer asks for units."""
     return PurchaseRequested(
@@ -53,7 +57,7 @@ def purchase(
         product_id=product,
         quantity=quantity,
         payment_method="card",
-        fingerprint="f",
+        fingerprint=fingerprint,
     )
 
 

@@ -10,7 +10,7 @@ from inventory.effects import WriteCommit, WriteParts
 from inventory.loading import Ends, Range, Record, load
 from inventory.protocol import Partition
 from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
-from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.identifiers import Load, Millis, Position, PurchaseId
 from stampede_schemas.requests import AnyRequest
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.support.log import TOPIC_IDS, MemoryLog, run_load
@@ -109,6 +109,79 @@ def test_a_harmed_snapshot_costs_a_refold_and_nothing_else(harm: Callable[[Memor
     harm(log)
     loaded = run_load(log)
     assert (loaded.snapshot_at, loaded.table.digest()) == (-1, whole)
+
+
+FOUR = (listing(stock=1), purchase("a", "ann"), purchase("b", "bob"), purchase("b", "bob", fingerprint="g"))
+
+
+def rewritten(records: list[Record], at: int, *changes: tuple[bytes, bytes]) -> None:
+    """Replace parts of a record's bytes; each of them must be there."""
+    record = records[at]
+    value = record.value or b""
+    for old, new in changes:
+        assert old in value
+        value = value.replace(old, new)
+    records[at] = record._replace(value=value)
+
+
+def _pairs_in_place_of_fingerprints(log: MemoryLog) -> None:
+    """As the first version wrote it: the form is not named, and nothing is known of a rejected body."""
+    rewritten(log.snapshots, -1, (b',"form":2', b""))
+    rewritten(log.snapshots, -2, (b'"b":[2,0,"f"]', b'"b":[2,0]'))
+
+
+def _an_older_form_that_looks_like_this_one(log: MemoryLog) -> None:
+    rewritten(log.snapshots, -1, (b',"form":2', b""))
+
+
+def _a_newer_form_that_looks_like_this_one(log: MemoryLog) -> None:
+    rewritten(log.snapshots, -1, (b',"form":2', b',"form":3'))
+
+
+def _pairs_under_the_name_of_this_form(log: MemoryLog) -> None:
+    rewritten(log.snapshots, -2, (b'"b":[2,0,"f"]', b'"b":[2,0]'))
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        _pairs_in_place_of_fingerprints,
+        _an_older_form_that_looks_like_this_one,
+        _a_newer_form_that_looks_like_this_one,
+        _pairs_under_the_name_of_this_form,
+    ],
+)
+def test_a_snapshot_of_another_form_is_left_aside(older: Callable[[MemoryLog], None]) -> None:
+    """The log holds all that it lacks: the table is folded from the beginning, and is the same to the last byte."""
+    log = sold(*FOUR, snapshot_after=4)
+    whole = run_load(log)
+    assert whole.snapshot_at == 3
+    older(log)
+    loaded = run_load(log)
+    assert (loaded.snapshot_at, loaded.table.digest()) == (-1, whole.table.digest())
+    assert loaded.table.answered(PurchaseId("b"), "g") == (Position(0, 2, 0), True)
+
+
+def test_a_usable_snapshot_before_one_of_another_form_is_used() -> None:
+    """While old and new workers take turns, each finds its own."""
+    log = sold(*FOUR, snapshot_after=2)
+    whole = run_load(log)
+    assert whole.snapshot_at == 3
+    _an_older_form_that_looks_like_this_one(log)
+    loaded = run_load(log)
+    assert (loaded.snapshot_at, loaded.table.digest()) == (1, whole.table.digest())
+
+
+@pytest.mark.parametrize("snapshot_after", [3, 10**9])
+def test_a_sale_recorded_with_older_decisions_folds_into_the_same_table(snapshot_after: int) -> None:
+    """`Ignored` of version 1 knew nothing of bodies, and no table depends on what it says."""
+    log = sold(*FOUR, snapshot_after=snapshot_after)
+    whole = run_load(log)
+    rewritten(log.decisions, 3, (b'"type":"Ignored","v":2', b'"type":"Ignored"'), (b',"mismatch":true', b""))
+    loaded = run_load(log)
+    assert loaded.snapshot_at == whole.snapshot_at
+    assert loaded.table.digest() == whole.table.digest()
+    assert loaded.refolded == whole.refolded > 0
 
 
 def _lost_tail_of_decisions(log: MemoryLog) -> None:

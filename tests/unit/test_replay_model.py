@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eventlog.reader import CountingReader, Void
-from replay.contract import read_request, split
+from replay.contract import REJECTED_GENERATION, read_request, split
 from replay.evidence import Partition, Record
 from replay.judge import judge
 from replay.rules import RULES
@@ -39,6 +39,7 @@ purchases = st.builds(
     buyer=st.sampled_from(["ann", "bob"]),
     quantity=st.integers(1, 3),
     product=st.sampled_from([LAMP, LAMP, LAMP, LAMP, MUG, ELSEWHERE]),
+    fingerprint=st.sampled_from(["f", "f", "ff", "0123456789abcdef0", "0123456789abcdef1"]),
 )
 restocks = st.builds(restock, quantity=st.integers(-3, 4), request=operators, product=products)
 changes = st.builds(
@@ -84,12 +85,16 @@ def give_back(small: SmallSale, number: int) -> None:
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.one_of(open_listings, open_listings, listings), st.lists(steps, max_size=25))
+@given(
+    st.one_of(open_listings, open_listings, listings),
+    st.lists(steps, max_size=25),
+    st.sampled_from([1, 2, 3, REJECTED_GENERATION]),
+)
 def test_whatever_is_asked_the_checker_agrees_with_the_inventory(
-    first: AnyRequest, then: list[list[AnyRequest] | GiveBack | bytes | str | None]
+    first: AnyRequest, then: list[list[AnyRequest] | GiveBack | bytes | str | None], generation: int
 ) -> None:
     """A sale that the real rules decided holds: the model makes the same decisions from the requests alone."""
-    small = SmallSale()
+    small = SmallSale(generation=generation)
     small.ask(first)
     for step in then:
         match step:

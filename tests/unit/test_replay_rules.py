@@ -1,34 +1,56 @@
 """The checker under test: a sound sale holds, each planted fault is found by the rules that are meant to find it."""
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any
-
 import pytest
 
-from replay.canaries import forms
 from replay.contract import OrderEvent
-from replay.evidence import Canaries, Catalogued, Evidence, Letter, Payment, Record, State, Violation
-from replay.journal import Attempt, Limits, Told
+from replay.evidence import Evidence, Violation
+from replay.journal import Told
 from replay.judge import judge
 from replay.rules import RULES
 from tests.support.replay import BEGAN_MS, SmallSale, change_row, drop_row, edit, invent_row, rewrite
-from tests.support.requests import LAMP, change, listing, purchase, release, restock, retire
+from tests.support.requests import LAMP, MUG, change, listing, purchase, release, restock, retire
+from tests.support.tampering import (
+    Tamper,
+    attempt,
+    beware,
+    catalogue,
+    decisions_at,
+    forge,
+    hold,
+    letter,
+    limited,
+    lose,
+    pay,
+    progress,
+    requests_end,
+    sends,
+    state,
+    swallow,
+    told,
+    unlist,
+    unpay,
+)
 
-LISTED, ANN, BATCH, BACK, DAN, AGAIN, POISON, VOID, MORE, EVE = range(10)  # offsets in `decisions`
-EVE_ASKED = 8  # one less than in `decisions`: a void record stands before it
+LISTED, ANN, BATCH, BACK, DAN, AGAIN, GONE, POISON, VOID, MORE, EVE = range(11)  # offsets in `decisions`
+EVE_ASKED = 9  # one less than in `decisions`: a void record stands before it
 
 
 def sale() -> SmallSale:
-    """Three units: ann 1, bob 2, cat none; ann's comes back to dan; a repeat, poison, a takeover, two more, eve 1."""
+    """Three units: ann 1, bob 2, cat none; ann's comes back to dan; repeats, poison, a takeover, two more, eve 1.
+
+    Another product is sold once and retired; what is asked of it then has no outcome.
+    """
     small = SmallSale()
     small.ask(listing(stock=3, limit=2))
     small.ask(purchase("a", "ann"))
     small.ask(purchase("b", "bob", 2), purchase("c", "cat"))
     small.ask(release((1, 0), "a", reason="payment_declined"))
     small.ask(purchase("d", "dan"))
-    small.ask(purchase("b", "bob", 2))
+    small.ask(purchase("b", "bob", 2), purchase("b", "bob", 1, fingerprint="g"), purchase("c", "cat", fingerprint="g"))
+    small.ask(
+        listing(MUG, request="mugs"), purchase("m", "mia", product=MUG), retire("r", MUG),
+        purchase("m", "mia", product=MUG), purchase("n", "bob", product=MUG),
+    )  # fmt: skip
     small.log(b'{"requests": [{"type": "Nope"}]}')
     small.void()
     small.ask(restock(2))
@@ -89,78 +111,6 @@ def test_the_stub_of_a_refused_row_is_no_invented_order() -> None:
     assert "S7" in violated(evidence)
 
 
-Tamper = Callable[[Evidence], object]
-
-
-def lose(evidence: Evidence, offset: int) -> None:
-    """A decisions record is lost; those after it move up, as in a log that never had it."""
-    partition = evidence.partitions[0]
-    del partition.decisions[offset]
-    partition.decisions[:] = [record._replace(offset=n) for n, record in enumerate(partition.decisions)]
-
-
-def forge(evidence: Evidence, *, source: int, load: str = "", **fields: Any) -> None:
-    """A record that satisfies rule 2 is appended by somebody else."""
-    partition = evidence.partitions[0]
-    offset = len(partition.decisions)
-    last = json.loads(partition.decisions[-1].value or b"")
-    content = last | {"source_offset": source, "load": load or "e" * 32, "start": offset} | fields
-    partition.decisions.append(Record(offset, BEGAN_MS + 100, json.dumps(content).encode()))
-
-
-def letter(evidence: Evidence, change: Callable[[Letter], list[Letter]]) -> None:
-    """Do something to the one dead letter."""
-    assert evidence.letters is not None
-    evidence.letters = change(evidence.letters[0])
-
-
-def catalogue(evidence: Evidence, stock: int, available: int) -> None:
-    """The product's row says something else."""
-    assert evidence.database is not None
-    evidence.database = replace(evidence.database, products={str(LAMP): Catalogued(stock, available, 0)})
-
-
-def progress(evidence: Evidence, **fields: Any) -> None:
-    """The order-writer's position says something else."""
-    assert evidence.database is not None
-    applied = {0: evidence.database.applied[0]._replace(**fields)}
-    evidence.database = replace(evidence.database, applied=applied)
-
-
-def attempt(evidence: Evidence, number: int, **fields: Any) -> None:
-    """A buyer was told something else."""
-    assert evidence.journal is not None
-    attempts = [one._replace(**fields) if n == number else one for n, one in enumerate(evidence.journal.attempts)]
-    evidence.journal = evidence.journal._replace(attempts=attempts)
-
-
-def told(status: int, **body: object) -> Told:
-    """An answer over HTTP."""
-    return Told(status, json.dumps(body).encode())
-
-
-def sends(status: int, at_ms: Iterable[int]) -> list[Told]:
-    """Sends that took 5 ms each; accepted ones are of ann's first purchase."""
-    return [told(status, purchase_id="a")._replace(sent_ms=at, answered_ms=at + 5) for at in at_ms]
-
-
-def limited(evidence: Evidence, line: str, answers: list[Told], losses: int = 0, gateways: int = 1) -> None:
-    """Ann sent that often, each time with a key of its own, under these limits."""
-    assert evidence.journal is not None
-    first = evidence.journal.attempts[0]
-    ann = [first._replace(key=f"{n}", answers=[one]) for n, one in enumerate(answers)]
-    if len(ann) > 1:  # one purchase each, as far as the other rules are concerned
-        ann[1:] = [one._replace(purchase_id="", answers=[refusal(*one.answers)]) for one in ann[1:]]
-    evidence.journal = evidence.journal._replace(
-        attempts=[*ann, *evidence.journal.attempts[1:]], limits=Limits(line, gateways, losses)
-    )
-
-
-def refusal(one: Told) -> Told:
-    """What reached the door was let through by the limits, too."""
-    return one if one.status in (0, 429) else one._replace(status=409, body=b'{"type": "/problems/sold-out"}')
-
-
 @pytest.mark.parametrize(
     ("line", "answers", "losses", "gateways", "holds"),
     [
@@ -190,27 +140,10 @@ def test_limits_are_judged_by_what_is_certain(
     assert ("S11" not in violated(evidence)) is holds
 
 
-def unlist(evidence: Evidence) -> None:
-    """A driver forgets that it was told of ann's purchase."""
-    assert evidence.journal is not None
-    refused = Attempt(2, "ann", "key-2", "", "sold_out", False, [told(409)], [])
-    evidence.journal = evidence.journal._replace(attempts=[refused, *evidence.journal.attempts[1:]])
-
-
-def requests_end(evidence: Evidence, end: int) -> None:
-    """`requests` lost its tail."""
-    del evidence.partitions[0].requests[end:]
-
-
-def swallow(evidence: Evidence, offset: int) -> None:
-    """A hole in `requests`."""
-    del evidence.partitions[0].requests[offset]
-
-
-def state(evidence: Evidence, source_offset: int, sha256: str) -> None:
-    """A worker says something else of its table."""
-    evidence.states = [State(0, source_offset, sha256)]
-
+REJECTED = {
+    "v": 1, "type": "Rejected", "reason": "closed", "quantity": 1, "payment_method": "card", "fingerprint": "f",
+    "available_after": 2,
+}  # fmt: skip
 
 FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     # what was done to the sale; the rule that is meant to find it; all that do
@@ -228,7 +161,11 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         "S3",
         {"S3", "S7", "S12", "S14"},
     ),
-    "one decision too few": (lambda e: edit(e, BATCH, lambda c: c["decisions"].pop()), "S3", {"S3", "S7", "S12"}),
+    "one decision too few": (
+        lambda e: edit(e, BATCH, lambda c: c["decisions"].pop()),
+        "S3",
+        {"S3", "S7", "S12", "S16"},
+    ),
     "an answer to nothing": (lambda e: forge(e, source=EVE_ASKED + 1, decisions=[]), "S3", {"S3", "S14"}),
     "requests lost its tail": (lambda e: requests_end(e, EVE_ASKED), "S3", {"S3", "S8"}),
     "a hole in requests": (lambda e: swallow(e, ANN), "S3", {"S3", "S4", "S8"}),
@@ -236,13 +173,26 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "the wrong reason": (lambda e: rewrite(e, BATCH, 1, reason="buyer_limit"), "S4", {"S4", "S7"}),
     "another buyer": (lambda e: rewrite(e, EVE, buyer_id="mallory"), "S4", {"S4", "S7", "S12"}),
     "a repeat that took effect": (
-        lambda e: rewrite(e, AGAIN, type="Rejected", reason="sold_out", of=None, available_after=0),
+        lambda e: rewrite(e, AGAIN, v=1, type="Rejected", reason="sold_out", of=None, available_after=0),
+        "S4",
+        {"S4", "S12"},
+    ),
+    "a repeat with another body is called the same": (lambda e: rewrite(e, AGAIN, 1, mismatch=False), "S4", {"S4"}),
+    "a repeat of a rejection is called the same": (lambda e: rewrite(e, AGAIN, 2, mismatch=False), "S4", {"S4"}),
+    "a repeat is called another": (lambda e: rewrite(e, AGAIN, mismatch=True), "S4", {"S4"}),
+    "a retired product rejects": (
+        lambda e: rewrite(e, GONE, 4, **REJECTED, purchase_id="n", buyer_id="bob"),
+        "S4",
+        {"S4", "S12", "S14"},
+    ),
+    "a reserved purchase of a retired product is rejected": (
+        lambda e: rewrite(e, GONE, 3, **REJECTED, purchase_id="m", buyer_id="mia"),
         "S4",
         {"S4", "S12"},
     ),
     "poison that was called something else": (lambda e: rewrite(e, POISON, reason="not_json"), "S4", {"S4"}),
     "a hold that never ends": (
-        lambda e: change_row(e, "d", status="reserved", hold_until_ms=BEGAN_MS),
+        lambda e: change_row(e, "d", status="reserved", version=2),
         "S5",
         {"S5"},
     ),
@@ -263,7 +213,7 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         {"S5", "S21"},
     ),
     "released twice": (
-        lambda e: edit(e, DAN, lambda c: c.update(decisions=_decision(e, BACK))),
+        lambda e: edit(e, DAN, lambda c: c.update(decisions=decisions_at(e, BACK))),
         "S6",
         {"S1", "S4", "S6", "S7", "S12", "S14", "S17"},
     ),
@@ -280,6 +230,13 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "a row at another price": (lambda e: change_row(e, "d", unit_price_minor=1), "S7", {"S7", "S21"}),
     "a row of another buyer": (lambda e: change_row(e, "e", buyer_id="mallory"), "S7", {"S7"}),
     "rejected in the log, sold in the row": (lambda e: change_row(e, "c", status="confirmed"), "S7", {"S7"}),
+    "a row of another version": (lambda e: change_row(e, "c", version=2), "S7", {"S7"}),
+    "sold before its first event": (lambda e: change_row(e, "d", version=2), "S7", {"S7"}),
+    "held as if it were rejected": (lambda e: hold(e, "d", version=1), "S7", {"S7"}),
+    "held as if it were sold": (lambda e: hold(e, "d", version=3), "S7", {"S7"}),
+    "a hold that is too short": (lambda e: change_row(e, "d", hold_until_ms=BEGAN_MS + 59_000), "S7", {"S7"}),
+    "a hold that is too long": (lambda e: change_row(e, "d", hold_until_ms=BEGAN_MS + 10**7), "S7", {"S7"}),
+    "a hold without an end": (lambda e: change_row(e, "d", hold_until_ms=None), "S7", {"S7"}),
     "let through faster than the limit": (
         lambda e: limited(e, "user:token_bucket:1/s", sends(202, range(0, 30, 10))),
         "S11",
@@ -292,6 +249,11 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     ),
     "accepted and not logged": (lambda e: attempt(e, 0, purchase_id="ghost", answers=[]), "S8", {"S8"}),
     "refused and logged": (unlist, "S8", {"S8"}),
+    "a purchase takes units twice": (
+        lambda e: edit(e, AGAIN, lambda c: c.update(decisions=[*decisions_at(e, DAN), *c["decisions"][1:]])),
+        "S9",
+        {"S1", "S4", "S5", "S9", "S12", "S14", "S17"},
+    ),
     "two answers to one key": (
         lambda e: attempt(e, 0, answers=[told(202, purchase_id="a"), told(202, purchase_id="a", version=1)]),
         "S9",
@@ -305,6 +267,21 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "one purchase for two keys": (lambda e: attempt(e, 1, purchase_id="a"), "S9", {"S8", "S9"}),
     "back from confirmed": (
         lambda e: attempt(e, 0, polled=[(1, "reserved"), (2, "confirmed"), (1, "reserved")]),
+        "S10",
+        {"S10"},
+    ),
+    "back to an older version": (
+        lambda e: attempt(e, 0, polled=[(4, "released"), (3, "released")]),
+        "S10",
+        {"S10"},
+    ),
+    "two things told of one version": (
+        lambda e: attempt(e, 0, polled=[(2, "reserved"), (2, "confirmed")]),
+        "S10",
+        {"S10"},
+    ),
+    "rejected, then sold": (
+        lambda e: attempt(e, 0, polled=[(1, "rejected"), (2, "reserved"), (3, "confirmed")]),
         "S10",
         {"S10"},
     ),
@@ -325,9 +302,10 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         {"S14"},
     ),
     "counts and cannot be read": (lambda e: rewrite(e, POISON, type="Novelty"), "S14", {"S12", "S14"}),
+    "of a version that nobody wrote": (lambda e: rewrite(e, POISON, v=2), "S14", {"S12", "S14"}),
     "applied what does not count": (lambda e: progress(e, anchor=VOID), "S14", {"S14"}),
     "the order-writer stands still": (
-        lambda e: progress(e, next_offset=EVE, source_offset=7, anchor=MORE),
+        lambda e: progress(e, next_offset=EVE, source_offset=EVE_ASKED - 1, anchor=MORE),
         "S14",
         {"S14"},
     ),
@@ -366,30 +344,6 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "taken from somebody who bought nothing": (lambda e: pay(e, "captured", "nobody", 1), "S21", {"S21"}),
     "a number left out": (lambda e: rewrite(e, DAN, reservation_no=7), "S17", {"S4", "S7", "S17"}),
 }
-
-
-def beware(evidence: Evidence, *words: str, text: bytes = b"") -> None:
-    """These words must be nowhere, nor in this text."""
-    evidence.canaries = Canaries([forms(word) for word in words], [("gateway.log", text)])
-
-
-def pay(evidence: Evidence, event: str, purchase_id: str, amount_minor: int) -> Evidence:
-    """The provider's books say one thing more."""
-    assert evidence.payments is not None
-    line = len(evidence.payments) + 1
-    evidence.payments = [*evidence.payments, Payment(line, BEGAN_MS, event, purchase_id, amount_minor, "EUR")]
-    return evidence
-
-
-def unpay(evidence: Evidence, event: str, purchase_id: str) -> None:
-    """The provider did not do that."""
-    assert evidence.payments is not None
-    evidence.payments = [fact for fact in evidence.payments if (fact.event, fact.purchase_id) != (event, purchase_id)]
-
-
-def _decision(evidence: Evidence, offset: int) -> list[dict[str, Any]]:
-    decisions: list[dict[str, Any]] = json.loads(evidence.partitions[0].decisions[offset].value or b"")["decisions"]
-    return decisions
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -70,9 +70,20 @@ def decide(table: StockTable, request: AnyRequest, appended_at_ms: Millis) -> An
 def _purchase(
     table: StockTable, product: Product | None, request: PurchaseRequested, now: Millis
 ) -> Reserved | Rejected | Ignored:
-    first = table.answered(request.purchase_id)
+    first = table.answered(request.purchase_id, request.fingerprint)
     if first is not None:
-        return Ignored(v=2, reason="answered", product_id=request.product_id, purchase_id=request.purchase_id, of=first)
+        at, mismatch = first
+        return Ignored(
+            v=2,
+            reason="answered",
+            product_id=request.product_id,
+            purchase_id=request.purchase_id,
+            of=at,
+            mismatch=mismatch,
+        )
+    if product is not None and product.status == "retired":
+        # What was bought of it is forgotten: this may be a repeat, so a rejection could contradict the first answer.
+        return Ignored(v=2, reason="retired", product_id=request.product_id, purchase_id=request.purchase_id)
     reason = _refusal(product, request, now)
     if product is None or reason is not None:
         return Rejected(
@@ -106,7 +117,7 @@ def _refusal(product: Product | None, request: PurchaseRequested, now: Millis) -
     """Why not, or None. What is true for everyone is said before what is true for this buyer."""
     if product is None:
         return "unknown_product"
-    if product.status in {"closed", "retired"}:
+    if product.status == "closed":
         return "closed"
     if product.closes_at_ms is not None and now >= product.closes_at_ms:
         return "closed"
@@ -240,7 +251,7 @@ def evolve(table: StockTable, decision: AnyDecision, position: Position) -> None
         case Reserved():
             _apply_reserved(table, decision, position)
         case Rejected():
-            table.remember_rejected(decision.purchase_id, position.offset, position.index)
+            table.remember_rejected(decision.purchase_id, position.offset, position.index, decision.fingerprint)
         case Released():
             _apply_released(table, decision, position)
         case ProductListed():

@@ -12,7 +12,7 @@ from msgspec import DecodeError
 
 from eventlog.reader import CountingReader, LogBroken, Progress, Void, check_anchor
 from inventory.domain import evolve
-from inventory.table import Slice, StockTable, decode_slice, join
+from inventory.table import REJECTED_GENERATION, SLICE_FORM, Slice, StockTable, decode_slice, join
 from stampede_schemas.codec import decode_decisions, decode_snapshot, source_crc
 from stampede_schemas.decisions import AnyDecision, Envelope
 from stampede_schemas.identifiers import Millis, Position
@@ -68,6 +68,7 @@ def load(
     topic_ids: dict[str, str],
     reader_from: Callable[[Progress], CountingReader] = CountingReader,
     known: Progress | None = None,
+    generation: int = REJECTED_GENERATION,
 ) -> Loading:
     """Load one partition.
 
@@ -76,17 +77,17 @@ def load(
         topic_ids: Kafka's ids of the topics as they are now; a snapshot that names others stops the load.
         reader_from: makes the reader of counting records; tests give a broken one to see it caught.
         known: what this process saw confirmed before; the log must still hold it.
+        generation: rejections remembered in one generation; tests take a smaller one.
 
     Raises:
         LogBroken: the log lost a part, or a decision does not fit. Nobody may decide on half a history.
     """
-    snapshot = yield from _newest_snapshot(partition, topic_ids)
-    if snapshot is None:
-        table, progress = StockTable(partition), Progress()
-    else:
-        table = snapshot[1]
-        at = snapshot[0]
+    snapshot = yield from _newest_snapshot(topic_ids)
+    progress, pieces = Progress(), list[Slice]()
+    if snapshot is not None:
+        at, pieces = snapshot
         progress = Progress(at.next_offset, at.source_offset, at.load, at.anchor)
+    table = join(partition, iter(pieces), generation)
     for seen in (progress, known or Progress()):
         yield from _check_decisions(seen)
     if snapshot is None and (yield from _ends(DECISIONS.name))[0] > 0:
@@ -175,9 +176,9 @@ def _check_requests(progress: Progress) -> Generator[Ask, Answer, None]:
 
 
 def _newest_snapshot(
-    partition: int, topic_ids: dict[str, str]
-) -> Generator[Ask, Answer, tuple[SnapshotCommitted, StockTable] | None]:
-    """Walk back from the end to the newest commit record whose parts are all there."""
+    topic_ids: dict[str, str],
+) -> Generator[Ask, Answer, tuple[SnapshotCommitted, list[Slice]] | None]:
+    """Walk back from the end to the newest commit record whose parts are all there, in the present form."""
     first, end = yield from _ends(STOCK_SNAPSHOTS.name)
     below = end
     while below > first:
@@ -187,9 +188,9 @@ def _newest_snapshot(
             committed = _snapshot_record(record)
             if isinstance(committed, SnapshotCommitted):
                 _check_topics(committed, topic_ids)
-                pieces = yield from _parts(committed, first)
+                pieces = (yield from _parts(committed, first)) if committed.form == SLICE_FORM else None
                 if pieces is not None:
-                    return committed, join(partition, iter(pieces))
+                    return committed, pieces
         below = above
     return None
 

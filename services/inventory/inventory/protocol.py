@@ -33,7 +33,7 @@ from inventory.effects import (
     WriteParts,
 )
 from inventory.loading import Loaded, Record
-from inventory.table import StockTable, encode_slice, slices
+from inventory.table import SLICE_FORM, StockTable, encode_slice, slices
 from stampede_schemas.codec import (
     REQUESTS_PER_RECORD_MAX,
     UnreadableMessage,
@@ -156,7 +156,7 @@ class Partition:
             effects.append(Acknowledge(self.confirmed.source_offset))
         elif not loaded.known_topics:
             # An empty snapshot at birth: should a topic be made anew while nobody runs, its successor is found out.
-            empty = SnapshotCommitted("birth", -1, loaded.start, NO_LOAD, -1, [], self._topic_ids)
+            empty = SnapshotCommitted("birth", -1, loaded.start, NO_LOAD, -1, [], self._topic_ids, SLICE_FORM)
             effects.append(WriteCommit(encode(empty)))
         return effects + self._advance()
 
@@ -354,7 +354,7 @@ class Partition:
         self._decided = 0
         self._packing = True
         self._snapshot = SnapshotCommitted(
-            name, at.source_offset, at.next_offset, at.load, at.anchor, [], self._topic_ids
+            name, at.source_offset, at.next_offset, at.load, at.anchor, [], self._topic_ids, SLICE_FORM
         )
         return WriteParts(name, partial(_pack, name, self.table))
 

@@ -11,9 +11,17 @@ from msgspec import Struct, field
 from stampede_schemas.decisions import ProductListed, ProductStatus
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId
 
-REJECTED_GENERATION_MAX = 250_000  # purchases; two generations are remembered
+# Rejected purchases of one generation; two generations are remembered. It never changes in the life of a log: tables
+# that forget at different points would answer differently.
+REJECTED_GENERATION = 250_000
+FINGERPRINT_KEPT = 16  # characters of a rejected purchase's fingerprint: 8 bytes in hex
 OPERATOR_REQUESTS_MAX = 1_000  # request_ids remembered per product
+SLICE_FORM = 2  # of the pieces of a snapshot; a snapshot of another form is left aside, and the log folded instead
 SLICE_WEIGHT_MAX = 2_000  # entries in one snapshot part, a product counting for more: at most some 400 KiB
+
+
+# Where a rejected purchase was asked for (offset, index), and the beginning of its fingerprint.
+Rejection = tuple[int, int, str]
 
 
 class Reservation(Struct, gc=False, array_like=True):
@@ -48,30 +56,38 @@ class Product(Struct):
 
 
 class StockTable(Struct):
-    """Everything about the products of one partition. `purchases` holds reservations live and ended."""
+    """Everything about the products of one partition.
+
+    `purchases` holds every purchase that ever held units, live or ended, until its product is retired. `rejected` and
+    `rejected_before` are two generations of rejections; `generation` is the size of one (tests take smaller ones).
+    """
 
     partition: int
     products: dict[ProductId, Product] = field(default_factory=dict)
     purchases: dict[PurchaseId, Reservation] = field(default_factory=dict)
-    rejected: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
-    rejected_before: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
+    rejected: dict[PurchaseId, Rejection] = field(default_factory=dict)
+    rejected_before: dict[PurchaseId, Rejection] = field(default_factory=dict)
+    generation: int = REJECTED_GENERATION
 
     def size(self) -> int:
         """How many things it remembers: the work of writing it down."""
         return len(self.products) + len(self.purchases) + len(self.rejected) + len(self.rejected_before)
 
-    def answered(self, purchase_id: PurchaseId) -> Position | None:
-        """Where this purchase was answered first, if that is remembered."""
+    def answered(self, purchase_id: PurchaseId, fingerprint: str) -> tuple[Position, bool] | None:
+        """Where this purchase was answered first, if that is remembered, and whether its body was another one then."""
         if (held := self.purchases.get(purchase_id)) is not None:
-            return Position(self.partition, held.offset, held.index)
-        at = self.rejected.get(purchase_id) or self.rejected_before.get(purchase_id)
-        return None if at is None else Position(self.partition, *at)
+            return Position(self.partition, held.offset, held.index), held.fingerprint != fingerprint
+        first = self.rejected.get(purchase_id) or self.rejected_before.get(purchase_id)
+        if first is None:
+            return None
+        offset, index, known = first
+        return Position(self.partition, offset, index), known != fingerprint[:FINGERPRINT_KEPT]
 
-    def remember_rejected(self, purchase_id: PurchaseId, offset: int, index: int) -> None:
+    def remember_rejected(self, purchase_id: PurchaseId, offset: int, index: int, fingerprint: str) -> None:
         """Keep the newest 250,000 to 500,000 rejections; the oldest generation is forgotten at once."""
-        if len(self.rejected) >= REJECTED_GENERATION_MAX:
+        if len(self.rejected) >= self.generation:
             self.rejected_before, self.rejected = self.rejected, {}
-        self.rejected[purchase_id] = (offset, index)
+        self.rejected[purchase_id] = (offset, index, fingerprint[:FINGERPRINT_KEPT])
 
     def forget_purchases_of(self, product_id: ProductId) -> None:
         """Drop a retired product's reservations from memory."""
@@ -87,8 +103,8 @@ class Slice(Struct, omit_defaults=True):
 
     products: dict[ProductId, Product] = field(default_factory=dict)
     purchases: dict[PurchaseId, Reservation] = field(default_factory=dict)
-    rejected: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
-    rejected_before: dict[PurchaseId, tuple[int, int]] = field(default_factory=dict)
+    rejected: dict[PurchaseId, Rejection] = field(default_factory=dict)
+    rejected_before: dict[PurchaseId, Rejection] = field(default_factory=dict)
 
 
 KINDS = Slice.__struct_fields__
@@ -113,9 +129,9 @@ def slices(table: StockTable) -> Iterator[Slice]:
             yield Slice(**{kind: some})
 
 
-def join(partition: int, pieces: Iterator[Slice]) -> StockTable:
+def join(partition: int, pieces: Iterator[Slice], generation: int = REJECTED_GENERATION) -> StockTable:
     """The table that was cut into these pieces."""
-    table = StockTable(partition)
+    table = StockTable(partition, generation=generation)
     for piece in pieces:
         for kind in KINDS:
             getattr(table, kind).update(getattr(piece, kind))

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     some = argparse.ArgumentParser(add_help=False)
     some.add_argument("--product", action="append", default=[], metavar="ID", help="only its partition; repeatable")
     judged = argparse.ArgumentParser(add_help=False)
-    judged.add_argument("--journal", type=Path, metavar="FILE", help="what a driver was told: for S8, S9 and S10")
+    judged.add_argument("--journal", type=Path, metavar="FILE", help="what a driver was told: for S8 to S11")
     judged.add_argument("--canary", type=Path, metavar="FILE", help="words that must be nowhere, and files: for S19")
     judged.add_argument("--rule", action="append", default=[], metavar="NAME", help="only this one; repeatable")
     judged.add_argument("--json", action="store_true", help="for programs")

@@ -15,6 +15,7 @@ RECORD_BYTES_MAX = 512 * 1024
 NESTING_MAX = 600  # brackets within brackets
 PURCHASE_BYTES_MAX = 768  # of a purchase or a release on the wire
 STOCK_MAX = 1_000_000_000
+REJECTED_GENERATION = 250_000  # rejections; the fold of a partition remembers the newest generation and the one before
 _LAST_INSTANT = 253_402_300_799_999
 
 Place = tuple[int, int, int]  # partition, offset and index of a request: it names a reservation
@@ -118,17 +119,19 @@ class Answer(Struct, omit_defaults=True, gc=False):
     hold_ms: int = 0
     reservation: Place | None = None
     of: Place | None = None
+    mismatch: bool = False
     name: str = ""
     stock: int = 0
     per_buyer_limit: int = 0
     status: str = ""
     opens_at_ms: int | None = None
     closes_at_ms: int | None = None
-    v: Literal[1] = 1
+    v: Literal[1, 2] = 1
 
 
 WHOLE = frozenset({"ProductListed", "ProductChanged", "ProductRetired"})
 KINDS = WHOLE | {"Restocked", "RestockRejected", "Reserved", "Rejected", "Released", "Ignored", "Unreadable"}
+SECOND_VERSIONS = frozenset({"Ignored"})  # kinds that have one
 
 
 class Envelope(Struct):
@@ -165,6 +168,7 @@ _request: json.Decoder[AnyRequest] = json.Decoder(AnyRequest)
 _envelope, _answers = json.Decoder(Envelope).decode, json.Decoder(list[Answer]).decode
 read_order_event = json.Decoder(OrderEvent).decode
 _TYPES = frozenset(kind.__struct_config__.tag for kind in AnyRequest.__args__)
+_PARTITIONED_ID = re.compile(r"[a-z0-9]{4}-([0-9a-f]{2})-[0-9a-f]{32}")
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -239,4 +243,14 @@ def read_answers(content: Raw) -> list[Answer] | None:
         answers = _answers(content)
     except _UNREADABLE:
         return None
-    return answers if all(answer.type in KINDS for answer in answers) else None
+    return answers if all(_known(answer) for answer in answers) else None
+
+
+def _known(answer: Answer) -> bool:
+    return answer.type in KINDS and (answer.v == 1 or answer.type in SECOND_VERSIONS)
+
+
+def home_of(purchase_id: str) -> int | None:
+    """The partition that a purchase's id names; ids of the older form name none."""
+    found = _PARTITIONED_ID.fullmatch(purchase_id)
+    return int(found[1], 16) if found else None

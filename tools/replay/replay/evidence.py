@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from replay.contract import Answer, OrderEvent, Place, read_answers, read_envelope, split
+from replay.contract import REJECTED_GENERATION, Answer, OrderEvent, Place, read_answers, read_envelope, split
 from replay.journal import Journal, Limits
 
 SETTLE_MS = 30_000  # after this long without a fault, nothing may be on its way any more
@@ -75,6 +75,7 @@ class Row(NamedTuple):
     hold_until_ms: int | None
     returned: bool
     version: int
+    created_at_ms: int
     updated_at_ms: int
 
 
@@ -198,7 +199,10 @@ class Canaries(NamedTuple):
 
 @dataclass
 class Evidence:
-    """Everything there is to judge a sale by. What is None was not there to be looked at."""
+    """Everything there is to judge a sale by. What is None was not there to be looked at.
+
+    `generation` is how many rejections a partition remembers at least; another number than that is for tests.
+    """
 
     partitions: dict[int, Partition]
     taken_at_ms: int
@@ -210,6 +214,7 @@ class Evidence:
     journal: Journal | None = None
     canaries: Canaries | None = None
     payments: list[Payment] | None = None
+    generation: int = REJECTED_GENERATION
 
     @property
     def limits(self) -> Limits | None:
@@ -238,6 +243,24 @@ class Evidence:
             if answer.type == "Released" and answer.reservation is not None:
                 found.setdefault(answer.reservation, place)
         return found
+
+    @cached_property
+    def undone(self) -> set[Place]:
+        """Reservations that never counted: in old logs the second one of a purchase was given back as such."""
+        given_back = (answer for _, answer in self.answers() if answer.reason == "already_decided")
+        return {answer.reservation for answer in given_back if answer.reservation is not None}
+
+    def forgot(self, purchase_id: str) -> bool:
+        """Whether more was rejected than is remembered between the purchase's last rejection and its reservation."""
+        for partition in self.partitions.values():
+            since: int | None = None
+            for _, answer in partition.answers():
+                if answer.type == "Rejected":
+                    mine = answer.purchase_id == purchase_id
+                    since = 0 if mine else None if since is None else since + 1
+                elif answer.type == "Reserved" and answer.purchase_id == purchase_id and since is not None:
+                    return since > self.generation
+        return False
 
     @cached_property
     def retired(self) -> dict[str, Place]:

@@ -35,7 +35,8 @@ ROWS = """
 SELECT purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
        payment_method, fingerprint, partition, source_offset, source_index,
        (extract(epoch FROM hold_until) * 1000)::bigint AS hold_until_ms, stock_returned_at IS NOT NULL AS returned,
-       version, (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms
+       version, (extract(epoch FROM created_at) * 1000)::bigint AS created_at_ms,
+       (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms
 FROM purchases"""
 NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 

@@ -1,10 +1,11 @@
 """The reference model: what the answer to each request must be, from the requests alone.
 
 It reads no decision. It is written from the design, shares nothing with the inventory's code, and prefers to be
-plain to being fast. One rule version: a sale that was decided by changed rules needs that version's model.
+plain to being fast. It knows two versions of the rules; a sale that was decided by others needs their model.
 """
 
 from replay.contract import (
+    REJECTED_GENERATION,
     STOCK_MAX,
     Answer,
     AnyRequest,
@@ -18,7 +19,7 @@ from replay.contract import (
 )
 from stampede_schemas.topics import partition_of
 
-REJECTIONS_REMEMBERED = 250_000  # and as many of the generation before
+FINGERPRINT_REMEMBERED = 16  # characters, of a rejected purchase
 OPERATOR_REQUESTS_REMEMBERED = 1_000
 _AFTER = {"open": "open", "close": "closed", "pause": "paused"}
 
@@ -63,17 +64,28 @@ _CHANGEABLE = ("unit_price_minor", "per_buyer_limit", "hold_ms", "opens_at_ms", 
 
 
 class Model:
-    """One partition. Feed it every request in order."""
+    """One partition. Feed it every request in order.
 
-    def __init__(self, partition: int) -> None:
-        self._partition = partition
+    `older`: by the rules from before a repeat was told whether its body differs. A purchase of a retired product was
+    rejected as `closed` then, remembered or not.
+    """
+
+    def __init__(self, partition: int, generation: int = REJECTED_GENERATION) -> None:
+        self.older = False
+        self._partition, self._generation = partition, generation
         self._goods: dict[str, Goods] = {}
         self._held: dict[str, Held] = {}
-        self._rejected: dict[str, Place] = {}
-        self._rejected_before: dict[str, Place] = {}
+        self._rejected: dict[str, tuple[Place, str]] = {}
+        self._rejected_before: dict[str, tuple[Place, str]] = {}
 
     def answer(self, request: AnyRequest, place: Place, at_ms: int) -> Answer:
         """What this request must be answered, at this place, appended at this instant of the broker's clock."""
+        said = self._answer(request, place, at_ms)
+        if said.type == "Ignored":
+            said.v, said.mismatch = (1, False) if self.older else (2, said.mismatch)
+        return said
+
+    def _answer(self, request: AnyRequest, place: Place, at_ms: int) -> Answer:
         goods = self._goods.get(request.product_id)
         if goods is None and partition_of(request.product_id) != self._partition:
             return Answer("Unreadable", reason="wrong_partition")
@@ -90,18 +102,19 @@ class Model:
         return said
 
     def _purchase(self, request: PurchaseRequest, goods: Goods | None, place: Place, at_ms: int) -> Answer:
-        key, held = request.purchase_id, self._held.get(request.purchase_id)
-        first = held.place if held else self._rejected.get(key) or self._rejected_before.get(key)
-        if first is not None:
-            return Answer("Ignored", request.product_id, key, reason="answered", of=first)
+        key = request.purchase_id
+        if (first := self._first(request)) is not None:
+            return Answer("Ignored", request.product_id, key, reason="answered", of=first[0], mismatch=first[1])
+        if goods is not None and goods.status == "retired" and not self.older:
+            return Answer("Ignored", request.product_id, key, reason="retired")
         said = Answer(
             "Rejected", request.product_id, key, "", request.buyer_id, request.quantity, request.payment_method,
             request.fingerprint, _refusal(request, goods, at_ms), goods.left if goods else 0,
         )  # fmt: skip
         if goods is None or said.reason:
-            if len(self._rejected) >= REJECTIONS_REMEMBERED:
+            if len(self._rejected) >= self._generation:
                 self._rejected_before, self._rejected = self._rejected, {}
-            self._rejected[key] = place
+            self._rejected[key] = place, request.fingerprint[:FINGERPRINT_REMEMBERED]
             return said
         goods.left -= request.quantity
         goods.numbered += 1
@@ -111,6 +124,15 @@ class Model:
         said.unit_price_minor, said.hold_ms = goods.now["unit_price_minor"], goods.now["hold_ms"]
         said.currency = goods.terms.currency
         return said
+
+    def _first(self, request: PurchaseRequest) -> tuple[Place, bool] | None:
+        """Where this purchase was answered first, and whether it asked for something else there, if remembered."""
+        key, body = request.purchase_id, request.fingerprint
+        if (held := self._held.get(key)) is not None:
+            return held.place, held.request.fingerprint != body
+        if (rejected := self._rejected.get(key) or self._rejected_before.get(key)) is not None:
+            return rejected[0], rejected[1] != body[:FINGERPRINT_REMEMBERED]
+        return None
 
     def _release(self, request: ReleaseRequest, goods: Goods | None) -> Answer:
         held = self._held.get(request.purchase_id)

@@ -1,6 +1,6 @@
 """Every decision is the one a reference model makes from the requests."""
 
-from replay.contract import Answer, read_request, split
+from replay.contract import Answer, Place, read_request, split
 from replay.evidence import Counted, Evidence, Findings, Partition, Violation, asked_at
 from replay.model import Model
 
@@ -13,9 +13,10 @@ def check(evidence: Evidence) -> Findings:
     """Let the model answer all requests. What follows from a difference is no news: a product is reported once."""
     looked = 0
     for partition in evidence.partitions.values():
-        model, wrong = Model(partition.number), set[str]()
+        model, wrong = Model(partition.number, evidence.generation), set[str]()
+        newer = _second_rules(partition)
         for record in partition.counting:
-            expected = _answers(model, partition, record)
+            expected = _answers(model, partition, record, newer)
             for index, (said, right) in enumerate(zip(record.answers or (), expected, strict=False)):
                 looked += 1
                 if said != right and right.product_id not in wrong:
@@ -25,7 +26,12 @@ def check(evidence: Evidence) -> Findings:
     return looked
 
 
-def _answers(model: Model, partition: Partition, record: Counted) -> list[Answer]:
+def _second_rules(partition: Partition) -> Place | None:
+    """Where the present rules began to decide: what they say differently is an `Ignored` of the second version."""
+    return next((place for place, said in partition.answers() if (said.type, said.v) == ("Ignored", 2)), None)
+
+
+def _answers(model: Model, partition: Partition, record: Counted, newer: Place | None) -> list[Answer]:
     asked = partition.asked.get(record.source_offset)
     if asked is None:
         return []
@@ -39,6 +45,7 @@ def _answers(model: Model, partition: Partition, record: Counted) -> list[Answer
             answers.append(Answer("Unreadable", reason=request))
         else:
             place = (partition.number, record.source_offset, index)
+            model.older = newer is None or place < newer
             answers.append(model.answer(request, place, asked.at_ms))
     return answers
 

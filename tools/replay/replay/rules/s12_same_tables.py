@@ -4,19 +4,18 @@ Equality of tables is the claim, so this is the one rule that folds with the inv
 that code by their own.
 """
 
-from msgspec import DecodeError, json, msgpack
+from msgspec import DecodeError, msgpack
 
 from inventory.domain import FoldBroken, evolve
 from inventory.table import StockTable
-from replay.contract import read_envelope
+from replay.contract import REJECTED_GENERATION
 from replay.evidence import Evidence, Findings, Partition, Violation, decided_at
-from stampede_schemas.decisions import AnyDecision
+from stampede_schemas.codec import decode_decisions, decode_envelope
 from stampede_schemas.identifiers import Position
 
 NAME = "S12"
 NEEDS: tuple[str, ...] = ("states",)
 LOOKS_AT = "tables"
-_decisions = json.Decoder(list[AnyDecision]).decode
 
 
 def check(evidence: Evidence) -> Findings:
@@ -31,7 +30,7 @@ def check(evidence: Evidence) -> Findings:
         if state.source_offset > last:
             yield Violation(at, f"the worker has answered request {state.source_offset}, the log only {last}")
             continue
-        digest = fold(partition, state.source_offset)
+        digest = fold(partition, state.source_offset, evidence.generation)
         if isinstance(digest, Violation):
             yield digest
         elif digest != state.sha256:
@@ -39,17 +38,17 @@ def check(evidence: Evidence) -> Findings:
     return len(evidence.states)
 
 
-def fold(partition: Partition, upto: int) -> str | Violation:
+def fold(partition: Partition, upto: int, generation: int = REJECTED_GENERATION) -> str | Violation:
     """The digest of the table after request `upto`, or the first decision that does not fit."""
-    table = StockTable(partition.number)
+    table = StockTable(partition.number, generation=generation)
     values = {record.offset: record.value for record in partition.decisions}
     for record in partition.counting:
         if record.source_offset > upto:
             break
         try:
-            envelope = read_envelope(values[record.offset])
+            envelope = decode_envelope(values[record.offset])
             assert envelope is not None
-            for index, decision in enumerate(_decisions(envelope.decisions)):
+            for index, decision in enumerate(decode_decisions(envelope)):
                 evolve(table, decision, Position(partition.number, record.source_offset, index))
         except (DecodeError, FoldBroken) as error:
             return Violation(decided_at(partition.number, record.offset), f"cannot be folded: {error}")
