@@ -40,7 +40,9 @@ _WEIGHTS: tuple[tuple[int, str, tuple[int, ...]], ...] = (
     (4, "hear", (0, 1, 1, 1)),
     (3, "void", (0, 1)),
     (1, "expire", (0, 1, 2)),
-    (2, "cancel", (0, 1, 2, 3)),
+    (3, "command", (0, 1, 2, 6, 10, 11)),
+    (4, "read_command", (0,)),
+    (2, "sweep", (0,)),
     (6, "relay", (0, 1, 1, 2)),
     (1, "restore", (0, 0, 1)),
 )

@@ -53,12 +53,15 @@ class Reference:
         letters: Mapping[tuple[int, int], bytes],
         thrifty: bool,
         rule: Counts,
+        *,
+        forgetful: bool = False,
     ) -> None:
         self.facts: list[Fact] = []
         self.products: dict[str, Json] = {}
         self.held: dict[str, Json] = {}
         self.rejected: dict[str, list[int]] = {}
         self._requests, self._letters, self._thrifty, self._rule = requests, letters, thrifty, rule
+        self._forgetful = forgetful  # of rejections
 
     @property
     def answered(self) -> int:
@@ -138,7 +141,8 @@ class Reference:
                 fits = held and held["live"] and held["at"] == request["reservation"]
                 fits = held and fits and held["product"] == request["product_id"]
                 return ("Released", request["reason"]) if fits else ("Ignored", "not_held")
-        if request["purchase_id"] in self.held or request["purchase_id"] in self.rejected:
+        rejected = {} if self._forgetful else self.rejected
+        if request["purchase_id"] in self.held or request["purchase_id"] in rejected:
             return "Ignored", "answered"
         return self._purchase(product, request["buyer_id"], request["quantity"])
 

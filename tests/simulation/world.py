@@ -7,6 +7,7 @@ draws nothing itself, knows no clock but its own, and only the shipped code deci
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from eventlog.reader import CountingReader, LogBroken, Progress
@@ -41,6 +42,7 @@ class Variant:
     rule: Counts = counts
     rules: Rules = decide
     react: React = react
+    book: type[Book] = Book
 
 
 SHIPPED = Variant()
@@ -63,6 +65,11 @@ def thrifty(table: StockTable, request: AnyRequest, appended_at_ms: Millis) -> A
         available_after=said.available_after + said.quantity,
         reason="buyer_limit",
     )
+
+
+def forgetful(rules: Rules, table: StockTable, request: AnyRequest, appended_at_ms: Millis) -> AnyDecision:
+    """The same rules, but each rejection is forgotten at once, as others are after 250,000."""
+    return rules(StockTable(table.partition, table.products, table.purchases), request, appended_at_ms)
 
 
 class Worker:
@@ -96,7 +103,9 @@ class World:
         self.plan, self.variant = plan, variant
         self.log = MemoryLog()
         self.letters: dict[tuple[int, int], bytes] = {}
-        self.reference = Reference(self.log.requests, self.letters, any(plan.thrifty), variant.rule)
+        self.reference = Reference(
+            self.log.requests, self.letters, any(plan.thrifty), variant.rule, forgetful=plan.orders
+        )
         self.now_s = 0.0
         self.pace_s = plan.seconds_per_step
         self.committed = 0
@@ -105,7 +114,7 @@ class World:
         self.faults = 0  # delivery errors so far: only they excuse a stop
         self.slots = [self._worker(slot) for slot in range(SLOTS)]
         self.zombies: list[Worker] = []
-        self.book = Book(self.log, variant.react, variant.reader, plan.free) if plan.orders else None
+        self.book = variant.book(self.log, variant.react, variant.reader, plan.free) if plan.orders else None
         self._verbs: dict[str, Callable[[Worker, int], bool]] = {
             name: getattr(self, f"_{name}") for name in WORKERS_NEED
         }
@@ -376,6 +385,8 @@ class World:
 
     def _worker(self, slot: int) -> Worker:
         rules: Rules = thrifty if self.plan.thrifty[slot] else self.variant.rules
+        if self.plan.orders:
+            rules = partial(forgetful, rules)
         return Worker(self.variant.partition(0, TOPIC_IDS, self._new_load, rules, self._snapshot_due))
 
     def _snapshot_due(self, decided: int, remembered: int) -> bool:

@@ -198,16 +198,14 @@ class Units:
 
 def purchase_of(row: asyncpg.Record) -> saga.Purchase:
     """The state behind a row of `LOAD`."""
-    position = Position(row["partition"], row["source_offset"], row["source_index"])
-    purchase_id, product_id = PurchaseId(row["purchase_id"]), ProductId(row["product_id"])
     if row["status"] == "rejected":
-        return saga.Rejected(purchase_id, product_id, position, row["version"])
+        return saga.Rejected(row["version"])
     order = saga.Order(
-        purchase_id,
+        PurchaseId(row["purchase_id"]),
         row["buyer_id"],
-        product_id,
+        ProductId(row["product_id"]),
         row["quantity"],
-        position,
+        Position(row["partition"], row["source_offset"], row["source_index"]),
         row["reservation_no"] or 0,  # a stub has none
         row["unit_price_minor"] or 0,
         row["currency"] or NO_CURRENCY,
