@@ -85,14 +85,21 @@ class Unit:
         self.refused: list[Refused] = []
         self.payments_due = False
 
-    async def tell(self, heard: Sequence[tuple[PurchaseId, saga.Message]]) -> set[PurchaseId]:
-        """Let the saga react to each message in order, and write what follows. Returns the purchases without a row."""
+    async def tell(
+        self, heard: Sequence[tuple[PurchaseId, saga.Message]], *, skip_rejected: bool = False
+    ) -> set[PurchaseId]:
+        """Let the saga react to each message in order, and write what follows. Returns the purchases without a row.
+
+        With `skip_rejected` a rejected row counts as none: a decision that may revive it may still be on its way.
+        """
         if not heard:
             return set()
         # Postgres' text cannot hold a NUL: such a purchase has no row, and asking for it would be an error.
         names = {purchase_id for purchase_id, _ in heard if "\0" not in purchase_id}
         found = await self.connection.fetch(LOAD, list(names))
-        rows: dict[PurchaseId, asyncpg.Record] = {row["purchase_id"]: row for row in found}
+        rows: dict[PurchaseId, asyncpg.Record] = {
+            row["purchase_id"]: row for row in found if not (skip_rejected and row["status"] == "rejected")
+        }
         before = {purchase_id: purchase_of(row) for purchase_id, row in rows.items()}
         now = dict(before)
         money = Money()
