@@ -159,9 +159,9 @@ async def wrong(place: Installation, sale: Sale, stored_s: float, growth_mib: fl
         found.append(f"{count} releases")
     if count := len(await asyncio.to_thread(place.values, DEAD_LETTERS.name)):
         found.append(f"{count} dead letters")
-    if {(event.purchase_id, event.version) for event in events} != {(f"p{n}", 2) for n in range(1, sale.sold + 1)}:
+    if {(event.purchase_id, event.version) for event in events} != {(f"p{n}", 3) for n in range(1, sale.sold + 1)}:
         found.append("orders told are not those sold")
-    if count := int(str(await place.value("SELECT count(*) FROM purchases WHERE version <> 2"))):
+    if count := int(str(await place.value("SELECT count(*) FROM purchases WHERE version <> 3"))):
         found.append(f"{count} rows changed twice")
     return found
 

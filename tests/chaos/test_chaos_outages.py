@@ -67,4 +67,4 @@ async def test_a_writer_process_frozen_in_its_transaction(place: Installation) -
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-    assert {event.version for event in place.events()} == {2}
+    assert {event.version for event in place.events()} == {3}

@@ -173,7 +173,7 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
         await writing.execute(
             """INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reservation_no, version,
                  unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index)
-               VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 1, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
+               VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
         )
         async with units.open() as unit:
             await commands.apply(unit, {0: (0, 1)}, [Arrived(encode(paid("p1")), 0, 0, NOW)])
@@ -238,11 +238,11 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
     [reached] = await quiet.rows(progress)
     assert tuple(reached) == (700, 700, False)  # not done: some may still be on their way from the log
     assert await quiet.value("SELECT count(*) FROM purchases WHERE status = 'released' AND refund = 'due'") == 700
-    assert await quiet.value("SELECT count(*) FROM purchases WHERE version = 3") == 700
+    assert await quiet.value("SELECT count(*) FROM purchases WHERE version = 4") == 700
     await quiet.rows(
         """INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reservation_no, version,
              unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index)
-           VALUES ('late', 'b', 'shoe', 2, 'reserved', 701, 1, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
+           VALUES ('late', 'b', 'shoe', 2, 'reserved', 701, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
     )
     await applied_until(quiet, DECISIONS.name, 0.0)
     await successor.sweep(asyncio.Event())

@@ -33,7 +33,7 @@ async def test_the_log_beats_the_row(place: Installation) -> None:
         assert "stampede_orders_overruled_total 1.0" in told
         await until(lambda: empty(place), "sent", task=task)
     [found] = await place.rows("SELECT * FROM purchases WHERE purchase_id = 'p1'")
-    assert (found["reason"], found["version"], found["stock_returned_at"] is None) == ("hold_expired", 4, False)
+    assert (found["reason"], found["version"], found["stock_returned_at"] is None) == ("hold_expired", 5, False)
     assert (await place.statuses())["p2"] == "confirmed"
     kinds = [(type(event).__name__, event.refund) for event in place.events() if event.purchase_id == "p1"]
     assert kinds == [("OrderConfirmed", "none"), ("OrderReleased", "due"), ("OrderRefunded", "done")]

@@ -77,7 +77,7 @@ async def test_a_connection_cut_at_commit(place: Installation, between: Proxy) -
                 assert await asyncio.to_thread(trap.wait, 20), name
             await until(partial(at_rest, place, records * EACH), name, 40, task)
     nothing_lost_or_undone(place, records * EACH)
-    assert await place.value("SELECT count(*) FROM purchases WHERE version <> 2") == 0
+    assert await place.value("SELECT count(*) FROM purchases WHERE version <> 3") == 0
 
 
 async def test_postgres_gone_for_seconds(place: Installation, between: Proxy) -> None:

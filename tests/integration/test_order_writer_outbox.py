@@ -84,8 +84,8 @@ async def test_a_stranger_rebuilds_the_book_of_ended_orders(place: Installation)
         await until(lambda: empty(place), "sent", task=task)
         answers = [
             released(asked.purchase_id, asked.reservation, reason=asked.reason)
-            for partition, asked in place.requests()
-            if isinstance(asked, ReleaseRequested) and partition == 1
+            for _, asked in place.requests()
+            if isinstance(asked, ReleaseRequested)
         ]
         place.log.append(1, answers)
         back = "SELECT count(*) FROM purchases WHERE stock_returned_at IS NOT NULL"

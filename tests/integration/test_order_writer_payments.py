@@ -184,7 +184,7 @@ async def test_only_what_is_held_is_charged(quiet: Installation, units: Units, s
     await make_due(quiet)
     provider = Counting()
     async with paying(units, provider):
-        await until(lambda: quiet.value("SELECT true FROM purchases WHERE status = 'confirmed' AND version = 2"), "p2")
+        await until(lambda: quiet.value("SELECT true FROM purchases WHERE status = 'confirmed' AND version = 3"), "p2")
         await until(lambda: quiet.value("SELECT attempts > 0 FROM payments WHERE purchase_id = 'p1'"), "p1 looked at")
     assert provider.asked == ["p2"]
 
@@ -237,9 +237,9 @@ async def test_the_webhook_decides_and_a_late_approval_is_refunded_by_report(qui
         assert await place.statuses() == {"p1": "released", "p2": "confirmed", "p3": "released"}
         events = [event for event in place.events() if event.purchase_id == "p1"]
         assert [(type(event), event.version, event.refund) for event in events] == [
-            (OrderReleased, 2, "none"),
-            (OrderReleased, 3, "due"),
-            (OrderRefunded, 4, "done"),
+            (OrderReleased, 3, "none"),
+            (OrderReleased, 4, "due"),
+            (OrderRefunded, 5, "done"),
         ]
         states = {row[0]: row[1] for row in await place.rows("SELECT purchase_id, state FROM payments")}
         assert states == {"p1": "voided", "p2": "approved", "p3": "voided"}

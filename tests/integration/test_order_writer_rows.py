@@ -67,11 +67,11 @@ def fill(place: Installation, records: int, each: int = 20, partitions: int = 4)
 
 
 async def everything_once(place: Installation, total: int, restocks: int = 0) -> None:
-    """Every purchase is confirmed at version 2, its event stands on `orders`, and every restock counts once."""
+    """Every purchase is confirmed at version 3, its event stands on `orders`, and every restock counts once."""
     assert {row["stock"] - 10**6 for row in await place.rows("SELECT stock FROM products")} == {restocks}
-    assert await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed' AND version = 2") == total
+    assert await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed' AND version = 3") == total
     events = place.events()
-    assert {event.version for event in events} == {2}
+    assert {event.version for event in events} == {3}
     assert len({event.purchase_id for event in events}) == total
 
 
@@ -97,7 +97,7 @@ async def test_a_sale_becomes_rows_products_and_events(place: Installation) -> N
         assert (product["stock"], product["available"], product["status"]) == (4, 2, "open")
         await until(lambda: place.value("SELECT true FROM payments WHERE state = 'voided'"), "the void", task=task)
     [row] = await place.rows("SELECT * FROM purchases WHERE purchase_id = 'bad'")
-    assert (row["reason"], row["version"], row["refund"], row["reservation_no"]) == ("payment_declined", 2, "none", 2)
+    assert (row["reason"], row["version"], row["refund"], row["reservation_no"]) == ("payment_declined", 3, "none", 2)
     assert (row["partition"], row["source_offset"], row["source_index"]) == (3, sale, 1)
     assert await place.value("SELECT trace_id FROM purchases WHERE purchase_id = 'ok'") == TRACEPARENT[3:35]
     [(partition, request)] = place.requests()
@@ -138,27 +138,6 @@ async def test_redelivery_changes_nothing(place: Installation) -> None:
     assert (place.requests(), place.events()) == sent
 
 
-async def test_a_second_reservation_of_a_decided_purchase_is_given_back(place: Installation) -> None:
-    """In the partition where it stands; the first outcome keeps its row, also when that was a no."""
-    place.log.append(0, [listed("shoe")], [reserved("p1", 1), rejected("p2")])
-    async with place.writer(payment="none") as task:
-        await until(lambda: applied(place, 0, 2), "the first outcomes", task=task)
-        place.log.append(
-            7, [reserved("p1", 1, product_id="sock"), reserved("p2", 2, product_id="sock"), rejected("p1")]
-        )
-        await until(lambda: applied(place, 7, 1), "the second outcomes", task=task)
-        await until(lambda: empty(place), "sent", task=task)
-    assert await place.statuses() == {"p1": "confirmed", "p2": "rejected"}
-    asked = [
-        (n, r.purchase_id, r.reservation, r.reason) for n, r in place.requests() if isinstance(r, ReleaseRequested)
-    ]
-    assert asked == [
-        (7, "p1", Position(7, 0, 0), "already_decided"),
-        (7, "p2", Position(7, 0, 1), "already_decided"),
-    ]
-    assert [event.product_id for event in place.events()] == ["shoe"]
-
-
 async def test_a_killed_writer_goes_on_at_the_progress_in_postgres(place: Installation) -> None:
     """kill -9 in the middle, then a start with the group's offsets gone: every purchase once, nothing again."""
     total = fill(place, 200)
@@ -188,7 +167,7 @@ async def test_two_writers_of_the_same_partitions_write_everything_once(place: I
         assert not a.done()
         assert not b.done()
     assert await place.value("SELECT stock FROM products WHERE product_id = 'shoe-0'") == 10**6 + 151
-    assert {event.version for event in place.events()} == {2}
+    assert {event.version for event in place.events()} == {3}
     assert Counter(event.purchase_id for event in place.events()).total() == total + 150
 
 

@@ -83,7 +83,7 @@ async def test_unknown_is_asked_again_until_it_is_known(place: Installation) -> 
         assert await place.value("SELECT attempts FROM payments WHERE purchase_id = 'p1'") == 3
         assert (await row(place, "p2"))["reason"] == "payment_declined"
         await until(lambda: empty(place), "sent", task=task)
-    assert sorted((event.purchase_id, event.version) for event in place.events()) == [("p1", 2), ("p2", 2)]
+    assert sorted((event.purchase_id, event.version) for event in place.events()) == [("p1", 3), ("p2", 3)]
 
 
 async def test_an_unpaid_hold_expires(place: Installation) -> None:
@@ -107,11 +107,11 @@ async def test_an_approval_that_comes_after_the_release_is_refunded_once(place: 
         await until(lambda: has(place, status="released", reason="cancelled"), "cancelled", task=task)
         await until(lambda: place.value("SELECT true FROM payments WHERE state = 'voided'"), "voided", task=task)
         till.answer.set_result(Approved())
-        await until(lambda: has(place, refund="done", version=4), "refunded", task=task)
+        await until(lambda: has(place, refund="done", version=5), "refunded", task=task)
         await until(lambda: empty(place), "sent", task=task)
     assert releases(place) == [(Position(2, 1, 0), "cancelled")]
     kinds = [(type(event).__name__, event.version, event.refund) for event in place.events()]
-    assert kinds == [("OrderReleased", 2, "none"), ("OrderReleased", 3, "due"), ("OrderRefunded", 4, "done")]
+    assert kinds == [("OrderReleased", 3, "none"), ("OrderReleased", 4, "due"), ("OrderRefunded", 5, "done")]
     assert len(till.voids) == 3  # one without an answer, one for the release, one for the money that came late
 
 

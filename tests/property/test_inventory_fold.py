@@ -14,7 +14,7 @@ from stampede_schemas.codec import decode_decisions
 from stampede_schemas.decisions import AnyDecision, Envelope, Reserved
 from stampede_schemas.identifiers import Load, Millis, Position
 from stampede_schemas.requests import AnyRequest, ReleaseRequested
-from tests.simulation.world import thrifty
+from tests.simulation.other_rules import thrifty
 from tests.support.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
 
 Rules = Callable[[StockTable, AnyRequest, Millis], AnyDecision]

@@ -96,11 +96,6 @@ class Money(RuleBasedStateMachine):
         self.hear(saga.StockReleased(ORDER.reservation, "cancelled"))
 
     @rule()
-    def the_log_repeats_itself(self) -> None:
-        """A redelivery."""
-        self.hear(saga.ReservedAgain(ORDER.reservation, ORDER.product_id, None))
-
-    @rule()
     def a_wrong_report_comes(self) -> None:
         """Of a cent: it confirms nothing and settles nothing."""
         was = self.purchase

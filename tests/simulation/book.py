@@ -2,33 +2,37 @@
 
 Each step is what the shell does in one transaction or one call, so a crash is the absence of the next step; a COMMIT
 whose answer is lost, a second writer, answers that come late and a database restored from a copy are their own.
+Cancellations and payment reports come by a topic of their own, which is read in any order with `decisions`.
 """
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from eventlog.reader import CountingReader, Progress, Void
 from order_writer import saga
-from order_writer.domain import Batch, conflict, order_of
+from order_writer.domain import Batch, Row, order_of
 from order_writer.outgoing import releases
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.topics import REQUESTS
+from tests.simulation.buyers import Buyers, Provider
 from tests.simulation.reference import Reference, Violation
 from tests.support.log import MemoryLog
 
 React = Callable[[saga.Purchase, saga.Message], tuple[saga.Effect, ...]]
 WRITERS = 2
-APPLY, DUE, ANSWERED, HELD, SENDING, KEPT = (1 << n for n in range(13, 19))
+APPLY, DUE, ANSWERED, HELD, SENDING, KEPT, COMMANDED, PENDING = (1 << n for n in range(13, 21))
 NEEDS = {
     "apply": APPLY,
     "pay": DUE,
     "void": DUE,
     "hear": ANSWERED,
     "expire": HELD,
-    "cancel": HELD,
+    "command": KEPT,
+    "read_command": COMMANDED,
+    "sweep": PENDING,
     "relay": SENDING,
     "restore": KEPT,
 }
@@ -56,42 +60,32 @@ class Database:
     rows: dict[PurchaseId, saga.Purchase] = field(default_factory=dict)
     payments: dict[PurchaseId, Payment] = field(default_factory=dict)
     outbox: dict[int, Outgoing] = field(default_factory=dict)
+    commands_read: int = 0
+    pending: dict[int, int] = field(default_factory=dict)  # commands that wait, and where `decisions` ended then
 
     def copy(self) -> "Database":
         """As it is now."""
-        return Database(self.progress, dict(self.rows), dict(self.payments), dict(self.outbox))
-
-
-class Provider:
-    """Takes money and gives it back, both once; its void is sticky. Its books are what S21 is checked against."""
-
-    def __init__(self) -> None:
-        self.captured: set[PurchaseId] = set()
-        self.declined: set[PurchaseId] = set()
-        self.refunded: set[PurchaseId] = set()
-        self.voided: set[PurchaseId] = set()
-
-    def authorize(self, purchase_id: PurchaseId, *, willing: bool) -> saga.Message:
-        """The same answer whenever it is asked again."""
-        if purchase_id not in self.captured | self.declined | self.voided:
-            (self.captured if willing else self.declined).add(purchase_id)
-        taken = purchase_id in self.captured - self.voided
-        return saga.PaymentApproved() if taken else saga.PaymentDeclined()
-
-    def void(self, purchase_id: PurchaseId) -> None:
-        """Refund what was captured, and capture nothing from now on."""
-        self.voided.add(purchase_id)
-        self.refunded |= self.captured & {purchase_id}
+        return replace(
+            self,
+            rows=dict(self.rows),
+            payments=dict(self.payments),
+            outbox=dict(self.outbox),
+            pending=dict(self.pending),
+        )
 
 
 class Book:
     """Everything between `decisions` and the releases that come back into `requests`."""
 
+    batch: type[Batch] = Batch
+
     def __init__(self, log: MemoryLog, react: React, reader: Callable[[Progress], CountingReader], free: bool) -> None:
         self.log, self._react, self._reader, self._free = log, react, reader, free
         self.database, self.provider = Database(), Provider()
+        self.buyers = Buyers(log, reader(Progress()), self.provider)
         self.answers: deque[tuple[PurchaseId, saga.Message]] = deque()  # of the provider, on their way
         self.versions: dict[PurchaseId, int] = {}  # told to the world
+        self._states: dict[tuple[PurchaseId, int], type[saga.Purchase]] = {}  # by version, since the last restore
         self._writers: list[CountingReader | None] = [None] * WRITERS
         self._backup = Database()
         self._caught_up = 0  # where `decisions` ended when the database was restored
@@ -120,6 +114,8 @@ class Book:
             | ANSWERED * bool(self.answers)
             | HELD * (self.open and bool(self.database.rows))
             | SENDING * (self.open and bool(self.database.outbox))
+            | COMMANDED * (self.open and self.database.commands_read < len(self.buyers.commands))
+            | PENDING * (self.open and bool(self.database.pending))
             | KEPT
         )
 
@@ -131,7 +127,7 @@ class Book:
         reader = self._writers[which] or self._reader(self.database.progress)
         before = reader.progress
         was = before.next_offset
-        batch = Batch()
+        batch = self.batch()
         for record in self.log.decisions[was : was + 1 + (amount >> 1 & 1)]:
             read = reader.read(record.offset, record.value)
             if not isinstance(read, Void):
@@ -176,16 +172,36 @@ class Book:
 
     def expire(self, amount: int) -> bool:
         """The hold of a purchase has run out."""
-        return self._told(amount, lambda _: saga.HoldExpired(), saga.Reserved)
+        found = [row for row in self.database.rows.values() if isinstance(row, saga.Reserved)]
+        if not found or not self.open:
+            return False
+        self._tell([(found[amount % len(found)].order.purchase_id, saga.HoldExpired())])
+        return True
 
-    def cancel(self, amount: int) -> bool:
-        """The buyer changes their mind, or the operator theirs."""
-        return self._told(
-            amount,
-            lambda row: saga.CancelAsked("operator" if amount & 1 else row.order.buyer_id),
-            saga.Reserved,
-            saga.Confirmed,
-        )
+    def command(self, amount: int) -> bool:
+        """Somebody who was told of a decision cancels or pays; see `Buyers`. Bit 3: a writer reads it at once."""
+        done = self.buyers.command(amount | 2 if self._free else amount)
+        while done and amount & 8 and self.read_command(0):
+            pass
+        return done
+
+    def read_command(self, amount: int) -> bool:
+        """A writer reads the next command; it waits if its row is not decided yet."""
+        at = self.database.commands_read
+        if not self.open or at == len(self.buyers.commands):
+            return False
+        self.database.commands_read += 1
+        self._tell_or_keep(at, len(self.log.decisions))
+        return True
+
+    def sweep(self, amount: int) -> bool:
+        """The commands that wait are looked at again. True if one of them does so no more."""
+        pending = self.database.pending
+        before = len(pending)
+        if self.open:
+            for at in list(pending):
+                self._tell_or_keep(at, pending.pop(at))
+        return len(pending) < before
 
     def relay(self, amount: int) -> bool:
         """One row of the outbox is sent, not always the oldest; with amount 0 the relay dies before it deletes it."""
@@ -210,6 +226,7 @@ class Book:
         self._caught_up = len(self.log.decisions)
         self._writers = [None] * WRITERS
         self.answers.clear()
+        self._states.clear()
         self.restored = True
         return True
 
@@ -217,7 +234,10 @@ class Book:
 
     def rest(self) -> bool:
         """Do everything that is left to do, with an unwilling provider. True if there was something."""
-        steps = (self.apply, self.pay, self.hear, self.void, self.hear, self.relay, self.expire)
+        steps = (
+            self.apply, self.read_command, self.sweep, self.pay, self.hear, self.void, self.hear, self.relay,
+            self.expire,
+        )  # fmt: skip
         rounds = 0
         while sum(step(3) for step in steps):
             rounds += 1
@@ -238,8 +258,11 @@ class Book:
         if extra := {name for name, row in rows.items() if not isinstance(row, saga.Rejected)} - reference.held.keys():
             raise Violation("S7", f"{sorted(extra)} have rows and no reservation")
         self._check_money()
+        for name in self.buyers.cancelled:
+            if not isinstance(rows[name], saga.Released):
+                raise Violation("command", f"{name} was cancelled, and its row is {rows[name]}")
         for name, row in rows.items():
-            if row.version > 1 and not self.restored and self.versions.get(name) != row.version:
+            if row.version > 2 and not self.restored and self.versions.get(name) != row.version:
                 raise Violation("S10", f"{name} has version {row.version}, {self.versions.get(name)} was published")
 
     def _check_money(self) -> None:
@@ -258,38 +281,52 @@ class Book:
     def _row(self, purchase_id: PurchaseId) -> saga.Purchase | None:
         return self.database.rows.get(purchase_id)
 
-    def _told(
-        self,
-        amount: int,
-        message: Callable[[saga.Reserved | saga.Confirmed], saga.Message],
-        *kinds: type[saga.Reserved | saga.Confirmed],
-    ) -> bool:
-        found = [row for row in self.database.rows.values() if isinstance(row, kinds)]
-        if not found or not self.open:
-            return False
-        row = found[amount % len(found)]
-        self._tell([(row.order.purchase_id, message(row))])
-        return True
-
     def _commit(self, batch: Batch, to: Progress) -> None:
-        """See `order_writer.store.apply`: first outcomes become rows, and the rest is told to the saga."""
-        heard: list[tuple[PurchaseId, saga.Message]] = []
+        """See `order_writer.store.apply`: outcomes become rows, and the rest is told to the saga."""
         sold: list[tuple[PurchaseId, int]] = []
-        for purchase_id, row in batch.rows.items():
-            if purchase_id in self.database.rows:
-                if told := conflict(row):
-                    heard.append(told)
-            elif row.status == "rejected":
-                at = Position(row.partition, row.source_offset, row.source_index)
-                self.database.rows[purchase_id] = saga.Rejected(purchase_id, row.product_id, at)
-            elif self._free:
-                self.database.rows[purchase_id] = saga.Confirmed(order_of(row), version=2)
-                sold.append((purchase_id, 2))
-            else:
-                self.database.rows[purchase_id] = saga.Reserved(order_of(row))
-                self.database.payments[purchase_id] = Payment("due")
-        self._tell(heard + batch.later, sold)
+        for row in [*batch.rows.values(), *batch.again]:
+            known = self._row(row.purchase_id)
+            if known is None or not self._stands(known, row):
+                self._put(row.purchase_id, state := self._state(row))
+                if isinstance(state, saga.Confirmed):
+                    sold.append((row.purchase_id, state.version))
+                elif isinstance(state, saga.Reserved):
+                    self.database.payments.setdefault(row.purchase_id, Payment("due"))
+            elif row.status == "reserved" and not isinstance(known, saga.Rejected) and known.order != order_of(row):
+                raise Violation("S9", f"{row.purchase_id} is reserved at {row.position}, and is {known}")
+        self._tell(batch.later, sold)
         self.database.progress = to
+
+    def _stands(self, known: saga.Purchase, row: Row) -> bool:
+        """Whether a row keeps its place."""
+        return not (isinstance(known, saga.Rejected) and row.status == "reserved")
+
+    def _state(self, row: Row) -> saga.Purchase:
+        """What a new row is, and one that takes the place of a rejection."""
+        if row.status == "rejected":
+            return saga.Rejected()
+        order = order_of(row)
+        return saga.Confirmed(order, saga.FIRST_EVENT_VERSION) if self._free else saga.Reserved(order)
+
+    def _put(self, purchase_id: PurchaseId, state: saga.Purchase) -> None:
+        """Write a row. Its version never falls, and no version is told of two states."""
+        known = self._row(purchase_id)
+        told = self._states.setdefault((purchase_id, state.version), type(state))
+        if told is not type(state) or (known is not None and known.version > state.version):
+            raise Violation("S10", f"{purchase_id} went from {known} to {state}")
+        self.database.rows[purchase_id] = state
+
+    def _waits(self, row: saga.Purchase | None, end: int) -> bool:
+        """Whether a command has to wait that was read when `decisions` ended at `end`; see `commands.UNPARK`."""
+        behind = self.database.progress.next_offset < end
+        return row is None or (isinstance(row, saga.Rejected) and behind)
+
+    def _tell_or_keep(self, at: int, end: int) -> None:
+        purchase_id, message = self.buyers.commands[at]
+        if self._waits(self._row(purchase_id), end):
+            self.database.pending[at] = end
+        else:
+            self._tell([(purchase_id, message)])
 
     def _tell(
         self, heard: list[tuple[PurchaseId, saga.Message]], sold: list[tuple[PurchaseId, int]] | None = None
@@ -303,9 +340,10 @@ class Book:
                 continue
             self._voided(purchase_id, message)
             effects = self._react(row, message)
-            self.database.rows[purchase_id] = now = saga.evolve(row, effects)
-            if row.version > now.version or (isinstance(row, saga.Released) and not isinstance(now, saga.Released)):
+            now = saga.evolve(row, effects)
+            if isinstance(row, saga.Released) and not isinstance(now, saga.Released):
                 raise Violation("S10", f"{purchase_id} went from {row} back to {now}")
+            self._put(purchase_id, now)
             for effect in effects:
                 match effect:
                     case saga.Become(state):

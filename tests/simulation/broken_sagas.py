@@ -1,9 +1,13 @@
-"""Sagas with one reaction wrong, for the simulator to find."""
+"""Sagas with one reaction wrong, and order-writers with one rule of rejected rows wrong, for the simulator to find."""
 
 from msgspec.structs import replace
 
 from order_writer import saga
+from order_writer.domain import Batch, Row
 from order_writer.saga import Effect, Message, Purchase, react
+from stampede_schemas.decisions import Rejected, Reserved
+from stampede_schemas.identifiers import Position
+from tests.simulation.book import Book
 
 
 def forgets_the_void(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
@@ -46,3 +50,46 @@ def gives_back_elsewhere(purchase: Purchase, message: Message) -> tuple[Effect, 
         else effect
         for effect in react(purchase, message)
     )
+
+
+class FirstOutcomes(Batch):
+    """A batch that keeps the first outcome of a purchase, also when that is a rejection."""
+
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
+        if decision.purchase_id not in self.rows:
+            super()._outcome(decision, position)
+
+
+class ReducesToTheFirst(Book):
+    """A rejection and the reservation after it in one batch leave a rejected row."""
+
+    batch = FirstOutcomes
+
+
+class RevivesWithoutAVersion(Book):
+    """A reservation takes the place of a rejection under the version that was told of the rejection."""
+
+    def _state(self, row: Row) -> Purchase:
+        known, state = self._row(row.purchase_id), super()._state(row)
+        return state if known is None else replace(state, version=known.version)
+
+
+class NeverRevives(Book):
+    """A rejected row is final."""
+
+    def _stands(self, known: Purchase, row: Row) -> bool:
+        return True
+
+
+class DropsCommandsOfTheRejected(Book):
+    """A command is acted on by a rejected row, though the reservation it is about is still on its way."""
+
+    def _waits(self, row: Purchase | None, end: int) -> bool:
+        return row is None
+
+
+class KeepsCommandsOfTheRejected(Book):
+    """A command on a rejected row waits for ever."""
+
+    def _waits(self, row: Purchase | None, end: int) -> bool:
+        return row is None or isinstance(row, saga.Rejected)

@@ -22,8 +22,9 @@ from stampede_schemas.codec import encode_requests
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.requests import AnyRequest
 from stampede_schemas.topics import REQUESTS
+from tests.simulation.other_rules import thrifty
 from tests.simulation.reference import Reference, Violation
-from tests.simulation.world import SHIPPED, Variant, thrifty
+from tests.simulation.world import SHIPPED, Variant
 from tests.support.log import TOPIC_IDS, MemoryLog, run_load
 from tests.support.partition import settle
 from tests.support.requests import listing, purchase

@@ -40,7 +40,9 @@ _WEIGHTS: tuple[tuple[int, str, tuple[int, ...]], ...] = (
     (4, "hear", (0, 1, 1, 1)),
     (3, "void", (0, 1)),
     (1, "expire", (0, 1, 2)),
-    (2, "cancel", (0, 1, 2, 3)),
+    (3, "command", (0, 1, 2, 6, 10, 11)),
+    (4, "read_command", (0,)),
+    (2, "sweep", (0,)),
     (6, "relay", (0, 1, 1, 2)),
     (1, "restore", (0, 0, 1)),
 )
@@ -189,7 +191,7 @@ def _check_readers(world: World) -> None:
 
 
 def _check_tables(world: World) -> None:
-    generation = world.plan.rejected_generation + world.variant.remembers
+    generation = max(1, world.plan.rejected_generation) + world.variant.remembers
 
     def folded(log: MemoryLog) -> StockTable:
         return run_load(log, 0, reader_from=world.variant.reader, generation=generation).table

@@ -24,6 +24,11 @@ from tests.simulation.broken_rules import (
     repeats_the_last_answer,
 )
 from tests.simulation.broken_sagas import (
+    DropsCommandsOfTheRejected,
+    KeepsCommandsOfTheRejected,
+    NeverRevives,
+    ReducesToTheFirst,
+    RevivesWithoutAVersion,
     believes_the_row,
     forgets_the_void,
     gives_back_elsewhere,
@@ -343,5 +348,10 @@ MUTANTS: dict[str, Variant] = {
         Variant("a late approval revives", react=revives),
         Variant("a refund is never told", react=never_refunds),
         Variant("a release names another reservation", react=gives_back_elsewhere),
+        Variant("a batch is reduced to its first outcome", book=ReducesToTheFirst),
+        Variant("a rejected row is final", book=NeverRevives),
+        Variant("a rejection is revived without a version", book=RevivesWithoutAVersion),
+        Variant("a command on a rejected row is dropped", book=DropsCommandsOfTheRejected),
+        Variant("a command on a rejected row waits for ever", book=KeepsCommandsOfTheRejected),
     )
 }

@@ -3,7 +3,6 @@
 from random import Random
 from typing import NamedTuple
 
-from inventory.table import REJECTED_GENERATION
 from stampede_schemas.codec import encode, encode_requests
 from stampede_schemas.requests import AnyRequest
 from tests.support.requests import ELSEWHERE, LAMP, MUG, listing, purchase, release, restock, retire
@@ -36,7 +35,7 @@ class Plan(NamedTuple):
     steps: int
     orders: bool
     free: bool
-    rejected_generation: int
+    rejected_generation: int  # 0: each rejection is forgotten at once
 
 
 def draw(seed: int) -> tuple[Plan, Random]:
@@ -56,7 +55,7 @@ def draw(seed: int) -> tuple[Plan, Random]:
         12 + int(roll() * (STEPS_MAX - 12)),
         orders=orders,
         free=seed % (4 * ORDERS_EVERY) == 0,
-        rejected_generation=REJECTED_GENERATION if orders else 1 + int(3 * roll() ** 2),
+        rejected_generation=0 if orders else 1 + int(3 * roll() ** 2),
     )
     return plan, dice
 

@@ -160,7 +160,7 @@ class Reference:
 
     def _first(self, purchase_id: str) -> Json | None:
         """The first answer to a purchase, as long as it is remembered."""
-        if purchase_id in self.held or purchase_id not in self.rejected:
+        if purchase_id in self.held or purchase_id not in self.rejected or not self._generation:
             return self.held.get(purchase_id)
         rejected = self.rejected[purchase_id]
         generations = (self._rejections - 1) // self._generation - rejected["number"] // self._generation

@@ -45,6 +45,11 @@ FOUND_BY = {
     "a late approval revives": {"S10"},
     "a refund is never told": {"S21"},
     "a release names another reservation": {"S5"},
+    "a batch is reduced to its first outcome": {"S5"},
+    "a rejected row is final": {"S5"},
+    "a rejection is revived without a version": {"S10"},
+    "a command on a rejected row is dropped": {"command", "S21"},
+    "a command on a rejected row waits for ever": {"S21"},
 }
 
 

@@ -6,6 +6,7 @@ draws nothing itself, knows no clock but its own, and only the shipped code deci
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from eventlog.reader import CountingReader, LogBroken, Progress
@@ -14,16 +15,14 @@ from inventory.domain import FoldBroken, decide
 from inventory.effects import Effect
 from inventory.loading import load
 from inventory.protocol import Partition, Rules
-from inventory.table import StockTable
 from order_writer.saga import react
-from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
-from stampede_schemas.identifiers import Load, Millis
-from stampede_schemas.requests import AnyRequest, PurchaseRequested
+from stampede_schemas.identifiers import Load
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.simulation import book
 from tests.simulation.book import Book, React
+from tests.simulation.other_rules import forgetful, thrifty
 from tests.simulation.plan import SLOTS, Plan, Step
-from tests.simulation.reference import THRIFTY_REFUSES, Counts, Reference, Violation, counts
+from tests.simulation.reference import Counts, Reference, Violation, counts
 from tests.simulation.worker import Worker
 from tests.support.log import TOPIC_IDS, MemoryLog
 
@@ -42,28 +41,10 @@ class Variant:
     rules: Rules = decide
     react: React = react
     remembers: int = 0  # so many rejections more in a generation than it should hold
+    book: type[Book] = Book
 
 
 SHIPPED = Variant()
-
-
-def thrifty(table: StockTable, request: AnyRequest, appended_at_ms: Millis) -> AnyDecision:
-    """Another rule set: the same, but it never serves some of the buyers."""
-    said = decide(table, request, appended_at_ms)
-    if not (isinstance(said, Reserved) and isinstance(request, PurchaseRequested)):
-        return said
-    if said.buyer_id not in THRIFTY_REFUSES:
-        return said
-    return Rejected(
-        purchase_id=said.purchase_id,
-        buyer_id=said.buyer_id,
-        product_id=said.product_id,
-        quantity=said.quantity,
-        payment_method=said.payment_method,
-        fingerprint=said.fingerprint,
-        available_after=said.available_after + said.quantity,
-        reason="buyer_limit",
-    )
 
 
 class World:
@@ -84,7 +65,7 @@ class World:
         self.faults = 0  # delivery errors so far: only they excuse a stop
         self.slots = [self._worker(slot) for slot in range(SLOTS)]
         self.zombies: list[Worker] = []
-        self.book = Book(self.log, variant.react, variant.reader, plan.free) if plan.orders else None
+        self.book = variant.book(self.log, variant.react, variant.reader, plan.free) if plan.orders else None
         self._verbs: dict[str, Callable[[Worker, int], bool]] = {
             name: getattr(self, f"_{name}") for name in WORKERS_NEED
         }
@@ -343,7 +324,7 @@ class World:
         worker.stays_out = stop.stay_out
 
     def _begin_load(self, worker: Worker, effect: effects.LoadTable) -> None:
-        generation = self.plan.rejected_generation + self.variant.remembers
+        generation = max(1, self.plan.rejected_generation) + self.variant.remembers
         loading = load(0, TOPIC_IDS, self.variant.reader, effect.known, generation)
         worker.loadings.append((effect.epoch, loading, next(loading)))
 
@@ -356,6 +337,8 @@ class World:
 
     def _worker(self, slot: int) -> Worker:
         rules: Rules = thrifty if self.plan.thrifty[slot] else self.variant.rules
+        if not self.plan.rejected_generation:
+            rules = partial(forgetful, rules)
         return Worker(self.variant.partition(0, TOPIC_IDS, self._new_load, rules, self._snapshot_due))
 
     def _snapshot_due(self, decided: int, remembered: int) -> bool:

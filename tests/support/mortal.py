@@ -49,10 +49,10 @@ async def settled(place: Installation, count: int) -> bool:
 
 
 async def everything(place: Installation, total: int) -> None:
-    """Each order confirmed at version 2 and told; told again only as what it was."""
-    assert await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed' AND version = 2") == total
+    """Each order confirmed at version 3 and told; told again only as what it was."""
+    assert await place.value("SELECT count(*) FROM purchases WHERE status = 'confirmed' AND version = 3") == total
     events = await asyncio.to_thread(place.events)
-    assert {event.version for event in events} == {2}
+    assert {event.version for event in events} == {3}
     assert len({event.purchase_id for event in events}) == total
 
 

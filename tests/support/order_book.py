@@ -25,7 +25,7 @@ SELECT '97ee-' || md5(n::text),
        CASE status WHEN 'rejected' THEN 'sold_out' WHEN 'released' THEN 'payment_declined' END,
        CASE WHEN status <> 'rejected' THEN n END, 4200, 'EUR', 'ok', 'f0f0f0f0f0f0f0f0f0f0f0', n % 12, n, 0,
        CASE WHEN status <> 'rejected' THEN at END,
-       CASE WHEN status IN ('rejected', 'reserved') THEN 1 ELSE 2 END, at, at
+       CASE status WHEN 'rejected' THEN 1 WHEN 'reserved' THEN 2 ELSE 3 END, at, at
 FROM (SELECT n, timestamptz '2026-01-01' + n / 1000 * interval '50 ms' AS at,
              CASE WHEN n <= 200 AND n % 10 = 0 THEN 'reserved' WHEN n % 50 = 0 THEN 'released'
                   WHEN n % 10 < 3 THEN 'confirmed' ELSE 'rejected' END AS status

@@ -333,7 +333,7 @@ async def insert_orders(place: Installation, count: int, status: str = "reserved
         """INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reservation_no, unit_price_minor,
              currency, payment_method, fingerprint, partition, source_offset, source_index, hold_until, version)
            SELECT 'p' || n, 'buyer-of-p' || n, $2::text, 2, $3::text, n, 4200, 'EUR', 'ok', 'f', 0, n, 0,
-                  now() - interval '1 minute', CASE $3 WHEN 'reserved' THEN 1 ELSE 2 END
+                  now() - interval '1 minute', CASE $3 WHEN 'reserved' THEN 2 ELSE 3 END
            FROM generate_series(1, $1) AS n""",
         count,
         product_id,

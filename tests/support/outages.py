@@ -40,7 +40,7 @@ async def at_rest(place: Installation, count: int) -> bool:
 def nothing_lost_or_undone(place: Installation, count: int) -> None:
     """Each order told once or more, none released, no dead letter."""
     events = place.events()
-    assert {event.version for event in events} == {2}
+    assert {event.version for event in events} == {3}
     assert len({event.purchase_id for event in events}) == count
     assert place.requests() == []
     assert place.values(DEAD_LETTERS.name) == []

@@ -1,20 +1,26 @@
 """From decisions to one transaction: what a batch keeps, and in which order."""
 
 from order_writer import saga
-from order_writer.domain import Batch, conflict
+from order_writer.domain import Batch
 from stampede_schemas.decisions import Ignored, Restocked, Unreadable
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId, RequestId
 from tests.support.orders import TRACEPARENT, listed, rejected, released, reserved
 
 
-def test_the_first_outcome_of_a_purchase_is_its_row() -> None:
-    """A second reservation in the same batch goes to the saga, a second no is dropped."""
+def test_a_purchase_has_one_row_its_first_reservation_or_else_its_first_rejection() -> None:
+    """Whatever comes before the reservation or after it; a further reservation is kept to be compared with the row."""
     batch = Batch()
-    batch.add(0, 7, [rejected("p1"), reserved("p2", 1), rejected("p2")])
+    batch.add(0, 7, [rejected("p1"), reserved("p2", 1), rejected("p2"), rejected("p3"), rejected("p3")])
+    batch.add(0, 8, [rejected("p1"), reserved("p1", 2), rejected("p1")])
     batch.add(4, 2, [reserved("p1", 1, product_id="sock")])
-    assert {p: row.status for p, row in batch.rows.items()} == {"p1": "rejected", "p2": "reserved"}
-    assert batch.later == [("p1", saga.ReservedAgain(Position(4, 2, 0), ProductId("sock"), None))]
-    assert batch.decisions == 4
+    assert {p: (row.status, row.position) for p, row in batch.rows.items()} == {
+        "p1": ("reserved", Position(0, 8, 1)),
+        "p2": ("reserved", Position(0, 7, 1)),
+        "p3": ("rejected", Position(0, 7, 3)),
+    }
+    assert [(row.purchase_id, row.position) for row in batch.again] == [("p1", Position(4, 2, 0))]
+    assert batch.later == []
+    assert batch.decisions == 9
 
 
 def test_a_row_carries_the_position_of_its_request() -> None:
@@ -48,14 +54,3 @@ def test_stock_is_what_the_last_decision_left() -> None:
     [stock] = batch.stocks.values()
     assert (stock.added, stock.available, stock.source_offset) == (5, 101, 2)
     assert stock.whole is not None
-
-
-def test_a_row_that_found_another_gives_its_stock_back() -> None:
-    """Only stock has to go back: a no that came second is nothing."""
-    batch = Batch()
-    batch.add(2, 5, [reserved("p1", 1), rejected("p2")])
-    assert conflict(batch.rows[PurchaseId("p1")]) == (
-        "p1",
-        saga.ReservedAgain(Position(2, 5, 0), ProductId("shoe"), None),
-    )
-    assert conflict(batch.rows[PurchaseId("p2")]) is None

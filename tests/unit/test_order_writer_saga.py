@@ -22,20 +22,19 @@ from order_writer.saga import (
     Rejected,
     Released,
     Reserved,
-    ReservedAgain,
     StockReleased,
     Void,
     react,
 )
-from stampede_schemas.identifiers import Position, ProductId, PurchaseId
+from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseReason
 from tests.support.orders import order
 
 ORDER = order()
 HELD = Reserved(ORDER)
-SOLD = Confirmed(ORDER, 2)
-GONE = Released(ORDER, 2, "payment_declined", "none", returned=False)
-NO = Rejected(ORDER.purchase_id, ORDER.product_id, Position(3, 9, 9))
+SOLD = Confirmed(ORDER, 3)
+GONE = Released(ORDER, 3, "payment_declined", "none", returned=False)
+NO = Rejected()
 ELSEWHERE = Position(5, 1, 0)
 
 
@@ -44,7 +43,7 @@ def back(reason: ReleaseReason) -> GiveBack:
     return GiveBack(ORDER.purchase_id, ORDER.product_id, ORDER.reservation, reason, ORDER.traceparent)
 
 
-def gone(reason: str, version: int = 2, refund: str = "none", *, returned: bool = False) -> Become:
+def gone(reason: str, version: int = 3, refund: str = "none", *, returned: bool = False) -> Become:
     """The row becomes released."""
     return Become(Released(ORDER, version, reason, refund, returned))  # type: ignore[arg-type]
 
@@ -65,7 +64,7 @@ def gone(reason: str, version: int = 2, refund: str = "none", *, returned: bool 
             (gone("cancelled_by_operator"), back("cancelled_by_operator"), Void(captured=False)),
         ),
         (HELD, CancelAsked("someone-else"), (Refuse("not_the_buyer"),)),
-        (SOLD, CancelAsked(ORDER.buyer_id), (gone("cancelled", 3, "due"), back("cancelled"), Void(captured=True))),
+        (SOLD, CancelAsked(ORDER.buyer_id), (gone("cancelled", 4, "due"), back("cancelled"), Void(captured=True))),
         (SOLD, HoldExpired(), ()),
         (SOLD, PaymentDeclined(), ()),
         (SOLD, PaymentApproved(), ()),
@@ -78,22 +77,18 @@ def test_payment_expiry_and_cancellation(purchase: Purchase, message: Message, e
     assert react(purchase, message) == effects
 
 
-@pytest.mark.parametrize("purchase", [HELD, SOLD, GONE, NO])
-def test_a_redelivered_reservation_is_nothing_and_a_second_one_is_given_back(purchase: Purchase) -> None:
-    """Compared by position: the same one is a repetition, another one holds stock that nobody will get."""
-    again = ReservedAgain(ORDER.reservation, ORDER.product_id, ORDER.traceparent)
-    second = ReservedAgain(ELSEWHERE, ProductId("sock"), None)
-    assert react(purchase, second) == (
-        GiveBack(PurchaseId("p1"), ProductId("sock"), ELSEWHERE, "already_decided", None),
-    )
-    assert react(purchase, again) == (() if purchase is not NO else (back("already_decided"),))
+def test_versions_begin_where_the_log_says() -> None:
+    """A rejection is version 1, a reservation 2, and the first event on `orders` 3, whatever came before."""
+    assert (NO.version, HELD.version, SOLD.version) == (1, 2, 3)
+    [become, *_] = react(HELD, PaymentApproved())
+    assert become == Become(Confirmed(ORDER, 3))
 
 
 def test_the_log_beats_the_row() -> None:
     """Stock that is back on sale is not the buyer's: held or sold, the row is released, and a sold one refunded."""
     heard = StockReleased(ORDER.reservation, "cancelled")
     assert react(HELD, heard) == (gone("cancelled", returned=True), Void(captured=False))
-    assert react(SOLD, heard) == (gone("cancelled", 3, "due", returned=True), Void(captured=True))
+    assert react(SOLD, heard) == (gone("cancelled", 4, "due", returned=True), Void(captured=True))
     assert react(GONE, heard) == (MarkReturned(),)
     assert react(replace(GONE, returned=True), heard) == ()
     for purchase in (HELD, SOLD, GONE, NO):
@@ -103,10 +98,10 @@ def test_the_log_beats_the_row() -> None:
 def test_a_late_approval_is_voided_and_refunded_once() -> None:
     """Money that arrives after the release goes back; a second report of it changes nothing."""
     become, void = react(GONE, PaymentApproved())
-    assert (become, void) == (gone("payment_declined", 3, "due"), Void(captured=True))
+    assert (become, void) == (gone("payment_declined", 4, "due"), Void(captured=True))
     assert isinstance(become, Become)
     assert react(become.state, PaymentApproved()) == ()
-    refunded = gone("payment_declined", 4, "done")
+    refunded = gone("payment_declined", 5, "done")
     assert react(become.state, PaymentVoided()) == (refunded,)
     assert react(refunded.state, PaymentVoided()) == ()
     assert react(refunded.state, PaymentApproved()) == ()
@@ -118,7 +113,7 @@ def test_a_void_answered_before_the_money_was_known_of_settles_nothing() -> None
     become, _ = react(GONE, PaymentApproved())
     assert isinstance(become, Become)
     assert react(become.state, PaymentVoided(captured=False)) == ()
-    assert react(become.state, PaymentVoided(captured=True)) == (gone("payment_declined", 4, "done"),)
+    assert react(become.state, PaymentVoided(captured=True)) == (gone("payment_declined", 5, "done"),)
 
 
 def test_a_reported_refund_must_be_the_price_and_of_an_order_that_ended() -> None:
@@ -126,6 +121,6 @@ def test_a_reported_refund_must_be_the_price_and_of_an_order_that_ended() -> Non
     become, _ = react(GONE, PaymentApproved())
     assert isinstance(become, Become)
     assert react(become.state, PaymentVoided(True, 4_200, "EUR")) == (Refuse("amount_differs"),)
-    assert react(become.state, PaymentVoided(True, 8_400, "EUR")) == (gone("payment_declined", 4, "done"),)
+    assert react(become.state, PaymentVoided(True, 8_400, "EUR")) == (gone("payment_declined", 5, "done"),)
     assert react(SOLD, PaymentVoided(True, 8_400, "EUR")) == (Refuse("refund_of_a_sold_order"),)
     assert react(HELD, PaymentVoided(True, 8_400, "EUR")) == ()

@@ -175,8 +175,8 @@ class Gateway:
         try:
             if await store.claim_identity(fingerprint) != fingerprint:
                 raise CannotStart(
-                    "this gateway makes other purchase ids than the installation was started with: its identity key, or "
-                    "the form of its ids, is another one. Give every gateway the same STAMPEDE_IDENTITY_KEY and version"
+                    "this gateway makes other purchase ids than the installation was started with: its identity key or "
+                    "the form of its ids differs; give every gateway the same STAMPEDE_IDENTITY_KEY and version"
                 )
             return await store.snapshot(projection.memory.ids)
         except NotMigrated:

@@ -3,7 +3,8 @@
 Payment reports, reported refunds and cancellations are told to the saga. One that comes before its row waits in
 `pending_commands`: a sweep joins the two each second, so that a command and a row whose transactions missed each other
 meet all the same. It is given up only when `decisions` has been applied for ten minutes beyond the moment it came; an
-approval among those is voided: the money goes back.
+approval among those is voided: the money goes back. A rejected row counts as none until its partition of `decisions`
+is applied beyond that moment: the command may be about a later reservation, which is read only after it.
 """
 
 import asyncio
@@ -37,11 +38,15 @@ WHERE p.partition = m.partition AND p.next_offset = m.was"""
 PARK = """
 INSERT INTO pending_commands (command_id, purchase_id, payload, appended_at, partition, source_offset)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[], $5::int[], $6::bigint[])
-ON CONFLICT (command_id) DO NOTHING"""
+ON CONFLICT (command_id) DO UPDATE SET parked_at = excluded.parked_at"""
+# `parked_at` is the start of the transaction that was given the command, so it lies after each decision that its sender
+# can have seen. It is compared with `applied.until` because both are Postgres' clock; `appended_at` is the broker's.
 UNPARK = """
 DELETE FROM pending_commands WHERE command_id IN (
-  SELECT command_id FROM pending_commands JOIN purchases USING (purchase_id) LIMIT $1
-  FOR UPDATE OF pending_commands SKIP LOCKED)
+  SELECT command_id FROM pending_commands c JOIN purchases u USING (purchase_id)
+  WHERE u.status <> 'rejected'
+     OR parked_at < (SELECT until FROM applied WHERE topic = $2 AND partition = u.partition)
+  LIMIT $1 FOR UPDATE OF c SKIP LOCKED)
 RETURNING payload, partition, source_offset, appended_at"""
 GIVE_UP = """
 DELETE FROM pending_commands WHERE command_id IN (
@@ -80,10 +85,10 @@ async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Seque
     rows = [(partition, was, to) for partition, (was, to) in moves.items()]
     if await unit.connection.execute(ADVANCE, *columns(rows, 3)) != f"UPDATE {len(rows)}":
         raise Overtaken
-    await _tell(unit, arrived)
+    await _tell(unit, arrived, skip_rejected=True)
 
 
-async def _tell(unit: Unit, arrived: Sequence[Arrived]) -> None:
+async def _tell(unit: Unit, arrived: Sequence[Arrived], *, skip_rejected: bool = False) -> None:
     told: list[tuple[OfPurchase, saga.Message, Arrived]] = []
     products: list[tuple[str, str]] = []
     for it in arrived:
@@ -95,14 +100,15 @@ async def _tell(unit: Unit, arrived: Sequence[Arrived]) -> None:
                 products.append((command.request_id, command.product_id))
             case _:
                 told.append((command, message_of(command), it))
-    rowless = await unit.tell([(command.purchase_id, message) for command, message, _ in told])
-    parked = [
-        (_id_of(command), command.purchase_id, it.value, it.appended_at, it.partition, it.offset)
+    heard = [(command.purchase_id, message) for command, message, _ in told]
+    rowless = await unit.tell(heard, skip_rejected=skip_rejected)
+    parked = {
+        _id_of(command): (_id_of(command), command.purchase_id, it.value, it.appended_at, it.partition, it.offset)
         for command, _, it in told
         if command.purchase_id in rowless
-    ]
+    }
     if parked:
-        await unit.connection.execute(PARK, *columns(parked, 6))
+        await unit.connection.execute(PARK, *columns(list(parked.values()), 6))
     if products:
         await unit.connection.execute(CANCEL_PRODUCTS, *columns(products, 2))
     for refused in unit.refused:
@@ -124,9 +130,9 @@ class Parked:
                 await pause(stopping, SWEEP_EVERY_S)
 
     async def sweep(self) -> bool:
-        """Tell those whose row is there by now, give up those whose row will not come; whether there may be more."""
+        """Tell those whose row is decided by now, give up those whose row will not come; whether there may be more."""
         async with self._units.open() as unit:
-            met = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX)
+            met = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX, DECISIONS.name)
             await _tell(unit, [Arrived(*row) for row in met])
         async with self._units.open() as unit:
             limits = (COMMANDS_PER_TRANSACTION_MAX, PARKED_S_MAX, DECISIONS.name, DECISIONS.partitions)

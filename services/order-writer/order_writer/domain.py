@@ -45,6 +45,11 @@ class Row(NamedTuple):
     trace_id: str | None
     traceparent: str | None
 
+    @property
+    def position(self) -> Position:
+        """Where its request stands in the log."""
+        return Position(self.partition, self.source_offset, self.source_index)
+
 
 class Stock(NamedTuple):
     """What a batch did to one product: its whole new self if that was told, units added after it, and what is left."""
@@ -58,13 +63,15 @@ class Stock(NamedTuple):
 class Batch:
     """The decisions of several records on their way into one transaction.
 
-    `rows` holds the first outcome of each purchase; `later` what was decided about purchases after that, in order.
+    `rows` holds one outcome of each purchase: its first `Reserved`, else its first `Rejected`. `again` holds further
+    reservations of the same purchases, `later` what was decided about purchases after that, in order.
     """
 
-    __slots__ = ("decisions", "later", "rows", "stocks")
+    __slots__ = ("again", "decisions", "later", "rows", "stocks")
 
     def __init__(self) -> None:
         self.rows: dict[PurchaseId, Row] = {}
+        self.again: list[Row] = []
         self.later: list[tuple[PurchaseId, saga.Message]] = []
         self.stocks: dict[tuple[int, ProductId], Stock] = {}
         self.decisions = 0
@@ -99,19 +106,11 @@ class Batch:
         self.stocks[partition, product_id] = Stock(whole, before + added, left, source_offset)
 
     def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
-        purchase_id = decision.purchase_id
-        if purchase_id not in self.rows:
-            self.rows[purchase_id] = _row(decision, position)
+        known = self.rows.get(decision.purchase_id)
+        if known is None or (known.status == "rejected" and isinstance(decision, Reserved)):
+            self.rows[decision.purchase_id] = _row(decision, position)
         elif isinstance(decision, Reserved):
-            self.later.append((purchase_id, _again(decision.product_id, position, decision.traceparent)))
-
-
-def conflict(row: Row) -> tuple[PurchaseId, saga.Message] | None:
-    """What the saga hears when `row` found another one in its place: nothing for a second no."""
-    if row.status != "reserved":
-        return None
-    position = Position(row.partition, row.source_offset, row.source_index)
-    return row.purchase_id, _again(row.product_id, position, row.traceparent)
+            self.again.append(_row(decision, position))
 
 
 def order_of(row: Row) -> saga.Order:
@@ -119,23 +118,18 @@ def order_of(row: Row) -> saga.Order:
     assert row.reservation_no is not None
     assert row.unit_price_minor is not None
     assert row.currency is not None
-    position = Position(row.partition, row.source_offset, row.source_index)
     return saga.Order(
         row.purchase_id,
         row.buyer_id,
         row.product_id,
         row.quantity,
-        position,
+        row.position,
         row.reservation_no,
         row.unit_price_minor,
         row.currency,
         row.payment_method,
         row.traceparent,
     )
-
-
-def _again(product_id: ProductId, position: Position, traceparent: str | None) -> saga.ReservedAgain:
-    return saga.ReservedAgain(position, product_id, traceparent)
 
 
 def _row(decision: Reserved | Rejected, position: Position) -> Row:

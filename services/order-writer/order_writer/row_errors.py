@@ -25,7 +25,6 @@ REFUSED_MAX = 100  # of one batch: a wrong schema must not give a whole sale bac
 NUMBERS_CONSTRAINT = "reservation_numbers_are_unique"
 # Of SQLSTATE: a value that its column cannot hold, and a constraint.
 _CLASSES = ("22", "23")
-STUB_VERSION = 2  # its event is its first: reserved was never told
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source
     """
     if row.status == "reserved":
         order = order_of(row)
-        ended = saga.Released(order, version or STUB_VERSION, ROW_ERROR, "none", returned=False)
+        ended = saga.Released(order, version or saga.FIRST_EVENT_VERSION, ROW_ERROR, "none", returned=False)
         unit.changed.append(ended)
         unit.sending.append(order_event(ended, unit.now_ms))
         unit.released.append(

@@ -2,7 +2,7 @@
 
 Pure: no clock, no I/O. Timeouts are messages. The shell (`unit.py`) loads the state under a row lock, carries out
 the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
-Status only rises: reserved < confirmed < released; rejected is final.
+Status only rises: rejected < reserved < confirmed < released. Only the log makes a rejected purchase reserved.
 """
 
 from typing import Literal, assert_never
@@ -14,6 +14,8 @@ from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 from stampede_schemas.requests import ReleaseReason
 
 Refund = Literal["none", "due", "done"]
+# Versions follow from the log alone: gateways derive the first two from the same decisions.
+REJECTED_VERSION, RESERVED_VERSION, FIRST_EVENT_VERSION = 1, 2, 3
 
 
 class Order(Struct, frozen=True):
@@ -35,7 +37,7 @@ class Reserved(Struct, frozen=True):
     """Held for the buyer until paid, expired or cancelled."""
 
     order: Order
-    version: int = 1
+    version: int = RESERVED_VERSION
 
 
 class Confirmed(Struct, frozen=True):
@@ -56,23 +58,12 @@ class Released(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """The log said no to the request at `request`."""
+    """The log said no. A rejection that the inventory has forgotten may be decided anew."""
 
-    purchase_id: PurchaseId
-    product_id: ProductId
-    request: Position
-    version: int = 1
+    version: int = REJECTED_VERSION
 
 
 Purchase = Reserved | Confirmed | Released | Rejected
-
-
-class ReservedAgain(Struct, frozen=True):
-    """The log reserved for this purchase at `reservation`: a redelivery, or a second time."""
-
-    reservation: Position
-    product_id: ProductId
-    traceparent: str | None
 
 
 class StockReleased(Struct, frozen=True):
@@ -115,11 +106,11 @@ class PaymentVoided(Struct, frozen=True):
     currency: str | None = None
 
 
-Message = ReservedAgain | StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
+Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
 
 
 class Become(Struct, frozen=True):
-    """The row takes this state, and the world is told: each version from 2 on is one event on `orders`."""
+    """The row takes this state, and the world is told: each version from 3 on is one event on `orders`."""
 
     state: Confirmed | Released
 
@@ -167,8 +158,6 @@ Effect = Become | MarkReturned | GiveBack | Void | KeepApproval | KeepCapture | 
 def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """What to do when `message` is heard of `purchase`; nothing when it is late, repeated or void."""
     match message:
-        case ReservedAgain():
-            return _reserved_again(purchase, message)
         case StockReleased():
             return _stock_released(purchase, message)
         case PaymentApproved():
@@ -212,20 +201,6 @@ def _release(
         return become, Void(paid)
     back = GiveBack(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
     return become, back, Void(paid)
-
-
-def _reserved_again(purchase: Purchase, message: ReservedAgain) -> tuple[Effect, ...]:
-    match purchase:
-        case Reserved(order=order) | Confirmed(order=order) | Released(order=order):
-            purchase_id, first = order.purchase_id, order.reservation
-        case Rejected(purchase_id=purchase_id, request=first):
-            pass
-        case _:
-            assert_never(purchase)
-    if message.reservation == first:
-        return ()
-    # The first outcome stands; the stock of the second goes back, from where it was taken.
-    return (GiveBack(purchase_id, message.product_id, message.reservation, "already_decided", message.traceparent),)
 
 
 def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect, ...]:

@@ -6,7 +6,7 @@ No span object is built for a purchase whose trace is not recorded.
 import time
 
 from order_writer import saga
-from order_writer.domain import Batch
+from order_writer.domain import Row
 from order_writer.unit import Unit
 from stampede_schemas.topics import DECISIONS
 from telemetry import names
@@ -21,10 +21,10 @@ class Spans:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
 
-    def batch(self, batch: Batch, start_ns: int) -> None:
-        """The rows of one committed batch."""
+    def batch(self, stored: list[Row], decisions: int, start_ns: int) -> None:
+        """The rows that one committed batch of `decisions` wrote."""
         end_ns = time.time_ns()
-        recorded = [row for row in batch.rows.values() if self._tracing.sampled(row.traceparent)]
+        recorded = [row for row in stored if self._tracing.sampled(row.traceparent)]
         for row in recorded:
             self._tracing.record(
                 names.SPAN_WRITE_ORDER,
@@ -48,7 +48,7 @@ class Spans:
                 attributes={
                     names.MESSAGING_SYSTEM: "kafka",
                     names.TOPIC: DECISIONS.name,
-                    names.BATCH_SIZE: batch.decisions,
+                    names.BATCH_SIZE: decisions,
                 },
                 links=[row.traceparent for row in recorded[:LINKS_MAX] if row.traceparent],
             )

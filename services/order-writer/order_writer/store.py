@@ -7,11 +7,11 @@ from typing import NamedTuple
 from eventlog.reader import Progress
 from order_writer import saga
 from order_writer.database import columns, said
-from order_writer.domain import Batch, Row, Stock, conflict, order_of
+from order_writer.domain import Batch, Row, Stock, order_of
 from order_writer.outgoing import Outgoing, order_event
 from order_writer.row_errors import NUMBERS_CONSTRAINT, PartitionBroken, Source, bury, bury_change, in_parts, stub
 from order_writer.unit import Unit
-from stampede_schemas.identifiers import Millis, ProductId
+from stampede_schemas.identifiers import Millis, Position, ProductId
 
 LOCK_PROGRESS = "SELECT 1 FROM progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
 ADVANCE = """
@@ -20,7 +20,9 @@ UPDATE progress p SET next_offset = m.next_offset, source_offset = m.source_offs
 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[])
      AS m (partition, was, next_offset, source_offset, load, anchor)
 WHERE p.partition = m.partition AND p.next_offset = m.was"""
-# The conflict target is named: an untargeted one would swallow a broken UNIQUE (product_id, reservation_no).
+# The conflict target is named: an untargeted one would swallow a broken UNIQUE (product_id, reservation_no). Only a
+# rejected row is replaced, as if it had never been: the inventory had forgotten the rejection. It keeps `created_at`,
+# by which lists are ordered.
 INSERT_PURCHASES = """
 WITH new AS (
   INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor,
@@ -30,7 +32,7 @@ WITH new AS (
          CASE WHEN $18 AND status = 'reserved' THEN 'confirmed' ELSE status END, reason, reservation_no,
          unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index,
          now() + hold_ms * interval '1 millisecond', trace_id, traceparent,
-         CASE WHEN status = 'released' OR ($18 AND status = 'reserved') THEN 2 ELSE 1 END
+         CASE WHEN status = 'rejected' THEN 1 WHEN status = 'released' OR $18 THEN 3 ELSE 2 END
            + coalesce(told.version, 0)
   FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
               $9::text[], $10::text[], $11::text[], $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::text[],
@@ -38,7 +40,13 @@ WITH new AS (
        AS r (purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
              payment_method, fingerprint, partition, source_offset, source_index, hold_ms, trace_id, traceparent)
   LEFT JOIN published told USING (purchase_id)
-  ON CONFLICT (purchase_id) DO NOTHING
+  ON CONFLICT (purchase_id) DO UPDATE SET (buyer_id, product_id, quantity, status, reason, reservation_no,
+    unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index, hold_until,
+    trace_id, traceparent, version, updated_at) = (excluded.buyer_id, excluded.product_id, excluded.quantity,
+    excluded.status, excluded.reason, excluded.reservation_no, excluded.unit_price_minor, excluded.currency,
+    excluded.payment_method, excluded.fingerprint, excluded.partition, excluded.source_offset, excluded.source_index,
+    excluded.hold_until, excluded.trace_id, excluded.traceparent, excluded.version, now())
+  WHERE purchases.status = 'rejected' AND excluded.status <> 'rejected'
   RETURNING purchase_id, payment_method, status, version)
 """
 SELECT_NEW = "SELECT purchase_id, version FROM new"
@@ -47,6 +55,8 @@ INSERT_DUES = """, due AS (
   INSERT INTO payments (purchase_id, method, state) SELECT purchase_id, payment_method, 'due' FROM new
   WHERE status = 'reserved' ON CONFLICT (purchase_id) DO NOTHING)
 """
+POSITIONS = """
+SELECT purchase_id, partition, source_offset, source_index FROM purchases WHERE purchase_id = ANY($1::text[])"""
 LIST_PRODUCTS = """
 INSERT INTO products (product_id, name, unit_price_minor, currency, stock, available, per_buyer_limit, hold_ms, status,
                       opens_at_ms, closes_at_ms, partition, source_offset)
@@ -84,8 +94,8 @@ class Overtaken(Exception):
 
 async def apply(
     unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm: bool, sources: Mapping[At, Source] | None = None
-) -> int:
-    """Write one batch; the caller's transaction makes it one step. Returns how many rows are new.
+) -> list[Row]:
+    """Write one batch; the caller's transaction makes it one step. Returns the rows that are new or replaced a no.
 
     Args:
         unit: the open transaction.
@@ -96,7 +106,8 @@ async def apply(
 
     Raises:
         Overtaken: nothing of it may be committed.
-        PartitionBroken: a reservation number came twice; only with `sources`, since only then it is known where.
+        PartitionBroken: a purchase was reserved twice, or a reservation number came twice; the latter only with
+            `sources`, since only then it is known where.
         Exception: a row error, without `sources`.
     """
     await _advance(unit, moves)
@@ -107,7 +118,8 @@ async def apply(
     async def sell(some: list[Row]) -> None:
         sold = [row for row in some if confirm and row.status == "reserved"]
         for at in range(0, len(sold), SALES_PER_SLICE):
-            sales.update((row.purchase_id, _sale(row, 2, unit.now_ms)) for row in sold[at : at + SALES_PER_SLICE])
+            some = sold[at : at + SALES_PER_SLICE]
+            sales.update((row.purchase_id, _sale(row, saga.FIRST_EVENT_VERSION, unit.now_ms)) for row in some)
             await asyncio.sleep(0)  # the rows are larger than a socket's buffer: the rest of them goes on its way
 
     async def insert(some: list[Row]) -> None:
@@ -129,12 +141,13 @@ async def apply(
             bury_change(unit, sources[at], name, error)  # a record holds many products: one letter
     unit.payments_due = bool(rows) and not confirm
     _tell_of_sales(unit, rows, new, sales)
-    heard = list(batch.later)
-    if len(new) < len(rows):
-        again = (conflict(row) for row in rows if row.purchase_id not in new)
-        heard = [told for told in again if told] + heard
-    await unit.tell(heard)
-    return len(new)
+    others = batch.again
+    if len(new) < len(batch.rows):
+        others = others + [row for row in rows if row.purchase_id not in new and row.status == "reserved"]
+        rows = [row for row in rows if row.purchase_id in new]
+    await _expect_known(unit, others)
+    await unit.tell(batch.later)
+    return rows
 
 
 async def _insert(unit: Unit, rows: list[Row], *, confirm: bool) -> dict[str, int]:
@@ -162,6 +175,27 @@ async def _insert_what_can_be(
             bury(unit, row, new.get(row.purchase_id), error, sources[row.partition, row.source_offset])
             gone.add(row.purchase_id)
     return [row for row in rows if row.purchase_id not in gone]
+
+
+async def _expect_known(unit: Unit, rows: list[Row]) -> None:
+    """Reservations that were not stored must be redelivered ones.
+
+    Another one of the same partition means a broken fold. Older purchase ids did not name their product and could be
+    reserved in two partitions: there the later one changes nothing, and is released by a decision in the same log.
+    """
+    if not rows:
+        return
+    names = [row.purchase_id for row in rows if "\0" not in row.purchase_id]
+    found = await unit.connection.fetch(POSITIONS, names)
+    known = {purchase_id: Position(*position) for purchase_id, *position in found}
+    for row in rows:
+        first = known.get(row.purchase_id)
+        if first is not None and first.partition == row.partition and first != row.position:
+            raise PartitionBroken(
+                row.partition,
+                f"a purchase was reserved twice, at {first} and {row.position}: "
+                f"the fold of partition {row.partition} is broken",
+            )
 
 
 async def _advance(unit: Unit, moves: Mapping[int, Move]) -> None:

@@ -85,14 +85,21 @@ class Unit:
         self.refused: list[Refused] = []
         self.payments_due = False
 
-    async def tell(self, heard: Sequence[tuple[PurchaseId, saga.Message]]) -> set[PurchaseId]:
-        """Let the saga react to each message in order, and write what follows. Returns the purchases without a row."""
+    async def tell(
+        self, heard: Sequence[tuple[PurchaseId, saga.Message]], *, skip_rejected: bool = False
+    ) -> set[PurchaseId]:
+        """Let the saga react to each message in order, and write what follows. Returns the purchases without a row.
+
+        With `skip_rejected` a rejected row counts as none: a decision that may revive it may still be on its way.
+        """
         if not heard:
             return set()
         # Postgres' text cannot hold a NUL: such a purchase has no row, and asking for it would be an error.
         names = {purchase_id for purchase_id, _ in heard if "\0" not in purchase_id}
         found = await self.connection.fetch(LOAD, list(names))
-        rows: dict[PurchaseId, asyncpg.Record] = {row["purchase_id"]: row for row in found}
+        rows: dict[PurchaseId, asyncpg.Record] = {
+            row["purchase_id"]: row for row in found if not (skip_rejected and row["status"] == "rejected")
+        }
         before = {purchase_id: purchase_of(row) for purchase_id, row in rows.items()}
         now = dict(before)
         money = Money()
@@ -198,16 +205,14 @@ class Units:
 
 def purchase_of(row: asyncpg.Record) -> saga.Purchase:
     """The state behind a row of `LOAD`."""
-    position = Position(row["partition"], row["source_offset"], row["source_index"])
-    purchase_id, product_id = PurchaseId(row["purchase_id"]), ProductId(row["product_id"])
     if row["status"] == "rejected":
-        return saga.Rejected(purchase_id, product_id, position, row["version"])
+        return saga.Rejected(row["version"])
     order = saga.Order(
-        purchase_id,
+        PurchaseId(row["purchase_id"]),
         row["buyer_id"],
-        product_id,
+        ProductId(row["product_id"]),
         row["quantity"],
-        position,
+        Position(row["partition"], row["source_offset"], row["source_index"]),
         row["reservation_no"] or 0,  # a stub has none
         row["unit_price_minor"] or 0,
         row["currency"] or NO_CURRENCY,

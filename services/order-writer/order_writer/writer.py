@@ -7,6 +7,7 @@ stored progress once the database is back. The group offset is a hint and the la
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +20,7 @@ from eventlog.kafka import check_passing, consumer, resume
 from eventlog.reader import CountingReader, LogBroken, Progress, Void
 from order_writer import store
 from order_writer.database import BACKOFF_S_MAX, is_outage, pause, retry_outages, said
-from order_writer.domain import Batch
+from order_writer.domain import Batch, Row
 from order_writer.member import member_settings, patiently
 from order_writer.metrics import Metrics
 from order_writer.recovery import Known, check_known, committed_offsets
@@ -193,7 +194,7 @@ class Writer:
 
     async def _written(self, part: Part) -> bool:
         try:
-            new = await self._store(part)
+            stored = await self._store(part)
         except Overtaken:
             _log.info("another writer moved partitions %s on: going to the stored progress", sorted(part.moves))
             return False
@@ -210,11 +211,11 @@ class Writer:
         reached = {partition: move.to.next_offset for partition, move in part.moves.items()}
         self._reached |= reached
         self._known.note(reached)
-        self._measure(part.batch, new, part.started_ns)
-        self._spans.batch(part.batch, part.started_ns)
+        self._measure(stored, part.started_ns)
+        self._spans.batch(stored, part.batch.decisions, part.started_ns)
         return True
 
-    async def _store(self, part: Part) -> int:
+    async def _store(self, part: Part) -> list[Row]:
         """Write one batch; if Postgres refuses something in it, once more, in parts."""
         try:
             async with self._units.open() as unit:
@@ -271,12 +272,10 @@ class Writer:
             ) from None
         return True
 
-    def _measure(self, batch: Batch, new: int, started: int) -> None:
+    def _measure(self, stored: list[Row], started: int) -> None:
         self._metrics.batch_seconds.observe((time.time_ns() - started) / 1e9)
-        if new:
-            rejected = sum(row.status == "rejected" for row in batch.rows.values())
-            self._metrics.orders.labels("rejected").inc(rejected)
-            self._metrics.orders.labels("reserved").inc(max(new - rejected, 0))
+        for status, count in Counter(row.status for row in stored).items():
+            self._metrics.orders.labels(status).inc(count)
 
     def _commit(self, client: Consumer, *, last: bool = False) -> None:
         now = time.monotonic()
