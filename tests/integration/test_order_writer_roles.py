@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from eventlog.reader import Progress
+from gateway.remembered_ids import RememberedIds
 from gateway.store import Store
 from order_writer import store
 from order_writer.database import DatabaseWrong, Pool, open_pool
@@ -185,11 +186,16 @@ async def test_a_whole_sale_with_no_more_rights_than_the_roles_have(place: Place
     reader = Store(place.dsn(place.reader_role))
     await reader.open()
     try:
-        assert len((await reader.snapshot()).products) == 1
+        ids = RememberedIds()
+        assert len((await reader.snapshot(ids)).products) == 1
         assert await reader.claim_identity("one") == await reader.claim_identity("two") == "one"
-        known = await reader.purchase("bad")
-        assert known is not None
+        rows, progress = await reader.rows([PurchaseId("bad")])
+        known = rows[PurchaseId("bad")]
         assert known.status == "released"
+        assert known.position.offset <= progress[0]
+        assert ids.may_hold(PurchaseId("bad"))
+        assert not ids.may_hold(PurchaseId("late"))
+        assert ids.may_know(0, PurchaseId("late"))
     finally:
         await reader.close()
 
@@ -258,8 +264,9 @@ async def test_nothing_is_prepared_for_later_behind_a_pooler(place: Place) -> No
     await reader.open()
     try:
         for _ in range(3):
-            assert await reader.fingerprints(["ok", "bad", "not there"]) == dict.fromkeys(("ok", "bad"), "f" * 16)
-        assert len((await reader.snapshot()).products) == 1
+            rows, _ = await reader.rows([PurchaseId(name) for name in ("ok", "bad", "not there")])
+            assert {name: row.fingerprint for name, row in rows.items()} == dict.fromkeys(("ok", "bad"), "f" * 16)
+        assert len((await reader.snapshot(RememberedIds())).products) == 1
         named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gateway/looking'"
         assert await place.value(named) == 1
     finally:

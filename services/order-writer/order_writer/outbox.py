@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable
 
 import asyncpg
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from eventlog.kafka import producer
+from eventlog.producer import RenewedProducer
 from order_writer.database import pause, retry_outages
 from order_writer.outgoing import Outgoing, decode_outbox
 from order_writer.unit import Units
@@ -37,7 +38,7 @@ class Relay:
     """Sends while it holds the lease."""
 
     def __init__(self, kafka: str, instance: str, units: Units, beat: Callable[[], None]) -> None:
-        self._producer: Producer = producer(kafka, partitioner="murmur2")  # for what is placed BY_KEY
+        self._producer = RenewedProducer(lambda: producer(kafka, partitioner="murmur2"))  # for what is placed BY_KEY
         self._instance, self._units, self._beat = instance, units, beat
         self._lease_ends = 0.0
 
