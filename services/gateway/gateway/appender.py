@@ -8,25 +8,26 @@ that `decide` names and decides nothing itself. Must not know HTTP beyond the pr
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from confluent_kafka import KafkaError, Message
 
 from eventlog.producer import RenewedProducer
 from gateway import problems
-from gateway.decide import Gate, Known, Limits, Step, View, decide
+from gateway.decide import Gate, Step, decide
 from gateway.freshness import Freshness
 from gateway.in_flight import REPLAYED, Answer, InFlight, Send
+from gateway.lookup import Lookup
 from gateway.metrics import Metrics
 from gateway.problems import Problem
 from gateway.purchase_memory import PurchaseMemory
 from gateway.purchase_state import Accepted, accepted
 from gateway.retry_after import key_reused, limited, outcome_unknown, overloaded, undecided
-from gateway.sale_gate import StaleAppends
+from gateway.sale_gate import SaleGate, StaleAppends
 from gateway.tail import BrokerClock, Watchers
-from ratelimit.limiter import BATCH_MAX, Subject, Verdict
+from ratelimit.limiter import BATCH_MAX, Limiter, Subject
 from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
@@ -44,47 +45,15 @@ DRAIN_S_MAX = 6.0
 _log = logging.getLogger(__name__)
 
 
-class RateLimits(Protocol):
-    """Judges a batch in one call, and never raises."""
-
-    async def check(self, batch: Sequence[Subject]) -> list[Verdict]:
-        """One verdict per subject, in order; at most BATCH_MAX subjects."""
-        ...
-
-
-class Rows(Protocol):
-    """Looks for what memory alone cannot tell; never raises."""
-
-    async def settle(self, purchase_ids: Sequence[PurchaseId]) -> set[PurchaseId]:
-        """Take their rows into memory; those whose absence is proven."""
-        ...
-
-    async def overdue(self, known: Accepted) -> bool:
-        """Whether the log turns out to have lost what it acknowledged."""
-        ...
-
-
-class SaysGate(Protocol):
-    """The sale gate."""
-
-    def says(self, product_id: ProductId) -> Gate:
-        """What it says of a new purchase now."""
-        ...
-
-    def refusal(self, product_id: ProductId) -> Problem:
-        """How it refuses."""
-        ...
-
-
 class Appender:
     """Owns the producer's delivery reports. `run` must be running for anything to happen."""
 
     def __init__(
         self,
         producer: RenewedProducer,
-        limits: RateLimits,
-        gate: SaysGate,
-        rows: Rows,
+        limits: Limiter,
+        gate: SaleGate,
+        rows: Lookup,
         memory: PurchaseMemory,
         freshness: Freshness,
         watchers: Watchers,
@@ -129,25 +98,25 @@ class Appender:
         give_up_at = 0.0
         while True:
             known = self._in_flight.known(request)
-            match decide(known, Limits.UNASKED, Gate.OPEN, View.UNASKED):
-                case Step.REPLAY:
+            match decide(known, "unasked", "open", "unasked"):
+                case "replay":
                     state = self._memory.get(request.purchase_id)
                     if not isinstance(state, Accepted) or not await self._rows.overdue(state):
                         return REPLAYED
-                case Step.KEY_REUSED:
+                case "key reused":
                     return key_reused()
-                case Step.JOIN:
+                case "join":
                     first = self._in_flight.of(request.purchase_id)
                     assert first is not None
                     answer = await first.join(time.monotonic())
                     return REPLAYED if isinstance(answer, Position) else answer
-                case Step.AWAIT_DECISION:
+                case "await decision":
                     now = time.monotonic()
                     give_up_at = give_up_at or now + OTHER_BODY_S_MAX
                     if now >= give_up_at:
                         return undecided()
                     await self._changed(request.purchase_id, give_up_at - now)
-                case Step.ASK_LIMITS | Step.ASK_ROW:
+                case "ask limits" | "ask row":
                     if self.full:
                         return overloaded()
                     send = Send(request, subject, time.monotonic())
@@ -222,7 +191,7 @@ class Appender:
                 passed.append(send)
             elif now - send.entered > WAIT_S_MAX:
                 self._in_flight.end(send, overloaded())
-            elif send.known is Known.REMEMBERED:
+            elif send.known == "remembered":
                 remembered.append(send)
             else:
                 judged.append(send)
@@ -235,7 +204,7 @@ class Appender:
     async def _judge(self, sends: list[Send], now: float) -> list[Send]:
         gates = self._gates(sends)
         # The ends are asked for beside the limits: who has to wait for both waits once.
-        closed = {send.partition for send in sends if gates[send.purchase.product_id] is not Gate.OPEN}
+        closed = {send.partition for send in sends if gates[send.purchase.product_id] != "open"}
         views = {n: asyncio.create_task(self._freshness.fresh(n, now, GATE_S_MAX)) for n in closed}
         asked = [send for send in sends if not send.allowed]
         verdicts = await self._limits.check([send.subject for send in asked if send.subject is not None])
@@ -247,11 +216,11 @@ class Appender:
         for send in sends:
             if not send.allowed:
                 continue
-            step = decide(send.known, Limits.ALLOWED, gates[send.purchase.product_id], View.UNASKED)
-            if step is Step.APPEND:
+            step = decide(send.known, "allowed", gates[send.purchase.product_id], "unasked")
+            if step == "append":
                 passed.append(send)
             else:
-                assert step is Step.ASK_END
+                assert step == "ask end"
                 at_gate.setdefault(send.partition, []).append(send)
         for partition, view in views.items():
             if group := at_gate.get(partition):
@@ -275,9 +244,9 @@ class Appender:
                 covered = fresh and send.arrived <= moment
                 send.known = self._in_flight.known(send.purchase, send)
                 step = self._step(send, gates[send.purchase.product_id], covered, now)
-                if step is Step.APPEND:
+                if step == "append":
                     passed.append(send)
-                elif step is Step.ASK_ROW:
+                elif step == "ask row":
                     remembered.append(send)
                 else:
                     self._in_flight.end(send, self._answer(step, send))
@@ -288,27 +257,27 @@ class Appender:
             view = asyncio.create_task(self._freshness.fresh(partition, now, max(give_up_at - now, 0.0)))
 
     def _step(self, send: Send, gate: Gate, covered: bool, now: float) -> Step:
-        step = decide(send.known, Limits.ALLOWED, gate, View.FRESH if covered else View.STALE)
-        if step is not Step.BUSY:
+        step = decide(send.known, "allowed", gate, "fresh" if covered else "stale")
+        if step != "busy":
             return step
-        spare = decide(send.known, Limits.ALLOWED, gate, View.STALE_SPARE)
-        taken = spare is Step.APPEND and self._spare.take(send.partition, now)
+        spare = decide(send.known, "allowed", gate, "spare")
+        taken = spare == "append" and self._spare.take(send.partition, now)
         self._metrics.stale["appended" if taken else "refused"].inc()
         return spare if taken else step
 
     def _answer(self, step: Step, send: Send) -> Answer:
         match step:
-            case Step.REPLAY:
+            case "replay":
                 return REPLAYED
-            case Step.KEY_REUSED:
+            case "key reused":
                 return key_reused()
-            case Step.AWAIT_DECISION:
+            case "await decision":
                 return undecided()
-            case Step.REFUSE:
+            case "refuse":
                 return self._gate.refusal(send.purchase.product_id)
-            case Step.BUSY:
+            case "busy":
                 return overloaded("The gateway cannot see the end of the log now; nothing was done.")
-            case Step.JOIN | Step.ASK_ROW | Step.ASK_LIMITS | Step.LIMITED | Step.ASK_END | Step.APPEND:
+            case "join" | "ask row" | "ask limits" | "limited" | "ask end" | "append":
                 raise AssertionError(f"{step} is no answer")
             case _:
                 assert_never(step)
@@ -318,10 +287,10 @@ class Appender:
         absent = await self._rows.settle([send.purchase.purchase_id for send in sends])
         for send in sends:
             send.row_asked = True
-            send.known = Known.NOTHING if send.purchase.purchase_id in absent else Known.UNPROVEN
+            send.known = "nothing" if send.purchase.purchase_id in absent else "unproven"
             send.known = self._in_flight.known(send.purchase, send)
-            step = decide(send.known, Limits.UNASKED, Gate.OPEN, View.UNASKED)
-            if step is Step.ASK_LIMITS:
+            step = decide(send.known, "unasked", "open", "unasked")
+            if step == "ask limits":
                 self._waiting.append(send)
                 self._arrived.set()
             else:

@@ -42,7 +42,8 @@ class Send:
         self.joined: list[asyncio.Future[Answer]] | None = None
         self.partition = partition_of_product(request.product_id)
         self.entered = self.arrived = now_s
-        self.known, self.row_asked = Known.NOTHING, False
+        self.known: Known = "nothing"
+        self.row_asked = False
         self.allowed = subject is None  # by the limits
 
     @property
@@ -111,21 +112,21 @@ class InFlight:
         """What is known of a purchase; `own` is the send that asks, whose row may have been asked for already."""
         purchase_id, state = request.purchase_id, self._memory.get(request.purchase_id)
         if isinstance(state, Accepted):
-            return Known.ACCEPTED if state.fingerprint == request.fingerprint else Known.OTHER_UNDECIDED
+            return "accepted" if state.fingerprint == request.fingerprint else "other undecided"
         if state is not None:
             ours = state.mine.fingerprint if isinstance(state, Answered) and state.mine else state.fingerprint
             if ours:
-                return Known.SAME_BODY if ours == request.fingerprint else Known.OTHER_BODY
+                return "same body" if ours == request.fingerprint else "other body"
         send = self._sends.get(purchase_id)
         if send is not None and send is not own:
             same = send.purchase.fingerprint == request.fingerprint
-            return Known.ON_ITS_WAY if same else Known.OTHER_UNDECIDED
+            return "on its way" if same else "other undecided"
         if self._unsettled and (unsettled := self._still_unsettled(purchase_id)) is not None:
-            return Known.UNSETTLED if unsettled == request.fingerprint else Known.OTHER_UNDECIDED
+            return "unsettled" if unsettled == request.fingerprint else "other undecided"
         if state is None and not self._memory.ids.may_know(partition_of_product(request.product_id), purchase_id):
-            return Known.NOTHING
+            return "nothing"
         # Its row was asked for: what came later is in memory.
-        return own.known if own is not None and own.row_asked else Known.REMEMBERED
+        return own.known if own is not None and own.row_asked else "remembered"
 
     def _still_unsettled(self, purchase_id: str) -> str | None:
         found = self._unsettled.get(purchase_id)

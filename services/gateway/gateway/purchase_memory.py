@@ -6,7 +6,6 @@ nothing about a purchase that is not in memory.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
 
 from msgspec.structs import replace
 
@@ -100,11 +99,6 @@ class PurchaseMemory:
         if gone:
             self._undecided[partition] = deque(each for each in undecided if not end <= each[0] < acknowledged_end)
         return [one for offset, purchase_id in gone for one in self._forget_lost(purchase_id, offset)]
-
-    def restore(self, rows: Iterable[Purchase]) -> None:
-        """Begin with rows of the order-writer."""
-        for row in rows:
-            self.tell(row)
 
     def _forget_lost(self, purchase_id: PurchaseId, offset: int) -> list[PurchaseId]:
         known = self._known.get(purchase_id)

@@ -27,7 +27,7 @@ class SaleGate:
         product, now_ms = self._projection.products.get(product_id), self._clock.now_ms()
         if product is None:
             return Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id.")
-        if gate_of(product, now_ms) is Gate.SOLD_OUT:
+        if gate_of(product, now_ms) == "sold out":
             detail = "Nothing is left; units on hold may come back." if product.may_reopen else "Nothing is left."
             return Problem(problems.SOLD_OUT, detail, extra={"may_reopen": product.may_reopen})
         shown = product.sale_status(now_ms)

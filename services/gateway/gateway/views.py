@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import assert_never
 
 import msgspec
 
 from gateway.projection import Product, Projection
-from gateway.purchase_state import Accepted, Answered, Ordered, Purchase, Rejected, Reserved, buyer_of
+from gateway.purchase_state import Answered, Ordered, Purchase, Reserved, buyer_of
 from stampede_schemas.identifiers import ProductId, PurchaseId
 
 PURCHASES_PATH = "/v1/purchases"
@@ -61,7 +60,7 @@ def purchase(known: Purchase) -> bytes:
 
 
 def purchase_fields(known: Purchase, *, buyer: bool = False) -> dict[str, object]:
-    """A purchase; with its buyer's pseudonym for operators."""
+    """A purchase; with its buyer's pseudonym for operators. A field that its state does not have is null."""
     body = known.mine if isinstance(known, Answered) else known
     at = known.position
     shown: dict[str, object] = {
@@ -70,39 +69,17 @@ def purchase_fields(known: Purchase, *, buyer: bool = False) -> dict[str, object
         "version": known.version,
         "product_id": body.product_id if body else None,
         "quantity": body.quantity if body else 0,
-        **_outcome(known),
+        "reason": getattr(known, "reason", None),
+        "reservation_no": getattr(known, "reservation_no", None),
+        "price": _price(known) if isinstance(known, Reserved | Ordered) else None,
+        "hold_until": instant(getattr(known, "hold_until_ms", None)),
+        "changed_at": instant(getattr(known, "changed_at_ms", None)),
+        "refund": getattr(known, "refund", "none"),
         "log_position": {"partition": at.partition, "offset": at.offset, "index": at.index},
         "trace_id": body.trace_id if body else None,
         "links": links(known.purchase_id),
     }
     return shown | {"buyer_id": buyer_of(known)} if buyer else shown
-
-
-def _outcome(known: Purchase) -> dict[str, object]:
-    """The fields that say what became of a purchase, each null while it does not apply."""
-    reason = number = price = hold_until = changed_at = None
-    refund = "none"
-    match known:
-        case Accepted() | Answered():
-            pass
-        case Rejected():
-            reason, changed_at = known.reason, known.changed_at_ms
-        case Reserved():
-            number, price, changed_at = known.reservation_no, _price(known), known.changed_at_ms
-            hold_until = known.hold_until_ms
-        case Ordered():
-            number, price, changed_at = known.reservation_no, _price(known), known.changed_at_ms
-            reason, refund = known.reason, known.refund
-        case _:
-            assert_never(known)
-    return {
-        "reason": reason,
-        "reservation_no": number,
-        "price": price,
-        "hold_until": instant(hold_until),
-        "changed_at": instant(changed_at),
-        "refund": refund,
-    }
 
 
 def _price(known: Reserved | Ordered) -> dict[str, object] | None:
