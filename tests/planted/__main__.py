@@ -22,8 +22,8 @@ invariant with a name. This page is what `python -m tests.planted --markdown doc
 
 In the simulator the bug is put into the real protocol, readers or rules, and histories are played until an invariant
 breaks. On the real stack a test build runs in the service's place: a sale of 40 units to 120 buyers over HTTP, with
-declined payments, sends in duplicate, a repeated record and poison; seconds count from its begin to the verdict of
-what `replay verify --journal` runs.
+declined payments, sends in duplicate, repeats, a retired product and poison; seconds count from its begin to the
+verdict of what `replay verify --journal` runs.
 """
 
 

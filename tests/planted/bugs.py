@@ -27,6 +27,8 @@ OVERDUE_S = 50.0  # the checker leaves units that come back 30 s
 CONTROL = Planted("none", "the shipped services", "", kills="inventory-0", zombie=True, cancels=True)
 BUGS = (
     Planted("inventory", "no check for duplicates", "S4"),
+    Planted("inventory", "a repeat is never told that its body differs", "S4"),
+    Planted("inventory", "a retired product rejects", "S4"),
     Planted("inventory", "the last unit is sold twice", "S1"),
     Planted("inventory", "the last unit is never sold", "S4"),
     Planted("inventory", "a release gives back twice the units", "S1"),

@@ -9,11 +9,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
 from confluent_kafka import KafkaException
+from msgspec.structs import replace
 
 from devstack.crowd import Crowd, Sale
 from devstack.crowd import Journal as Told
@@ -23,14 +25,23 @@ from eventlog.kafka import TopicsWrong, admin_client, producer
 from replay import books, judge, live
 from replay.failure import CannotCheck
 from replay.journal import Limits, from_crowd
-from stampede_schemas.codec import encode, encode_decisions, encode_requests, source_crc
+from stampede_schemas.codec import (
+    decode_request,
+    encode,
+    encode_decisions,
+    encode_requests,
+    source_crc,
+    split_requests,
+)
 from stampede_schemas.decisions import Rejected
 from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId, RequestId
 from stampede_schemas.orders import CancelProductRequested
+from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
 from tests.planted.builds.planting import FILE
 from tests.support.inventory import Log, listing, purchase
+from tests.support.requests import retire
 from tests.support.stack import ROOT, LocalStack, eventually, stack
 
 BUILDS = {
@@ -100,7 +111,7 @@ class Stage:
         self._fresh = False
 
     def _stir(self, bug: Planted, product_id: str) -> None:
-        """What happens beside the gateway: a repeated record, poison, one unit that three want, a kill -9."""
+        """What happens beside the gateway: repeats, poison, one unit that three want, a retired product, a kill -9."""
         log, partition = Log(self._running.kafka), partition_of(product_id)
 
         def bought() -> list[bytes]:
@@ -108,10 +119,14 @@ class Stage:
             return [value for value in values if b'"PurchaseRequested"' in value]
 
         eventually(lambda: len(bought()) > 2, PATIENCE_S, "a purchase in the log")
-        log.append(partition, bought()[0])
+        again = bought()[0]
+        log.append(partition, again)
+        log.append(partition, _with_another_body(again))
         log.append(partition, POISON)
-        only = _another(partition)
+        only, retired = _others(partition)
         log.ask([listing(only, 1), *(purchase(only) for _ in range(3))])
+        won = purchase(retired)
+        log.ask([listing(retired, 1), won, retire("retire", ProductId(retired)), won, purchase(retired)])
         log.flush()
         if bug.cancels:
             self._cancel(log, ProductId(only))
@@ -134,11 +149,11 @@ class Stage:
     def _zombie(self, product_id: str) -> None:
         """A worker that was overtaken writes late: a first answer to the next request, and void for everyone."""
         log, partition = Log(self._running.kafka), partition_of(product_id)
-        asked = encode_requests([purchase(_another(partition), "p-late")])
+        asked = encode_requests([purchase(_others(partition)[0], "p-late")])
         late = Rejected(
             purchase_id=PurchaseId("p-zombie"),
             buyer_id=BuyerId("b-zombie"),
-            product_id=ProductId(_another(partition)),
+            product_id=ProductId(_others(partition)[0]),
             quantity=1,
             payment_method="ok",
             fingerprint="f",
@@ -186,8 +201,17 @@ def _quiet(told: Told) -> bool:
     return told.count("confirmed") >= told.sale.units
 
 
-def _another(partition: int) -> str:
-    return next(name for name in (f"another-{n}" for n in range(1_000)) if partition_of(name) == partition)
+def _others(partition: int) -> list[str]:
+    """Two products of that partition."""
+    names = (name for name in (f"another-{n}" for n in range(1_000)) if partition_of(name) == partition)
+    return list(islice(names, 2))
+
+
+def _with_another_body(record: bytes) -> bytes:
+    """The same purchases, each asking for something else."""
+    requests = [decode_request(raw) for raw in split_requests(record)]
+    bought = [request for request in requests if isinstance(request, PurchaseRequested)]
+    return encode_requests([replace(request, fingerprint="another body") for request in bought])
 
 
 def _at_rest(log: Log, partition: int) -> bool:

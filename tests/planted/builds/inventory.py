@@ -16,7 +16,7 @@ from inventory.loading import Record, load
 from inventory.protocol import Partition
 from inventory.table import Product, StockTable
 from stampede_schemas.codec import UnreadableMessage, encode_decisions
-from stampede_schemas.decisions import AnyDecision, Released, Reserved
+from stampede_schemas.decisions import AnyDecision, Ignored, Released, Reserved
 from stampede_schemas.identifiers import Load, Millis, Position, RequestId
 from stampede_schemas.requests import PurchaseRequested, ReleaseRequested
 from tests.planted.builds.planting import exchange, plant
@@ -35,6 +35,24 @@ def _forgets_answers(
         return _purchase(table, product, request, now)
     finally:
         table.purchases, table.rejected, table.rejected_before = known
+
+
+def _finds_no_difference(
+    table: StockTable, product: Product | None, request: PurchaseRequested, now: Millis
+) -> AnyDecision:
+    decision = _purchase(table, product, request, now)
+    return replace(decision, mismatch=False) if isinstance(decision, Ignored) else decision
+
+
+def _rejects_the_retired(
+    table: StockTable, product: Product | None, request: PurchaseRequested, now: Millis
+) -> AnyDecision:
+    if product is None or product.status != "retired":
+        return _purchase(table, product, request, now)
+    product.status = "closed"
+    decision = _purchase(table, product, request, now)
+    product.status = "retired"
+    return decision
 
 
 def _sells_the_last_twice(
@@ -89,6 +107,8 @@ def _unchecked(*_: Any) -> None:
 
 BUGS: dict[str, Callable[[], None]] = {
     "no check for duplicates": lambda: exchange(domain, _purchase=_forgets_answers),
+    "a repeat is never told that its body differs": lambda: exchange(domain, _purchase=_finds_no_difference),
+    "a retired product rejects": lambda: exchange(domain, _purchase=_rejects_the_retired),
     "the last unit is sold twice": lambda: exchange(domain, _purchase=_sells_the_last_twice, _check=_unchecked),
     "the last unit is never sold": lambda: exchange(domain, _refusal=_keeps_the_last),
     "a release gives back twice the units": lambda: exchange(
