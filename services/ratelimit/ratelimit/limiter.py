@@ -1,7 +1,7 @@
 """Asks Redis about a whole batch in one call, and this process's own buckets when Redis does not answer.
 
-It never raises into the purchase path and never waits longer than REDIS_WAIT_S; neither open nor closed while
-Redis is away, but limited to this gateway's share.
+It never raises into the purchase path and never waits longer than `wait_s`; neither open nor closed while Redis is
+away, but limited to this gateway's share.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ COMMAND_S_MAX = 1.0  # what is not on the way of a purchase may take longer
 REDIS_CONNECTIONS_MAX = 32
 LOCAL_KEYS_MAX = 100_000
 BATCH_MAX = 500
+LATE = "no answer in time"
 USER_CHARS_MAX = 64  # a longer user name is counted under its hash
 
 POLICIES = "{rl}:policies"
@@ -147,13 +148,21 @@ class Limiter:
     """Judges batches of requests by several policies at once; one Redis call a batch.
 
     `policies` are in force until Redis knows others: whoever changes them there (`change`) changes them for everyone,
-    with the next `refresh`. Somebody must `open` it first and `refresh` it each second: only that ends `degraded`.
+    with the next `refresh`. It is to be opened first, and refreshed each second: only that ends `degraded`.
+    Redis has `wait_s` to answer a batch.
     """
 
     def __init__(
-        self, redis: Redis, policies: Sequence[Policy], *, gateways: int = 1, registry: CollectorRegistry | None = None
+        self,
+        redis: Redis,
+        policies: Sequence[Policy],
+        *,
+        gateways: int = 1,
+        registry: CollectorRegistry | None = None,
+        wait_s: float = REDIS_WAIT_S,
     ) -> None:
         self.redis = redis
+        self._wait_s = wait_s
         self._gateways = gateways
         self._force = _InForce(policies, 0, "", gateways)
         self._metrics = LimiterMetrics(registry or CollectorRegistry())
@@ -208,13 +217,13 @@ class Limiter:
         Takes at most COMMAND_S_MAX and never raises for Redis' sake.
         """
         try:
-            async with _begun(self._keep(self._force.line)) as call:
+            async with _begun(self._keep(self._force.version, self._force.line), self._wait_s) as call:
                 in_time = call.done()
                 self._adopt(await call)
         except Exception as error:  # whatever is wrong with Redis now, the next refresh may find it well
             self._note(error)
         else:
-            self._note(None if in_time else _late())
+            self._note(None if in_time else TimeoutError(LATE))
 
     async def change(self, line: str) -> int:
         """Put other policies in force, for everyone and for good; their version.
@@ -223,12 +232,12 @@ class Limiter:
             ValueError: the line cannot be read. RedisAway: nothing was changed, or it is not known.
         """
         parse_policies(line)
-        kept = await self._keep(line, "change")
+        kept = await self._keep(self._force.version, line, "change")
         self._adopt(kept)
         return int(kept.partition(" ")[0])
 
-    async def _keep(self, line: str, how: Literal["", "change"] = "") -> str:
-        kept: bytes = await self._command("EVAL", POLICIES_SCRIPT, 1, POLICIES, self._force.version, line, how)
+    async def _keep(self, version: int, line: str, how: Literal["", "change"] = "") -> str:
+        kept: bytes = await self._command("EVAL", POLICIES_SCRIPT, 1, POLICIES, version, line, how)
         return kept.decode(errors="replace")
 
     async def _command(self, *words: str | int) -> Any:
@@ -236,7 +245,7 @@ class Limiter:
             async with asyncio.timeout(COMMAND_S_MAX):
                 return await self.redis.execute_command(*words)  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
-            raise RedisAway(repr(error)) from None
+            raise RedisAway(f"{type(error).__name__}: {error}") from None
 
     def _adopt(self, kept: str) -> None:
         """Put what Redis keeps in force, if it is newer."""
@@ -256,7 +265,8 @@ class Limiter:
     def _note(self, error: Exception | None) -> None:
         """Whether Redis answers: tell it when it changes."""
         if error is not None and not self._degraded:
-            _log.warning("Redis does not answer (%r): limiting by this process's own share", error)
+            kind = type(error).__name__
+            _log.warning("Redis does not answer (%s: %s): limiting by this process's own share", kind, error)
         if error is None and self._degraded:
             _log.warning("Redis answers again")
         self._degraded = error is not None
@@ -272,7 +282,7 @@ class Limiter:
             return None
         started = time.monotonic()
         try:
-            return await _in_time(self._call(force, requests))
+            return await _in_time(self._call(force, requests), self._wait_s)
         except Exception as error:  # whatever went wrong with Redis, purchases go on
             self._note(error)
             return None
@@ -302,27 +312,23 @@ class Limiter:
         ]
 
 
-def _late() -> TimeoutError:
-    return TimeoutError(f"no answer within {REDIS_WAIT_S} s")
-
-
-async def _in_time(work: Coroutine[None, None, _T]) -> _T:
-    async with _begun(work) as call:
+async def _in_time(work: Coroutine[None, None, _T], wait_s: float) -> _T:
+    async with _begun(work, wait_s) as call:
         if not call.done():
-            raise _late()
+            raise TimeoutError(LATE)
         return call.result()
 
 
 @contextlib.asynccontextmanager
-async def _begun(work: Coroutine[None, None, _T]) -> AsyncIterator[asyncio.Task[_T]]:
-    """A call to Redis after it was waited for as long as a batch waits, done by then or not; cancelled at the end.
+async def _begun(work: Coroutine[None, None, _T], wait_s: float) -> AsyncIterator[asyncio.Task[_T]]:
+    """A call to Redis after it was waited for, done by then or not; cancelled at the end.
 
     Unlike asyncio.timeout not fooled by a pause of this process: after it the answer may lie unread, or the question
     unsent, when the time is over; hence a last look.
     """
     task = asyncio.create_task(work)
     try:
-        for part_s in (REDIS_WAIT_S - LAST_LOOK_S, LAST_LOOK_S):
+        for part_s in (wait_s - LAST_LOOK_S, LAST_LOOK_S):
             if not task.done():
                 await asyncio.wait({task}, timeout=part_s)
         yield task
