@@ -47,7 +47,7 @@ class Verdict:
 def replay(running: LocalStack, *arguments: str) -> Verdict:
     """Run the program."""
     command = [sys.executable, "-m", "replay", *arguments]
-    if arguments[0] != "check" or arguments[1].startswith("-"):
+    if "--endpoints" not in arguments and (arguments[0] != "check" or arguments[1].startswith("-")):
         command += ["--endpoints", str(running.layout.endpoints)]
     done = subprocess.run(
         [*command, "--json"], capture_output=True, text=True, timeout=VERIFY_S_MAX, check=False, cwd=running.layout.root
@@ -148,7 +148,7 @@ async def test_a_real_sale_holds_and_each_tampering_is_named(shop: LocalStack, t
 
     await exported_sales_are_judged_alike(shop, tmp_path)
     await tampered_rows_are_named(shop, sale.product_id, tmp_path)
-    await forged_records_are_named(shop, partition)
+    await forged_records_are_named(shop, partition, tmp_path)
 
 
 async def exported_sales_are_judged_alike(shop: LocalStack, folder: Path) -> None:
@@ -219,7 +219,7 @@ def older_books(shop: LocalStack, copy: Path, purchase_id: str) -> tuple[Path, s
     return copy, f"payments/{line}"
 
 
-async def forged_records_are_named(shop: LocalStack, partition: int) -> None:
+async def forged_records_are_named(shop: LocalStack, partition: int, folder: Path) -> None:
     """A forged record that is void changes nothing; one that satisfies rule 2 is seen by everybody, and named.
 
     Its content is something on which nobody acts. A forged reservation would make the order-writer ask for its
@@ -241,3 +241,12 @@ async def forged_records_are_named(shop: LocalStack, partition: int) -> None:
     # A request that comes to stand where the forged record said has an answer by count. Its bytes are others.
     assert await asyncio.to_thread(poison, shop, partition) == following
     assert (await asyncio.to_thread(replay, shop, "check", *rules)).violated == {"S16": at}
+
+    # Workers end at a log that cannot be right: it is judged without them, and they are said to be missing.
+    without_workers = folder / "endpoints.json"
+    found = json.loads(shop.layout.endpoints.read_text())
+    without_workers.write_text(json.dumps(found | {"processes": found["processes"] | {"inventory": []}}))
+    alone = await asyncio.to_thread(replay, shop, "verify", "--endpoints", str(without_workers))
+    assert (alone.code, alone.violated["S16"]) == (1, at)
+    assert "no inventory worker runs" in alone.error
+    assert alone.rules["S12"]["verdict"] == "not looked at"
