@@ -3,9 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay clients/python
+RUN_TESTS = $(BIN)/pytest -q --numprocesses 2 --dist loadfile \
+  $(or $(TESTS),tests --ignore tests/chaos --ignore tests/planted --ignore tests/http)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status token trace test test-faults test-http check format sim chaos chaos-door bench-loading bench-snapshots bench-writer bench-read-side clean
+.PHONY: help setup lock demo up down status token trace test test-repeat test-faults test-http check format sim chaos chaos-door bench-loading bench-snapshots bench-writer bench-read-side clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +44,11 @@ token: setup ## A token for a stack started with STAMPEDE_AUTH=jwt: USER=ann ROL
 trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans
 
-test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes)
-	@$(BIN)/pytest -q --numprocesses 2 --dist loadfile tests --ignore tests/chaos --ignore tests/planted --ignore tests/http
+test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes): TESTS=tests/unit for some of them
+	@$(RUN_TESTS)
+
+test-repeat: setup ## The same N times, odd rounds beside busy cores; failed rounds are kept: N=5 BUSY=2 TESTS=tests/e2e
+	@$(BIN)/python tools/repeat_tests.py --rounds "$(or $(N),5)" --busy "$(or $(BUSY),2)" -- $(RUN_TESTS)
 
 test-faults: setup ## 100,000 simulated histories, minutes of chaos, and bugs planted on the real stack
 	@$(BIN)/python -m tests.simulation --histories 100000 --seed 1 --processes 2

@@ -3,14 +3,19 @@
 import asyncio
 import random
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from uuid import uuid4
 
 import pytest
 
 from devstack.crowd import Crowd, Journal, Sale
 from devstack.proof import Proof, prove
-from stampede_schemas.topics import PARTITIONS
+from stampede_schemas.topics import PARTITIONS, partition_of
 from tests.support.stack import LocalStack, eventually
+
+SOLD_S_MAX = 60.0
 
 
 async def sell(running: LocalStack, sale: Sale) -> tuple[Journal, Proof]:
@@ -47,54 +52,87 @@ async def test_declined_units_are_sold_to_someone_else(whole: LocalStack) -> Non
 
 @dataclass(frozen=True)
 class Killer:
-    """Kills processes at random moments of a sale, by a seed."""
+    """Kills processes in the middle of sales, each when a share of the units is sold that is drawn by a seed."""
 
     running: LocalStack
     seed: int
     victims: tuple[str, ...]
 
-    async def run(self) -> list[str]:
-        """Kill each victim once."""
+    async def run(self, journals: Sequence[Journal]) -> None:
+        """Kill each victim once; the sales must still be going on then."""
         chance = random.Random(self.seed)
-        killed = []
-        for victim in chance.sample(self.victims, len(self.victims)):
-            await asyncio.sleep(chance.uniform(0.1, 0.9))
+        units = sum(journal.sale.units for journal in journals)
+        wanted = sorted(chance.uniform(0.1, 0.6) for _ in self.victims)
+        for victim, share in zip(chance.sample(self.victims, len(self.victims)), wanted, strict=True):
+            await asyncio.to_thread(eventually, partial(enough, journals, share * units), SOLD_S_MAX, "enough sold")
             await asyncio.to_thread(self.running.kill, victim)
-            killed.append(victim)
-        return killed
+            assert not enough(journals, units), f"{victim} died when all was sold"
+
+
+def enough(journals: Sequence[Journal], units: float) -> bool:
+    """Whether so many units are sold by now."""
+    return sum(journal.sold for journal in journals) >= units
+
+
+async def sell_beside(running: LocalStack, killer: Killer, sales: Sequence[Sale]) -> list[Journal]:
+    """Run sales at once while the killer is about."""
+    crowds = [Crowd(running.endpoints, sale) for sale in sales]
+    journals = [crowd.journal for crowd in crowds]
+    await asyncio.gather(killer.run(journals), *(crowd.run() for crowd in crowds))
+    return journals
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_kill_9_in_the_middle_of_a_sale_changes_nothing(whole: LocalStack, seed: int) -> None:
     """The inventory and the order-writer die during the sale; the sale ends as if they had not."""
-    sale = Sale(units=300, buyers=2_000, declined_share=0.1, duplicates_share=0.05, seed=seed)
-    killer = asyncio.create_task(Killer(whole, seed, ("inventory-0", "order-writer-0")).run())
-    journal, proof = await sell(whole, sale)
-    assert len(await killer) == 2
-    check(journal, await prove(whole.endpoints, journal) if proof.wrong else proof)
+    # Buyers come over some seconds: in a rush, the sale could be over before a process is dead.
+    sale = Sale(
+        units=300, buyers=600, declined_share=0.1, duplicates_share=0.05, arrivals_per_s=100, patience_s=120, seed=seed
+    )
+    [journal] = await sell_beside(whole, Killer(whole, seed, ("inventory-0", "order-writer-0")), [sale])
+    check(journal, await prove(whole.endpoints, journal))
 
 
 async def test_two_inventory_workers_share_the_partitions(whole: LocalStack) -> None:
     """Scaled to two workers, each owns some partitions; sales on both, and a kill of one of them, end well."""
     await asyncio.to_thread(whole.scale, inventory=2)
     try:
-        sales = [Sale(units=20, buyers=100, declined_share=0.1) for _ in range(6)]
-        killer = asyncio.create_task(Killer(whole, 4, ("inventory-1",)).run())
-        for journal, proof in await asyncio.gather(*(sell(whole, sale) for sale in sales)):
-            check(journal, proof)
-        assert await killer == ["inventory-1"]
+        await asyncio.to_thread(eventually, lambda: shared(shares(whole)), 30, "all partitions, some of each worker")
+        sold_at = [share[n % len(share)] for share in shares(whole) for n in range(3)]
+        paced = Sale(units=20, buyers=100, declined_share=0.1, arrivals_per_s=15, patience_s=120)
+        sales = [replace(paced, product_id=product_in(number)) for number in sold_at]
+        for journal in await sell_beside(whole, Killer(whole, 4, ("inventory-1",)), sales):
+            check(journal, await prove(whole.endpoints, journal))
     finally:
         await asyncio.to_thread(whole.scale, inventory=1)
         await asyncio.to_thread(eventually, lambda: owns_all(whole), 30, "the partitions of the worker that left")
 
 
+def product_in(partition: int) -> str:
+    """A product nobody used before, in this partition."""
+    return next(name for name in iter(lambda: f"tea-{uuid4().hex[:10]}", "") if partition_of(name) == partition)
+
+
+def shares(running: LocalStack) -> list[list[int]]:
+    """Which partitions each inventory worker answers for."""
+    workers = running.endpoints.processes["inventory"]
+    return [[number for number in range(PARTITIONS) if owns(worker["ops"], number)] for worker in workers]
+
+
+def shared(found: list[list[int]]) -> bool:
+    """Whether each worker has partitions and each partition has a worker."""
+    return all(found) and sorted(number for share in found for number in share) == list(range(PARTITIONS))
+
+
 def owns_all(running: LocalStack) -> bool:
     """Whether the first worker answers for every partition: those of a static member that left take its session."""
-    (worker,) = running.endpoints.processes["inventory"]
+    return shares(running) == [list(range(PARTITIONS))]
+
+
+def owns(ops: str, partition: int) -> bool:
+    """Whether the worker with this ops listener answers for the partition."""
     try:
-        for partition in range(PARTITIONS):
-            with urllib.request.urlopen(f"{worker['ops']}/state?partition={partition}", timeout=5):  # noqa: S310
-                pass
+        with urllib.request.urlopen(f"{ops}/state?partition={partition}", timeout=5):  # noqa: S310
+            return True
     except OSError:
         return False
-    return True

@@ -35,25 +35,26 @@ def product() -> str:
 
 
 class Crowd:
-    """Appends purchases at a steady pace, ten a record, from a thread of its own."""
+    """Appends purchases at a steady pace, ten a record, from a thread of its own, until it is told to stop.
 
-    def __init__(self, log: Log, product_id: str, purchases: int, per_second: int) -> None:
-        self._thread = threading.Thread(target=self._run, args=(log, product_id, purchases, per_second))
+    As a context it stops at the block's end: whatever is done to workers inside is done under load.
+    """
+
+    def __init__(self, log: Log, product_id: str, per_second: int) -> None:
+        self._log, self._product_id, self._per_second = log, product_id, per_second
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._over.wait(10 / self._per_second):
+            self._log.ask([purchase(self._product_id) for _ in range(10)])
+        self._log.flush()
+
+    def __enter__(self) -> None:
         self._thread.start()
 
-    def _run(self, log: Log, product_id: str, purchases: int, per_second: int) -> None:
-        began = time.monotonic()
-        for sent in range(0, purchases, 10):
-            log.ask([purchase(product_id) for _ in range(10)])
-            time.sleep(max(0.0, began + sent / per_second - time.monotonic()))
-        log.flush()
-
-    def finished(self) -> bool:
-        """Whether all is appended."""
-        return not self._thread.is_alive()
-
-    def join(self) -> None:
-        """Wait for that."""
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._thread.join()
 
 
@@ -97,17 +98,17 @@ def test_kill_9_and_restart_lose_nothing_and_answer_nothing_twice(kafka: str, tm
     try:
         running.await_ready()
         log.ask([listing(tea, 1_000)])
-        crowd = Crowd(log, tea, 8_000, 1_000)
         pauses = []
-        for _ in range(3):
-            time.sleep(chance.uniform(0.2, 1.2))
-            running.kill()
-            killed = time.monotonic()
-            running.close()
-            running = InventoryProcess(kafka, tmp_path)
-            running.await_ready()
-            pauses.append(time.monotonic() - killed)
-        crowd.join()
+        with Crowd(log, tea, 1_000):
+            for _ in range(3):
+                await_decisions(log, tea, chance.randrange(10, 100))
+                running.kill()
+                killed = time.monotonic()
+                running.close()
+                running = InventoryProcess(kafka, tmp_path)
+                running.await_ready()
+                pauses.append(time.monotonic() - killed)
+            await_decisions(log, tea, 110)  # ten purchases each: all 1,000 units are sold
         table, answers, void = log.await_answers(partition_of(tea))
         print(f"seed {seed}: ready again after {[f'{p:.1f}' for p in pauses]} s, {void} void records")
         assert kinds(answers)["Reserved"] >= 1_000
@@ -128,17 +129,37 @@ def test_a_frozen_worker_that_thaws_changes_nothing(kafka: str, tmp_path: Path) 
         first.await_ready()
         second.await_ready()
         log.ask([listing(tea, 500)])
-        crowd = Crowd(log, tea, 9_000, 700)
-        time.sleep(1)
-        owner = first if owns(first, partition_of(tea)) else second
-        owner.process.send_signal(signal.SIGSTOP)
-        time.sleep(8)
-        owner.process.send_signal(signal.SIGCONT)
-        crowd.join()
-        table, answers, void = log.await_answers(partition_of(tea))
+        partition = partition_of(tea)
+        with Crowd(log, tea, 700):
+            await_decisions(log, tea, 10)
+            eventually(lambda: owns(first, partition) != owns(second, partition), what="one owner")
+            frozen, other = (first, second) if owns(first, partition) else (second, first)
+            frozen.process.send_signal(signal.SIGSTOP)
+            eventually(lambda: owns(other, partition), 60, "a successor")
+            await_decisions(log, tea, 60)
+            frozen.process.send_signal(signal.SIGCONT)
+            eventually(lambda: frozen.process.poll() is not None or ready(frozen), 60, "the thawed one, ready or ended")
+            await_decisions(log, tea, 10)
+        table, answers, void = log.await_answers(partition)
         print(f"{void} void records")
         assert kinds(answers)["Reserved"] >= 500
         assert table.products[purchase(tea).product_id].available == 0
+
+
+def await_decisions(log: Log, product_id: str, more: int) -> None:
+    """Wait until so many more records are decided in the product's partition."""
+    partition = partition_of(product_id)
+    enough = log.ends(DECISIONS.name)[partition] + more
+    eventually(lambda: log.ends(DECISIONS.name)[partition] >= enough, 60, f"{more} more decisions")
+
+
+def ready(running: InventoryProcess) -> bool:
+    """Whether a worker says that it owns and has loaded its partitions."""
+    try:
+        running.get("/readyz")
+    except OSError:
+        return False
+    return True
 
 
 def committed(kafka: str, partition: int) -> int:

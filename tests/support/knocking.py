@@ -1,7 +1,8 @@
 """`python -m tests.support.knocking PORT THREADS`: a crowd of clients that open one connection after the other.
 
-Each asks once on a connection of its own, and stops when it is refused one. Prints "knocking" when it has begun, and at
-the end, as JSON, how often which end was met: answered, refused, or what else befell a connection that was let in.
+Each asks once on a connection of its own, and stops when it is refused one. Prints "knocking" when twice as many were
+answered as there are clients, and at the end, as JSON, how often which end was met: answered, refused, or what else
+befell a connection that was let in.
 """
 
 import json
@@ -39,7 +40,7 @@ def knock(port: int) -> str:
 def main() -> None:
     """Knock until everybody was refused."""
     port, threads, ends = int(sys.argv[1]), int(sys.argv[2]), Counter[str]()
-    counting = threading.Lock()
+    counting, under_load = threading.Lock(), threading.Event()
 
     def run() -> None:
         end = "answered"
@@ -47,11 +48,13 @@ def main() -> None:
             end = knock(port)
             with counting:
                 ends[end] += 1
+                if ends["answered"] >= 2 * threads:
+                    under_load.set()
 
     crowd = [threading.Thread(target=run) for _ in range(threads)]
     for one in crowd:
         one.start()
-    print("knocking", flush=True)
+    print("knocking" if under_load.wait(PATIENCE_S) else "not answered", flush=True)
     for one in crowd:
         one.join()
     print(json.dumps(ends))

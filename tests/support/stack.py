@@ -1,12 +1,14 @@
 """The real stack for tests: started by devstack in a folder of its own, gone afterwards, whatever happened.
 
 `components()` gives Kafka, Postgres and Redis; `stack()` the services too. If the test run itself is killed, the
-supervisor notices (`--with-parent`) and stops; the folder it leaves is removed by the next run.
+supervisor notices (`--with-parent`) and stops; the folder it leaves is removed by the next run. With
+`STAMPEDE_TEST_LOGS` set to a folder, the logs of each stack are copied to it before the stack is removed.
 """
 
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +167,8 @@ def _stop(supervisor: "subprocess.Popen[bytes]", layout: Layout) -> None:
         supervisor.kill()
         supervisor.wait()
     orphans.reap(layout.pids)
+    if kept := os.environ.get("STAMPEDE_TEST_LOGS"):
+        shutil.copytree(layout.logs, Path(kept) / layout.root.name)
     remove(layout)
 
 

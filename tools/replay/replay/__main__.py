@@ -90,10 +90,10 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
                 evidence = _log(live.addresses(arguments.endpoints), console, _partitions(arguments))
             return _judge(arguments, console, evidence)
         case "verify":
-            evidence = _everything(live.addresses(arguments.endpoints), console)
+            evidence, unasked = _everything(live.addresses(arguments.endpoints), console)
             paid = arguments.payments
             evidence.payments = books.read(paid) if paid else books.beside(arguments.endpoints)
-            return _judge(arguments, console, evidence)
+            return _judge(arguments, console, evidence, unasked)
         case "digest":
             return _digest(arguments.file)
         case "dead-letters":
@@ -127,17 +127,31 @@ def _export(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _everything(addresses: live.Addresses, console: Console) -> Evidence:
-    """Tables first, then rows, then the log: the log then holds whatever the others speak of."""
+def _everything(addresses: live.Addresses, console: Console) -> tuple[Evidence, CannotCheck | None]:
+    """Tables first, then rows, then the log: the log then holds whatever the others speak of.
+
+    Workers stop at a log that cannot be right, so their silence (the second value) must not keep it from being judged.
+    """
+    states, unasked = None, None
     with console.status("asking the workers and Postgres"):
-        states = live.states(addresses.inventory)
+        try:
+            states = live.states(addresses.inventory)
+        except CannotCheck as error:
+            unasked = error
         database = live.database(addresses.postgres)
     evidence = _log(addresses, console, range(PARTITIONS))
     evidence.states, evidence.database = states, database
-    return evidence
+    return evidence, unasked
 
 
-def _judge(arguments: argparse.Namespace, console: Console, evidence: Evidence) -> int:
+def _judge(
+    arguments: argparse.Namespace, console: Console, evidence: Evidence, unasked: CannotCheck | None = None
+) -> int:
+    """Run the rules and show what they found; the exit code.
+
+    Raises:
+        CannotCheck: `unasked`, if no rule is violated: what could not be looked at cannot be said to hold.
+    """
     if arguments.journal is not None:
         evidence.journal = journals.read(arguments.journal)
     if arguments.canary is not None:
@@ -147,6 +161,10 @@ def _judge(arguments: argparse.Namespace, console: Console, evidence: Evidence) 
         for found in judge.judge(evidence, _rules(arguments.rule)):
             findings.append(found)
             status.update(f"judging: {found.name} {found.verdict}")
+    if unasked is not None:
+        if report.exit_code(findings) != report.EXIT_VIOLATED:
+            raise unasked
+        print(f"replay: {unasked}", file=sys.stderr)
     if arguments.json:
         print(report.as_json(evidence, findings))
     else:
