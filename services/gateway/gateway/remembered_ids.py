@@ -7,7 +7,10 @@ row is asked for in vain. It never misses one that it was given.
 
 from stampede_schemas.identifiers import PurchaseId
 
-REJECTED_GENERATION_MAX = 250_000  # per partition; the inventory's fold remembers two generations of as many
+# Per partition. The inventory's fold remembers two generations of as many; three are kept here, since a generation
+# begins here with this process, and there with the log.
+REJECTED_GENERATION_MAX = 250_000
+GENERATIONS = 3
 HELD_MAX = 1_000_000  # of the first filter; each following one holds twice as many
 _BITS_PER_ID = 24  # with three probes at most 0.16 % of the ids that were never added
 _PROBES = 3
@@ -48,7 +51,7 @@ class RememberedIds:
     def __init__(self, generation_max: int = REJECTED_GENERATION_MAX, held_max: int = HELD_MAX) -> None:
         self._generation_max = generation_max
         self._held = [BloomFilter(held_max)]
-        self._rejected: dict[int, list[BloomFilter]] = {}  # by partition: the generation being filled, the one before
+        self._rejected: dict[int, list[BloomFilter]] = {}  # by partition: the generation being filled, those before
 
     def add_held(self, purchase_id: PurchaseId) -> None:
         """It holds units, or once did."""
@@ -57,12 +60,13 @@ class RememberedIds:
         self._held[-1].add(purchase_id)
 
     def add_rejected(self, partition: int, purchase_id: PurchaseId) -> None:
-        """The log rejected it; as many later rejections as the fold remembers are remembered here."""
+        """The log rejected it. At least as many of the latest rejections are remembered as the fold remembers."""
         generations = self._rejected.get(partition)
         if generations is None:
             generations = self._rejected[partition] = [BloomFilter(self._generation_max)]
         if generations[0].count >= self._generation_max:
-            self._rejected[partition] = generations = [BloomFilter(self._generation_max), generations[0]]
+            generations = [BloomFilter(self._generation_max), *generations[: GENERATIONS - 1]]
+            self._rejected[partition] = generations
         generations[0].add(purchase_id)
 
     def may_hold(self, purchase_id: PurchaseId) -> bool:
@@ -74,5 +78,7 @@ class RememberedIds:
         for held in self._held:
             if purchase_id in held:
                 return True
-        generations = self._rejected.get(partition)
-        return generations is not None and (purchase_id in generations[0] or purchase_id in generations[-1])
+        for rejected in self._rejected.get(partition, ()):  # noqa: SIM110 - a loop costs half of what any() does
+            if purchase_id in rejected:
+                return True
+        return False
