@@ -59,8 +59,9 @@ def test_a_sliding_window_never_holds_more_than_its_quota(data: st.DataObject, p
 def test_a_polite_client_is_never_limited(policy: Policy) -> None:
     """A client that keeps exactly to the rate, for ever, is never refused: no rate is rounded against it."""
     buckets, cell = Buckets(10), Cell("k", policy)
-    # A bucket of one has no room for the part of a microsecond by which a whole instant misses the exact one.
-    quota = policy.quota if policy.burst > 1 else 1
+    # A whole instant misses the exact one by a part of a microsecond: at most quota - 1 units of debt. A bucket of one
+    # has no room for them, nor has a small one that lets more than one through in a microsecond.
+    quota = policy.quota if (policy.burst - 1) * policy.window_us >= policy.quota - 1 else 1
     for n in range(300):
         assert buckets.check([[cell]], 10**15 + n * policy.window_us // quota)[0].allowed
 
