@@ -40,7 +40,7 @@ token: setup ## A token for a stack started with STAMPEDE_AUTH=jwt: USER=ann ROL
 	@$(BIN)/devstack token --user "$(USER)" --role "$(ROLE)"
 
 trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
-	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans
+	@$(BIN)/devstack trace --id "$(ID)"
 
 test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes)
 	@$(BIN)/pytest -q --numprocesses 2 --dist loadfile tests --ignore tests/chaos --ignore tests/planted --ignore tests/http
