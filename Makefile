@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay clients/python
+LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay tools/contracts clients/python
 RUN_TESTS = $(BIN)/pytest -q --numprocesses 2 --dist loadfile \
   $(or $(TESTS),tests --ignore tests/chaos --ignore tests/planted --ignore tests/http)
 
@@ -42,7 +42,7 @@ token: setup ## A token for a stack started with STAMPEDE_AUTH=jwt: USER=ann ROL
 	@$(BIN)/devstack token --user "$(USER)" --role "$(ROLE)"
 
 trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
-	@$(BIN)/python -m telemetry trace --id "$(ID)" --spans .stack/spans
+	@$(BIN)/devstack trace --id "$(ID)"
 
 test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes): TESTS=tests/unit for some of them
 	@$(RUN_TESTS)
@@ -57,11 +57,11 @@ test-faults: setup ## 100,000 simulated histories, minutes of chaos, and bugs pl
 test-http: setup ## The door at length: thousands of requests by its descriptions, against them, and as raw bytes
 	@$(BIN)/pytest -q tests/http
 
-check: setup ## Format, lint, types, imports, schemas, manifests, size: what CI gates on
+check: setup ## Format, lint, types, imports, contract files, manifests, size: what CI gates on
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "ruff: clean"
 	@$(BIN)/mypy $(LOCAL) tests
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m stampede_schemas export --check
+	@$(BIN)/python -m contracts check
 	@$(BIN)/pytest -q tests/contract
 	@$(BIN)/python tools/size.py
 
@@ -94,5 +94,5 @@ clean: ## Stop the stack and remove its data
 
 lock: setup ## Renew requirements.lock from every pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  $(foreach p,schemas eventlog telemetry gateway inventory order-writer ratelimit devstack replay client,--no-emit-package stampede-$(p)) \
+	  $(foreach p,schemas eventlog telemetry gateway inventory order-writer ratelimit devstack replay contracts client,--no-emit-package stampede-$(p)) \
 	  pyproject.toml -o requirements.lock

@@ -1,4 +1,7 @@
-"""The size of the source: what a newcomer has to read. Limited are statements, which no formatting can change."""
+"""The size of the source: what a newcomer has to read. Limited are statements, which no formatting can change.
+
+Tools are counted apart and have no limit: no production image holds them.
+"""
 
 import ast
 import io
@@ -7,7 +10,11 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMITS = {("schemas", "libs", "services"): 9_500, ("services/inventory",): 1_500}
+LIMITS: dict[tuple[str, ...], int | None] = {
+    ("schemas", "libs", "services"): 8_586,
+    ("services/inventory",): 1_500,
+    ("tools",): None,
+}
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
 
@@ -31,11 +38,12 @@ def main() -> int:
         texts = [file.read_text() for folder in folders for file in (ROOT / folder).rglob("*.py")]
         statements, lines = (sum(counts) for counts in zip(*map(sizes, texts), strict=True))
         whole = sum(text.count("\n") for text in texts)
+        most = "" if limit is None else f" (at most {limit:,})"
         print(
-            f"{' + '.join(folders)}: {statements:,} statements (at most {limit:,}) "
+            f"{' + '.join(folders)}: {statements:,} statements{most} "
             f"on {lines:,} lines of code, {whole:,} with prose and blanks"
         )
-        over = over or statements > limit
+        over = over or (limit is not None and statements > limit)
     return int(over)
 
 

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from gateway.docs import committed
+from contracts import http
 from gateway.problems import KINDS
 from tests.support.stack import ROOT
 
@@ -37,8 +37,8 @@ def operations(name: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_committed_descriptions_and_pages_are_those_of_the_code() -> None:
-    """After a change of routes or problems: `python -m gateway.docs`."""
-    made = committed()
+    """After a change of routes or problems: `python -m contracts write`."""
+    made = http.rendered()
     pages = {f"docs/problems/{page.name}" for page in (ROOT / "docs/problems").iterdir()}
     assert {f"services/gateway/{name}" for name in FILES} | pages == made.keys()
     for name, content in made.items():

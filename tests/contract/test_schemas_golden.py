@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from referencing import Registry, Resource
 
+from contracts.messages import json_schemas, message_types
 from stampede_schemas.codec import (
     decode_command,
     decode_decisions,
@@ -21,7 +22,6 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import AnyDecision, Envelope, Ignored, Rejected
-from stampede_schemas.export import json_schemas, message_types
 from stampede_schemas.identifiers import Load, Millis
 from stampede_schemas.orders import AnyCommand, AnyOrderEvent, AnySnapshotRecord
 from stampede_schemas.requests import AnyRequest

@@ -4,8 +4,8 @@ from typing import get_args
 
 import pytest
 
+from contracts.messages import messages_of
 from stampede_schemas.decisions import AnyDecision
-from stampede_schemas.export import messages_of
 from stampede_schemas.requests import AnyRequest, RequestBatch
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, MESSAGE_BYTES_MAX, PARTITIONS, REQUESTS, TOPICS, Topic
 from stampede_schemas.upcasts import DECISION_UPCASTS, KNOWN_REQUEST_TYPES, REQUEST_UPCASTS

@@ -50,5 +50,5 @@ async def test_a_declined_purchase_is_one_trace_through_all_services(whole: Loca
 
 def waterfall(running: LocalStack, purchase_id: str) -> str:
     """What `make trace` prints."""
-    command = [sys.executable, "-m", "telemetry", "trace", "--id", purchase_id, "--spans", str(running.layout.spans)]
+    command = [sys.executable, "-m", "devstack", "trace", "--id", purchase_id, f"--dir={running.layout.root}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

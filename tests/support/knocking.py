@@ -1,8 +1,8 @@
 """`python -m tests.support.knocking PORT THREADS`: a crowd of clients that open one connection after the other.
 
-Each asks once on a connection of its own, and stops when it is refused one. Prints "knocking" when twice as many were
-answered as there are clients, and at the end, as JSON, how often which end was met: answered, refused, or what else
-befell a connection that was let in.
+Each asks once on a connection of its own, and stops when it is refused one. A connection that is reset before its
+answer began is tried once more. Prints "knocking" when twice as many were answered as there are clients, and at the
+end, as JSON, how often which end was met: answered, refused, reset, or what else befell a connection.
 """
 
 import json
@@ -23,6 +23,8 @@ def knock(port: int) -> str:
             one.connect(("127.0.0.1", port))
         except ConnectionRefusedError:
             return "refused"
+        except ConnectionResetError:
+            return "reset"
         except OSError as error:
             return f"not let in: {error!r}"
         heard = b""
@@ -33,6 +35,8 @@ def knock(port: int) -> str:
                 if b"\r\n\r\n" in heard and b"connection: close" not in heard.lower():
                     break
         except OSError as error:
+            if not heard and isinstance(error, ConnectionResetError | BrokenPipeError):
+                return "reset"
             return f"let in, heard {len(heard)} bytes: {error!r}"
         return "answered" if heard.startswith(b"HTTP/1.1 200 ") else f"let in, heard {heard[:80]!r}"
 
@@ -43,9 +47,9 @@ def main() -> None:
     counting, under_load = threading.Lock(), threading.Event()
 
     def run() -> None:
-        end = "answered"
-        while end == "answered":
-            end = knock(port)
+        before, end = "", "answered"
+        while end == "answered" or (end == "reset" and before != "reset"):
+            before, end = end, knock(port)
             with counting:
                 ends[end] += 1
                 if ends["answered"] >= 2 * threads:

@@ -1,5 +1,5 @@
 """Traces, metrics and logs of every Stampede process.
 
-`tracing` (spans after the fact), `logs` (JSON lines), `ops` (health and metrics listener), `names` (every name),
-`waterfall` (one purchase's trace in the terminal). Import from those modules.
+`tracing` (spans after the fact), `logs` (JSON lines), `ops` (health and metrics listener), `names` (every name).
+Import from those modules.
 """

@@ -19,7 +19,7 @@ SPAN_CONFIRM: Final = "confirm order"
 SPAN_RELEASE: Final = "release order"
 SPAN_SEND_OUTBOX: Final = "send outbox"
 
-# Attributes of spans. `purchase_id` is what `python -m telemetry trace --id` looks for.
+# Attributes of spans. `purchase_id` is what `devstack trace --id` looks for.
 PURCHASE_ID: Final = "purchase_id"
 PRODUCT_ID: Final = "product_id"
 DECISION: Final = "decision"

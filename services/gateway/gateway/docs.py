@@ -1,16 +1,10 @@
-"""`/docs`: the description of a listener as Swagger UI, from our own host; `/problems/...`: what a no means.
-
-`python -m gateway.docs` writes both as files: openapi.json (buyers), openapi-admin.json (operators), docs/problems/.
-"""
+"""`/docs`: the description of a listener as Swagger UI, from our own host; `/problems/...`: what a no means."""
 
 import re
-import sys
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import msgspec
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
@@ -91,28 +85,3 @@ def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
 @cache
 def _content(name: str) -> bytes:
     return (files("fastapi_offline") / "static" / name).read_bytes()
-
-
-def committed() -> dict[str, bytes]:
-    """Every file that is made of the code, by its path in the repository."""
-    from gateway.apps import described
-
-    shown = {f"services/gateway/{name}": _text(app) for name, app in described().items()}
-    return shown | {f"docs/problems/{kind.slug}.md": kind.page().encode() for kind in problems.KINDS}
-
-
-def _text(app: FastAPI) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(app.openapi()), indent=2) + b"\n"
-
-
-def main() -> int:
-    """Write them."""
-    root = Path(__file__).resolve().parents[3]
-    for name, content in committed().items():
-        (root / name).write_bytes(content)
-        print(name)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,7 +27,6 @@ from gateway import problems
 from gateway.admission import BODY_BYTES_MAX, too_large
 from gateway.problems import Problem, Refused
 from gateway.retry_after import overloaded
-from gateway.syn_filter import refuse_new
 from telemetry.tracing import new_traceparent, trace_id_of
 
 URL_BYTES_MAX = 8_192
@@ -38,8 +37,6 @@ IGNORED_BYTES_MAX = 1_048_576  # read and dropped after a refusal, so that the a
 PIPELINED_MAX = 16
 CONNECTIONS_MAX = 20_000
 BACKLOG = 4_096  # connections that the kernel lets in before we do
-HANDSHAKE_S = 0.5  # round trips that handshakes may still need when no more are begun
-CLOSING_S = 0.05
 FILES_RESERVED = 256  # of what the process may open: Kafka, Postgres, Redis, spans, the other listeners
 REQUEST_S_MAX = 10.0  # to complete a request; also to take an answer, and between two requests
 DRAIN_S_MAX = 10
@@ -278,29 +275,6 @@ class _Server(uvicorn.Server):
         """Capture none."""
         yield
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening; those whom the kernel has let in already are served, not reset."""
-        loop = asyncio.get_running_loop()
-        doors = [one.dup() for one in sockets or ()]
-        for door in doors:
-            refuse_new(door)
-        await asyncio.sleep(HANDSHAKE_S)
-        for one in (*self.servers, *(sockets or ())):
-            one.close()
-        await asyncio.sleep(CLOSING_S)  # the loop closes its side in a later turn; then ours is the last
-        for door in doors:
-            door.setblocking(False)
-            with door, contextlib.suppress(BlockingIOError):
-                for _ in range(BACKLOG):
-                    connection, _ = door.accept()
-                    await loop.connect_accepted_socket(self._protocol, connection)
-        await super().shutdown(sockets)
-
-    def _protocol(self) -> asyncio.Protocol:
-        make: Any = self.config.http_protocol_class
-        protocol: asyncio.Protocol = make(self.config, self.server_state, self.lifespan.state)
-        return protocol
-
 
 class Listener:
     """An app on a socket. `serve` runs until `close`; before that, `drain` for a while."""
@@ -347,7 +321,10 @@ class Listener:
                 connection.cycle.keep_alive = False
 
     def close(self) -> None:
-        """Take no more connections; `serve` returns when all answers are out."""
+        """Take no more connections; `serve` returns when all answers are out.
+
+        The kernel resets a connection that it has let in and that was not taken yet.
+        """
         self._server.should_exit = True
 
     async def _sweep(self) -> None:

@@ -230,11 +230,11 @@ _LINKS = {
     "events": f"/v1/purchases/{ID}/events",
     "cancel": f"/v1/purchases/{ID}/cancel",
 }
-PENDING = {"purchase_id": ID, "status": "pending", "links": _LINKS}
+PENDING = {"purchase_id": ID, "product_id": "tea", "status": "pending", "links": _LINKS}
 RESERVED = {
     "purchase_id": ID,
     "status": "reserved",
-    "version": 1,
+    "version": 2,
     "product_id": "tea",
     "quantity": 1,
     "reason": None,
@@ -247,8 +247,8 @@ RESERVED = {
     "trace_id": "0af7651916cd43dd8448eb211c80319c",
     "links": _LINKS,
 }
-DECLINED = RESERVED | {"status": "released", "version": 2, "reason": "payment_declined", "hold_until": None}
-CANCELLING = {"purchase_id": ID, "status": "reserved", "links": _LINKS}
+DECLINED = RESERVED | {"status": "released", "version": 3, "reason": "payment_declined", "hold_until": None}
+CANCELLING = {"purchase_id": ID, "product_id": "tea", "status": "reserved", "links": _LINKS}
 PRODUCT = {
     "product_id": "tea",
     "name": "First flush",

@@ -73,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
     token = commands.add_parser("token", parents=[every], help="a token for a stack started with STAMPEDE_AUTH=jwt")
     token.add_argument("--user", required=True, metavar="NAME", help="who it is for")
     token.add_argument("--role", action="append", default=[], help="admin: may use the operators' port; repeatable")
+    trace = commands.add_parser("trace", parents=[every], help="one purchase from HTTP to the row as a waterfall")
+    trace.add_argument("--id", required=True, metavar="PURCHASE_ID", help="from the Location header")
+    trace.add_argument("--spans", type=Path, metavar="FOLDER", help="of *.jsonl span files (those of the stack)")
     commands.add_parser("demo", parents=[every], help="a real sale over HTTP and its proof; DEMO_EXIT=1: then stop")
     commands.add_parser("clean", parents=[every], help="stop it and remove its folder with all data")
     return top
@@ -129,6 +132,8 @@ def _run(arguments: argparse.Namespace, given: list[str], console: Console) -> i
                 print(f"export {name}={shlex.quote(value)}")
         case "token":
             print(tokens.token(layout, arguments.user, [role for role in arguments.role if role]))
+        case "trace":
+            _trace(arguments.spans or layout.spans, arguments.id, console)
         case "demo":
             return _demo(Layout.at(arguments.dir), console)
     return 0
@@ -268,6 +273,15 @@ def _logs(layout: Layout, console: Console, arguments: argparse.Namespace) -> No
     if not found:
         raise StackError(f"There is no such log in {layout.logs}.")
     shown.show_logs(console, found, arguments.lines, arguments.follow)
+
+
+def _trace(folder: Path, purchase_id: str, console: Console) -> None:
+    from devstack.waterfall import print_waterfall, spans_of_purchase
+
+    spans = spans_of_purchase(folder, purchase_id)
+    if not spans:
+        raise StackError(f"No span of purchase {purchase_id!r} in {folder}: was it sampled, and by this stack?")
+    print_waterfall(spans, console)
 
 
 def _pair(text: str, form: str) -> tuple[str, str]:

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from devstack.waterfall import spans_of_purchase
 from telemetry.tracing import configure
-from telemetry.waterfall import spans_of_purchase
 
 MS = 1_000_000
 
@@ -28,7 +28,7 @@ def write_spans(folder: Path) -> None:
 
 def trace(folder: Path, purchase_id: str) -> "subprocess.CompletedProcess[str]":
     """Run the documented command."""
-    argv = [sys.executable, "-m", "telemetry", "trace", "--id", purchase_id, "--spans", str(folder)]
+    argv = [sys.executable, "-m", "devstack", "trace", "--id", purchase_id, "--spans", str(folder)]
     return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
 
 

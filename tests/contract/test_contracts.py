@@ -1,4 +1,4 @@
-"""The published contract files say what the code says."""
+"""The files that are made of the code say what the code says."""
 
 import re
 from pathlib import Path
@@ -8,30 +8,48 @@ import jsonschema
 import pytest
 import yaml
 
-from stampede_schemas import __main__ as command
-from stampede_schemas.export import drift, export, json_schemas, message_types, rendered
+from contracts import __main__ as command
+from contracts import messages
+from contracts.files import OWNED, drift, rendered
+from contracts.messages import json_schemas, message_types
 from stampede_schemas.topics import TOPICS
 from tests.contract.golden import SCHEMAS
+from tests.support.stack import ROOT
 
 
-def test_the_committed_files_are_those_the_code_generates() -> None:
-    """Nobody can change a message or a topic without the change showing in the committed contract."""
-    assert drift(SCHEMAS) == []
-    assert command.main(["export", "--check"]) == 0
+def test_the_committed_files_are_those_the_code_makes() -> None:
+    """Nobody can change a message, a topic, a route or a problem without the change showing in a committed file."""
+    assert drift(ROOT) == []
+    assert command.main(["check"]) == 0
 
 
 def test_a_stale_missing_or_left_over_file_is_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`export --check` names each file that differs, and `export` makes it right again."""
-    export(tmp_path)
+    """`check` names each file that differs and writes nothing, and `write` makes it right again."""
+    root = ["--root", str(tmp_path)]
+    assert command.main(["write", *root]) == 0
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == rendered().keys()
+    assert capsys.readouterr().out.splitlines() == [f"wrote {name}" for name in sorted(rendered())]
+    (tmp_path / "schemas/json/Reserved.json").unlink()
+    (tmp_path / "schemas/json/Gone.json").write_text("{}")
+    (tmp_path / "schemas/asyncapi.yaml").write_text("asyncapi: 2.0.0\n")
+    (tmp_path / "services/gateway/openapi.json").write_text("{}")
+    (tmp_path / "docs/problems/gone.md").write_text("")
+    for _ in range(2):
+        assert command.main(["check", *root]) == 1
+        told = capsys.readouterr().err
+        assert re.findall(r"[\w/]+\.(?:json|yaml|md)", told) == [
+            "docs/problems/gone.md", "schemas/asyncapi.yaml", "schemas/json/Gone.json", "schemas/json/Reserved.json",
+            "services/gateway/openapi.json",
+        ]  # fmt: skip
+    assert command.main(["write", *root]) == 0
     assert drift(tmp_path) == []
-    (tmp_path / "json" / "Reserved.json").unlink()
-    (tmp_path / "json" / "Gone.json").write_text("{}")
-    (tmp_path / "asyncapi.yaml").write_text("asyncapi: 2.0.0\n")
-    assert command.main(["export", "--check", "--to", str(tmp_path)]) == 1
-    told = capsys.readouterr().err
-    assert re.findall(r"[\w/]+\.(?:json|yaml)", told) == ["asyncapi.yaml", "json/Gone.json", "json/Reserved.json"]
-    assert command.main(["export", "--to", str(tmp_path)]) == 0
-    assert drift(tmp_path) == []
+    assert command.main(["check", *root]) == 0
+
+
+def test_folders_of_made_files_hold_nothing_else() -> None:
+    """What lies there and is not made of the code is left over."""
+    there = {str(path.relative_to(ROOT)) for pattern in OWNED for path in (ROOT / pattern).parent.iterdir()}
+    assert there <= rendered().keys()
 
 
 def test_schemas_are_valid_json_schema_and_their_references_resolve() -> None:
@@ -46,7 +64,7 @@ def test_schemas_are_valid_json_schema_and_their_references_resolve() -> None:
 
 def test_asyncapi_describes_every_topic_once() -> None:
     """A channel per topic with its partitions, an operation per writer, and no dangling reference."""
-    document = yaml.safe_load(rendered()["asyncapi.yaml"])
+    document = yaml.safe_load(messages.rendered()["schemas/asyncapi.yaml"])
     assert document["asyncapi"] == "3.0.0"
     channels = {channel["address"]: channel for channel in document["channels"].values()}
     assert channels.keys() == {topic.name for topic in TOPICS}
