@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/devstack tools/replay clients/python
+LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/payment_simulator tools/devstack tools/replay clients/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo up down status token trace test test-faults test-http check format sim chaos chaos-door bench-loading bench-snapshots bench-writer bench-read-side clean
@@ -89,5 +89,5 @@ clean: ## Stop the stack and remove its data
 
 lock: setup ## Renew requirements.lock from every pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  $(foreach p,schemas eventlog telemetry gateway inventory order-writer ratelimit devstack replay client,--no-emit-package stampede-$(p)) \
+	  $(foreach p,schemas eventlog telemetry gateway inventory order-writer ratelimit payment-simulator devstack replay client,--no-emit-package stampede-$(p)) \
 	  pyproject.toml -o requirements.lock
