@@ -153,7 +153,7 @@ async def test_a_provider_without_its_settings_stops_the_start(acme: str) -> Non
 
 def test_a_name_that_nobody_brings_is_refused_with_the_names_that_there_are() -> None:
     """A typing error is seen at once, and what could have been meant."""
-    with pytest.raises(ProviderWrong, match=r"STAMPEDE_PAYMENT=simulate: .* none, simulated, webhook$"):
+    with pytest.raises(ProviderWrong, match=r"STAMPEDE_PAYMENT=simulate: 0 .* 'none', 'simulated', 'webhook'$"):
         provider_named("simulate", {}, production=False)
 
 

@@ -116,8 +116,11 @@ def provider_named(name: str, environment: Mapping[str, str], *, production: boo
         return BUILT_IN[name]()
     found = entry_points(group=ENTRY_POINTS)
     if len(named := list(found.select(name=name))) != 1:
-        names = ", ".join(sorted({*BUILT_IN, *found.names}))
-        raise ProviderWrong(f"STAMPEDE_PAYMENT={name}: {len(named)} installed packages have it; there are {names}")
+        names = ", ".join(map(repr, sorted({*BUILT_IN, *found.names})))
+        raise ProviderWrong(
+            f"STAMPEDE_PAYMENT={name}: {len(named)} installed packages have a provider of that name, not one; "
+            f"the names found are {names}"
+        )
     provider: Provider = named[0].load()(environment)
     if production and getattr(provider, "simulated", False):
         raise ProviderWrong(f"STAMPEDE_PAYMENT={name} sells for play money: set another with STAMPEDE_ENV=prod")
