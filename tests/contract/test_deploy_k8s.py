@@ -14,12 +14,14 @@ from order_writer.settings import Settings as OrderWriter
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS
 from telemetry import names
 from tests.contract.deployment import (
+    K8S,
     OVERLAYS,
     ROOT,
     SETTINGS,
     Document,
     config_maps,
     documents,
+    kustomization,
     of_kind,
     pods,
     rendered,
@@ -333,11 +335,18 @@ def lets_through(block: Document, address: str) -> bool:
 
 def test_production_refuses_what_only_a_demonstration_may_have() -> None:
     """No believed headers, money by signed reports, three replicas of the log; development keeps believed headers on
-    loopback."""
+    loopback, and its order-writer is the image with play money."""
     prod, dev = config_maps("prod"), config_maps("dev")
     assert {settings["STAMPEDE_ENV"] for name, settings in prod.items() if name in SETTINGS} == {"prod"}
     assert prod["gateway"]["STAMPEDE_AUTH"] == "jwt"
     assert prod["order-writer"]["STAMPEDE_PAYMENT"] == "webhook"
+    assert dev["order-writer"]["STAMPEDE_PAYMENT"] == "simulated"
+    tags = {
+        overlay: {one["name"]: one["newTag"] for one in kustomization(K8S / overlay)["images"]}
+        for overlay in ("base", "overlays/dev", "overlays/prod")
+    }
+    assert tags["overlays/dev"] == {"stampede/order-writer": f"{tags['base']['stampede/order-writer']}-demo"}
+    assert not [tag for overlay in ("base", "overlays/prod") for tag in tags[overlay].values() if "demo" in tag]
     assert prod["gateway"]["STAMPEDE_WEBHOOK_SECRET_FILE"] == "/run/secrets/webhook_secret"
     assert dev["gateway"]["STAMPEDE_AUTH"] == "header"
     assert dev["gateway"]["STAMPEDE_HTTP_HOST"] == "127.0.0.1"

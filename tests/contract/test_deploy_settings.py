@@ -8,6 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from deploy.docker.entrypoint import with_secrets
+from order_writer.payment import ProviderWrong, provider_named
+from order_writer.settings import Settings as OrderWriter
+from payment_simulator.provider import JOURNAL
 from tests.contract.deployment import (
     OVERLAYS,
     PREFIX,
@@ -52,7 +55,8 @@ ENVIRONMENTS = {
 @pytest.mark.parametrize(("service", "environment"), ENVIRONMENTS.values(), ids=ENVIRONMENTS.keys())
 def test_manifests_and_settings_agree(service: str, environment: dict[str, str]) -> None:
     """No variable that the service does not read, and none missing that it needs."""
-    assert environment.keys() - known(service) == set()
+    simulator = {JOURNAL} if environment.get("STAMPEDE_PAYMENT") == "simulated" else set()
+    assert environment.keys() - known(service) <= simulator
     assert required(service) - environment.keys() == set()
 
 
@@ -148,8 +152,10 @@ def test_production_sells_for_nothing_only_when_it_is_meant() -> None:
 
     def accepted(**environment: str) -> bool:
         try:
-            accept("order-writer", {"STAMPEDE_ENV": "prod", **environment})
-        except ValidationError:
+            settings = accept("order-writer", {"STAMPEDE_ENV": "prod", **environment})
+            assert isinstance(settings, OrderWriter)
+            provider_named(settings.payment, environment, production=True)
+        except (ValidationError, ProviderWrong):
             return False
         return True
 

@@ -11,11 +11,11 @@ from order_writer import saga
 from order_writer.metrics import Metrics
 from order_writer.payer import Payer
 from order_writer.payment import Provider, Verdict, Voided
-from order_writer.provider_journal import Journal
-from order_writer.provider_simulated import Simulated
 from order_writer.saga import Order
 from order_writer.spans import Spans
 from order_writer.unit import Units
+from payment_simulator.journal import Journal
+from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.orders import OrderRefunded, OrderReleased, PaymentReported, RefundReported
 from telemetry import names

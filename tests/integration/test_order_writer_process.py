@@ -41,7 +41,8 @@ async def test_migrations_may_run_twice_and_at_once(place: Installation) -> None
     ("env", "word"),
     [
         ({"STAMPEDE_POSTGRES": "postgresql://nobody@127.0.0.1:1/none"}, "Postgres"),
-        ({"STAMPEDE_ENV": "prod", "STAMPEDE_PAYMENT": "simulated", "STAMPEDE_SELL_UNPAID": "true"}, "STAMPEDE_PAYMENT"),
+        ({"STAMPEDE_ENV": "prod", "STAMPEDE_PAYMENT": "simulated", "STAMPEDE_SELL_UNPAID": "true"}, "play money"),
+        ({"STAMPEDE_PAYMENT": "acme"}, "found are 'none', 'simulated', 'webhook'"),
         ({"STAMPEDE_ENV": "prod", "STAMPEDE_PAYMENT": "none"}, "STAMPEDE_SELL_UNPAID=true"),
         ({"STAMPEDE_SESSION_TIMEOUT_S": "1"}, "session_timeout_s"),
         ({"STAMPEDE_SPAN_FILE": "/proc/none/spans"}, "STAMPEDE_SPAN_FILE"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided, Webhook
-from order_writer.provider_journal import Journal
-from order_writer.provider_simulated import Simulated
 from order_writer.saga import Order
+from payment_simulator.journal import Journal
+from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId
 from tests.support.orders import order
 

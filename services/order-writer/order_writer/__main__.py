@@ -15,12 +15,13 @@ from eventlog.reader import LogBroken
 from order_writer import app
 from order_writer.database import DatabaseWrong, open_pool
 from order_writer.migrate import migrate
+from order_writer.payment import ProviderWrong
 from order_writer.recovery import recover
 from order_writer.roles import parse_role
 from order_writer.settings import Settings
 from telemetry.logs import configure_logs
 
-EXPECTED = (TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError)
+EXPECTED = (ProviderWrong, TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError)
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
@@ -17,10 +18,8 @@ from order_writer.member import patiently
 from order_writer.metrics import Metrics
 from order_writer.outbox import Relay
 from order_writer.payer import Payer
-from order_writer.payment import NoPayment, Provider, Webhook
+from order_writer.payment import Provider, provider_named
 from order_writer.product_cancel import ProductCanceller
-from order_writer.provider_journal import Journal
-from order_writer.provider_simulated import Simulated
 from order_writer.recovery import Known
 from order_writer.settings import Settings
 from order_writer.spans import Spans
@@ -41,8 +40,10 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     """Run until `stopping` is set. `provider` replaces the one that the settings name.
 
     Raises:
-        TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError: it cannot run; the message says why.
+        ProviderWrong, TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError: it cannot run; the message says
+            why.
     """
+    paying = provider or provider_named(settings.payment, os.environ, production=settings.env == "prod")
     ids = await asyncio.to_thread(topic_ids, settings.kafka)
     ends = await asyncio.to_thread(patiently, partial(_ends, settings.kafka))
     known = Known()
@@ -63,7 +64,6 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         units = Units(pool, committed)
         member = (settings.kafka, settings.group, settings.instance, settings.session_timeout_s)
         selling_at_once = settings.payment == "none"
-        paying = provider or _provider(settings)
         topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
         writer = Writer(*member, topic_id, units, known, metrics, spans, health.beat("writer"), confirm=selling_at_once)
         async with asyncio.TaskGroup() as group:
@@ -86,16 +86,6 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         pool.terminate()
         tracing.close()
     _log.info("stopped")
-
-
-def _provider(settings: Settings) -> Provider:
-    match settings.payment:
-        case "none":
-            return NoPayment()
-        case "webhook":
-            return Webhook()
-        case "simulated":
-            return Simulated(Journal(settings.payment_journal))
 
 
 def _endings(

@@ -123,6 +123,7 @@ def service(
     elif role == "order-writer":
         own = {
             "STAMPEDE_POSTGRES": _postgres_as(WRITER, layout, addresses),
+            "STAMPEDE_PAYMENT": "simulated",
             "STAMPEDE_PAYMENT_JOURNAL": str(layout.payments),
         }
     elif role == "ratelimit":

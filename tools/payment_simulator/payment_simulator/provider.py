@@ -1,15 +1,17 @@
 """Play money, for demonstrations and tests: the purchase's payment method says how the provider behaves."""
 
 import asyncio
+from collections.abc import Mapping
 
 from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided
-from order_writer.provider_journal import Journal
 from order_writer.saga import Order
+from payment_simulator.journal import Journal
 from stampede_schemas.identifiers import PurchaseId
 
 SLOW_S = 2.0
-LATE_S = 9.0  # within a call's time (settings.payment_timeout_s), but after a short hold and its grace
+LATE_S = 9.0  # within a call's time (the order-writer's PAYMENT_TIMEOUT_S), but after a short hold and its grace
 FLAKY_UNKNOWNS = 2
+JOURNAL = "STAMPEDE_PAYMENT_JOURNAL"  # a file for the books, shared by all writers of a stack
 
 
 class Simulated:
@@ -18,6 +20,8 @@ class Simulated:
     `ok`, `declined`, `slow` (2 s), `flaky` (unknown twice, then approved), `unknown` (takes the money and never says
     so), `late` (takes the money and says so when a short hold is over). Anything else is declined as `unknown_method`.
     """
+
+    simulated = True
 
     def __init__(self, journal: Journal | None = None, slow_s: float = SLOW_S, late_s: float = LATE_S) -> None:
         self._journal, self._slow_s, self._late_s = journal or Journal(), slow_s, late_s
@@ -64,3 +68,8 @@ class Simulated:
         price = order.unit_price_minor * order.quantity
         taken = await self._journal.capture(order.purchase_id, price, order.currency)
         return Approved() if taken else Declined("voided")
+
+
+def simulated(environment: Mapping[str, str]) -> Simulated:
+    """What `STAMPEDE_PAYMENT=simulated` names."""
+    return Simulated(Journal(environment.get(JOURNAL, "")))
