@@ -46,7 +46,7 @@ def draw(seed: int) -> tuple[Plan, Random]:
     orders = seed % ORDERS_EVERY == 0
     plan = Plan(
         seed,
-        _values(dice, retires=not orders),
+        _values(dice, orders=orders),
         tuple(pair and roll() < 0.5 for _ in range(SLOTS)),
         1 + int(roll() * 6),
         0.02 if roll() < 0.7 else 3.0,
@@ -60,9 +60,11 @@ def draw(seed: int) -> tuple[Plan, Random]:
     return plan, dice
 
 
-def _values(dice: Random, *, retires: bool) -> list[bytes | None]:
+def _values(dice: Random, *, orders: bool) -> list[bytes | None]:
     roll = dice.random
-    stubborn = roll() < 0.2  # little to sell at first, and buyers who come back for it again and again
+    stubborn = roll() < (
+        0.5 if orders else 0.2
+    )  # little to sell at first, and buyers who come back for it again and again
     total = REQUESTS_MAX if stubborn else 3 + int(roll() * (REQUESTS_MAX - 2))
     stock = int(roll() * 2) if stubborn else 1 + int(roll() * 3)
     new = _STUBBORN_NEW if stubborn else _NEW
@@ -81,7 +83,7 @@ def _values(dice: Random, *, retires: bool) -> list[bytes | None]:
         requests: list[AnyRequest] = []
         for index in range(batch):
             first = not values and not index
-            request = listing(LAMP, stock) if first else _request(dice, bought, (offset, index), new, retires)
+            request = listing(LAMP, stock) if first else _request(dice, bought, (offset, index), new, not orders)
             requests.append(request)
             pieces.append(encode(request))
         if values and roll() < 0.05:
