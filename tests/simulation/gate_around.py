@@ -84,4 +84,4 @@ def after_tail_lost(gateway: Gateway, log: Log, rules: Rules) -> Gateway:
 
 def waits_for_nothing(gateway: Gateway) -> bool:
     """No send and no read waits here."""
-    return gateway.send is None and gateway.get is None and gateway.disputing is None
+    return gateway.send is None and gateway.get is None and not gateway.disputing

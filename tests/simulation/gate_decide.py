@@ -1,7 +1,8 @@
 """Gate model: the gateway's decision for a POST of K, as a table.
 
 This is the one place where a gateway of the model chooses what to do with a send: at its arrival and again after each
-wait. Another decider of this shape, such as the gateway's own, is plugged in as `Rules.decide`.
+wait. Another decider of this shape, such as the gateway's own, is plugged in as `Rules.decide`; each world is then
+walked by `replace(world, rules=Rules(decide=...))`.
 """
 
 from collections.abc import Callable

@@ -72,7 +72,8 @@ def heard(at: Moment, end: int) -> Heard:
     """An end below what was applied or acknowledged here is a lost tail: no view is fresh by it.
 
     What was accepted here beyond it is believed no longer. (It is compared with what was acknowledged before it was
-    asked for: an acknowledgement that overtakes the answer proves nothing.)
+    asked for: an acknowledgement that overtakes the answer proves nothing.) A true end would do even so: that such an
+    end makes no view fresh is a guard against some old ends of a deposed leader, and no claim here depends on it.
     """
     gateway, record = at.gateway, at.gateway.record
     usable = end >= max(gateway.applied, gateway.acknowledged)

@@ -30,8 +30,8 @@ def post_moves(at: Moment) -> Iterator[Move]:
     send = at.gateway.send
     if send is not None:
         yield from at_gate(at, send) if send.at_gate else reads_row(at, send)
-    if at.gateway.disputing is not None:
-        yield dispute_ends(at, at.gateway.disputing)
+    for body in at.gateway.disputing:
+        yield dispute_ends(at, body)
 
 
 def arrives(at: Moment, body: Body) -> Iterator[Move]:
@@ -64,7 +64,7 @@ def known_of(at: Moment, body: Body) -> Known:
 
 def known_to_waiting(at: Moment, send: Send) -> Known:
     """The look after a wait: a hit of the set is false if a row was absent at a progress that covers the view."""
-    known = known_of(at._replace(gateway=at.gateway._replace(send=None)), send.body)
+    known = known_of(at.with_gateway(send=None), send.body)
     absent = send.absent_at is not None and (
         send.absent_at >= at.gateway.applied or not at.rules.absent_row_must_cover_view
     )
@@ -72,21 +72,21 @@ def known_to_waiting(at: Moment, send: Send) -> Known:
 
 
 def taken(at: Moment, step: Step, send: Send, name: str) -> Iterator[Move]:
-    """What follows from a step of the decider for `send`, which waits nowhere else from here on."""
-    free = at.with_gateway(send=None)
+    """What follows from a step of the decider for `send`, which is not among those that wait at this moment."""
     record = at.gateway.record
     match step:
         case Step.REPLAY:
             assert isinstance(record, Decided)
-            yield answer(free, f"{name} replays", send.body, record)
+            yield answer(at, f"{name} replays", send.body, record)
         case Step.MISMATCH:
-            yield moved(free, f"{name}: 422", claims.mismatch_told(at, send.body))
+            yield moved(at, f"{name}: 422", claims.mismatch_told(at, send.body))
         case Step.SAY_ACCEPTED:
-            yield accepted_again(free, name)
+            yield accepted_again(at, name)
         case Step.JOIN:
-            yield moved(free, f"{name} joins the one on its way")
+            yield moved(at, f"{name} joins the one on its way")
         case Step.WAIT_FOR_DECISION:
-            yield moved(free.with_gateway(disputing=send.body), f"{name} waits for the decision")
+            disputing = tuple(sorted({*at.gateway.disputing, send.body}))
+            yield moved(at.with_gateway(disputing=disputing), f"{name} waits for the decision")
         case Step.READ_ROW:
             waiting = send._replace(at_gate=False, end=None, absent_at=None)
             yield moved(at.with_gateway(send=waiting), f"{name} asks for the row")
@@ -94,12 +94,12 @@ def taken(at: Moment, step: Step, send: Send, name: str) -> Iterator[Move]:
             waiting = send._replace(at_gate=True, end=None)
             yield moved(_older_rival(at.with_gateway(send=waiting)), f"{name} waits at the gate")
         case Step.REFUSE:
-            yield moved(free, f"{name}: sold out", claims.sold_out(at, send.stood))
+            yield moved(at, f"{name}: sold out", claims.sold_out(at, send.stood))
         case Step.TRY_LATER:
-            yield moved(free, f"{name}: 503, try later")
-            yield appended(free, send.body, name)
+            yield moved(at, f"{name}: 503, try later")
+            yield appended(at, send.body, name)
         case Step.APPEND:
-            yield appended(free, send.body, name)
+            yield appended(at, send.body, name)
         case _:
             assert_never(step)
 
@@ -134,6 +134,7 @@ def joined(at: Moment) -> Moment:
 
 def at_gate(at: Moment, send: Send) -> Iterator[Move]:
     """One that waits until the view is fresh for its arrival, or for so long that it is told to come back."""
+    free = at.with_gateway(send=None)
     if send.end is None:
         for named in ends_named(at):
             end = named.end if named.usable else None
@@ -141,9 +142,9 @@ def at_gate(at: Moment, send: Send) -> Iterator[Move]:
             yield moved(after, f"hears that the end is {named.end}", named.broken)
     elif send.end <= at.gateway.applied:
         known = known_to_waiting(at, send) if at.rules.second_look else Known.UNKNOWN
-        yield from taken(at, at.rules.decide(known, at.gate, View.FRESH), send, "the view is fresh, the send")
+        yield from taken(free, at.rules.decide(known, at.gate, View.FRESH), send, "the view is fresh, the send")
     step = at.rules.decide(known_to_waiting(at, send), at.gate, View.LATE)
-    yield from taken(at, step, send, "no fresh view in time, the send")
+    yield from taken(free, step, send, "no fresh view in time, the send")
 
 
 def reads_row(at: Moment, send: Send) -> Iterator[Move]:
@@ -152,7 +153,7 @@ def reads_row(at: Moment, send: Send) -> Iterator[Move]:
     if send.absent_at is not None:
         known = known_to_waiting(at, send)
         step = Step.APPEND if known is Known.ID_REMEMBERED else at.rules.decide(known, at.gate, View.NOT_YET)
-        yield from taken(at, step, send, "without a row the send")
+        yield from taken(free, step, send, "without a row the send")
         return
     row = at.row()
     if row is not None:
@@ -165,7 +166,7 @@ def reads_row(at: Moment, send: Send) -> Iterator[Move]:
 
 def dispute_ends(at: Moment, body: Body) -> Move:
     """Another body was on its way: by now it is decided, or this one is told to try again."""
-    free = at.with_gateway(disputing=None)
+    free = at.with_gateway(disputing=tuple(other for other in at.gateway.disputing if other is not body))
     if isinstance(at.gateway.record, Decided):
         return answer(free, "another body waited", body, at.gateway.record)
     if not _id_hits(at):

@@ -178,7 +178,7 @@ class Gateway(NamedTuple):
     acknowledged: int = 0  # beyond what is applied, else 0
     send: Send | None = None
     get: Get | None = None
-    disputing: Body | None = None  # a send with another body that waits for the decision
+    disputing: tuple[Body, ...] = ()  # sends with another body than the one on its way, that wait for the decision
     rival: Rival | None = None
     told: int = 0  # the highest version told by this process
     cached_end: int = 0  # by a weaker rule

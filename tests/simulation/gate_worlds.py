@@ -13,12 +13,13 @@ REJECTED_THEN_RESERVED = (*REJECTED, Entry.MANY_REJECTIONS, Entry.L_RELEASED, En
 # Every answer is given in one of these; the test suite walks them. Each large one adds a step or joins two.
 SMALL = (
     World("3 sends, M competes", Left(sends=3, rivals=1)),
-    World("M is sent here: acknowledged, it is an end", Left(sends=2, rivals_here=1, releases=0)),
+    World("M is sent here: acknowledged, it is an end", Left(sends=3, rivals_here=1, releases=0)),
     World("killed, restarted, record forgotten", Left(sends=2, kills=1, evictions=1)),
     World("GET, killed, older Postgres", Left(sends=1, gets=1, kills=1, restores=1)),
     World("GET, killed, older Postgres, record forgotten",
           Left(sends=1, gets=1, kills=1, restores=1, evictions=1, releases=0)),
     World("GET, record and rejection forgotten", Left(sends=1, gets=1, evictions=1, forgettings=1, releases=0)),
+    World("GET, older Postgres, rejection forgotten", Left(gets=2, restores=1, forgettings=1), begins=REJECTED),
     World("rejection forgotten, decided anew", Left(sends=1, gets=2, forgettings=1), begins=REJECTED),
     World("the row is ahead of the view", Left(sends=1, gets=2), begins=REJECTED_THEN_RESERVED, second_starts_at=1),
     World("tail lost, M competes", Left(sends=2, rivals=1, tail_losses=1)),
