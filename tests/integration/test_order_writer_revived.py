@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from eventlog.reader import Progress
 from order_writer import commands, store
@@ -18,8 +19,16 @@ from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Load, Position, PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested, OrderConfirmed, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
-from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
-from tests.support.orders import Installation, applied_until, listed, rejected, reserved, until
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, REQUESTS
+from tests.support.orders import (
+    Installation,
+    applied_until,
+    listed,
+    rejected,
+    reserved,
+    until,
+    waiting_messages,
+)
 
 HERE = 3  # the partition of the purchases in tests without a log
 LONG_AGO = datetime.now(UTC) - timedelta(days=1)  # by a broker whose clock is a day behind
@@ -247,6 +256,22 @@ async def test_commands_on_a_rejected_purchase_are_settled(quiet: Installation, 
         ("p1", "void_due", True)
     ]
     assert await empty(quiet)
+
+
+async def test_what_was_refunded_is_not_sold(quiet: Installation, logs: Logs) -> None:
+    """The payment of a rejected purchase was voided: its reservation ends at once, and a repeated report of the same
+    money confirms nothing."""
+    await logs.command(PAID)
+    await applied_until(quiet, DECISIONS.name, 0.0)
+    assert await logs.sweep() == 0
+    await logs.decide(reserved("p1", 1))
+    now = await row(quiet)
+    assert (now["status"], now["reason"], now["version"]) == ("released", "payment_declined", 3)
+    topics = {message.topic for message in await waiting_messages(quiet)}
+    assert topics == {REQUESTS.name, ORDERS.name}
+    await logs.command(replace(PAID, report_id=RequestId("again")))
+    now = await row(quiet)
+    assert (now["status"], now["refund"], now["version"]) == ("released", "due", 4)
 
 
 async def test_a_command_that_is_sent_again_waits_anew(quiet: Installation, logs: Logs) -> None:

@@ -31,6 +31,7 @@ NEEDS = {
     "hear": ANSWERED,
     "expire": HELD,
     "command": KEPT,
+    "come_back": KEPT,
     "read_command": COMMANDED,
     "sweep": PENDING,
     "relay": SENDING,
@@ -185,6 +186,10 @@ class Book:
             pass
         return done
 
+    def come_back(self, amount: int) -> bool:
+        """Somebody who was rejected tries again; see `Buyers`."""
+        return self.buyers.come_back(amount)
+
     def read_command(self, amount: int) -> bool:
         """A writer reads the next command; it waits if its row is not decided yet."""
         at = self.database.commands_read
@@ -233,13 +238,15 @@ class Book:
     # ---- the end
 
     def rest(self) -> bool:
-        """Do everything that is left to do, with an unwilling provider. True if there was something."""
+        """Do everything that is left to do; the provider is willing in about half of the histories. True if there was
+        something."""
+        willing = len(self.log.requests) % 2
         steps = (
             self.apply, self.read_command, self.sweep, self.pay, self.hear, self.void, self.hear, self.relay,
             self.expire,
         )  # fmt: skip
         rounds = 0
-        while sum(step(3) for step in steps):
+        while sum(step(3 - willing) for step in steps):
             rounds += 1
         return rounds > 0
 
@@ -258,7 +265,8 @@ class Book:
         if extra := {name for name, row in rows.items() if not isinstance(row, saga.Rejected)} - reference.held.keys():
             raise Violation("S7", f"{sorted(extra)} have rows and no reservation")
         self._check_money()
-        for name in self.buyers.cancelled:
+        for at in self.buyers.cancelled:
+            name, _ = self.buyers.commands[at]
             if not isinstance(rows[name], saga.Released):
                 raise Violation("command", f"{name} was cancelled, and its row is {rows[name]}")
         for name, row in rows.items():
@@ -283,6 +291,7 @@ class Book:
 
     def _commit(self, batch: Batch, to: Progress) -> None:
         """See `order_writer.store.apply`: outcomes become rows, and the rest is told to the saga."""
+        heard: list[tuple[PurchaseId, saga.Message]] = []
         sold: list[tuple[PurchaseId, int]] = []
         for row in [*batch.rows.values(), *batch.again]:
             known = self._row(row.purchase_id)
@@ -291,10 +300,13 @@ class Book:
                 if isinstance(state, saga.Confirmed):
                     sold.append((row.purchase_id, state.version))
                 elif isinstance(state, saga.Reserved):
-                    self.database.payments.setdefault(row.purchase_id, Payment("due"))
+                    if row.purchase_id in self.database.payments:  # voided before it came
+                        heard.append((row.purchase_id, saga.PaymentDeclined()))
+                    else:
+                        self.database.payments[row.purchase_id] = Payment("due")
             elif row.status == "reserved" and not isinstance(known, saga.Rejected) and known.order != order_of(row):
                 raise Violation("S9", f"{row.purchase_id} is reserved at {row.position}, and is {known}")
-        self._tell(batch.later, sold)
+        self._tell(heard + batch.later, sold)
         self.database.progress = to
 
     def _stands(self, known: saga.Purchase, row: Row) -> bool:
@@ -323,8 +335,11 @@ class Book:
 
     def _tell_or_keep(self, at: int, end: int) -> None:
         purchase_id, message = self.buyers.commands[at]
-        if self._waits(self._row(purchase_id), end):
+        row = self._row(purchase_id)
+        if self._waits(row, end):
             self.database.pending[at] = end
+        elif at in self.buyers.cancelled and isinstance(row, saga.Rejected):
+            raise Violation("command", f"{purchase_id} is cancelled by who was told of its reservation, and is {row}")
         else:
             self._tell([(purchase_id, message)])
 

@@ -3,9 +3,11 @@
 from eventlog.reader import CountingReader, Void
 from order_writer import saga
 from order_writer.domain import Batch, Row
-from stampede_schemas.codec import decode_decisions
+from stampede_schemas.codec import decode_decisions, encode_requests
 from stampede_schemas.identifiers import PurchaseId
+from stampede_schemas.topics import REQUESTS
 from tests.support.log import MemoryLog
+from tests.support.requests import purchase
 
 
 class Provider:
@@ -37,7 +39,7 @@ class Buyers:
         self._log, self._reader, self._provider = log, reader, provider
         self._told: dict[PurchaseId, Row] = {}
         self.commands: list[tuple[PurchaseId, saga.Message]] = []
-        self.cancelled: set[PurchaseId] = set()  # by somebody who was told of the reservation
+        self.cancelled: set[int] = set()  # the commands that cancel what their sender was told to have reserved
 
     def command(self, amount: int) -> bool:
         """One of them cancels (bit 1; bit 0: an operator does it) or pays (bit 0: in vain). Bit 2: not the last one."""
@@ -48,10 +50,21 @@ class Buyers:
         if amount & 2:
             message: saga.Message = saga.CancelAsked("operator" if amount & 1 else row.buyer_id)
             if row.status == "reserved":
-                self.cancelled.add(row.purchase_id)
+                self.cancelled.add(len(self.commands))
         else:
             message = self._provider.authorize(row.purchase_id, willing=not amount & 1)
         self.commands.append((row.purchase_id, message))
+        return True
+
+    def come_back(self, amount: int) -> bool:
+        """One of them was rejected, and asks for one unit under the same key."""
+        self._read_on()
+        found = [row for row in self._told.values() if row.status == "rejected"]
+        if not found:
+            return False
+        row = found[amount % len(found)]
+        request = purchase(row.purchase_id, row.buyer_id, 1, row.product_id)
+        self._log.append(REQUESTS.name, encode_requests([request]), 7_000 + len(self._log.requests))
         return True
 
     def _read_on(self) -> None:

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
+import asyncpg
+
 from eventlog.reader import Progress
 from order_writer import saga
 from order_writer.database import columns, said
@@ -11,7 +13,7 @@ from order_writer.domain import Batch, Row, Stock, order_of
 from order_writer.outgoing import Outgoing, order_event
 from order_writer.row_errors import NUMBERS_CONSTRAINT, PartitionBroken, Source, bury, bury_change, in_parts, stub
 from order_writer.unit import Unit
-from stampede_schemas.identifiers import Millis, Position, ProductId
+from stampede_schemas.identifiers import Millis, Position, ProductId, PurchaseId
 
 LOCK_PROGRESS = "SELECT 1 FROM progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
 ADVANCE = """
@@ -49,12 +51,13 @@ WITH new AS (
   WHERE purchases.status = 'rejected' AND excluded.status <> 'rejected'
   RETURNING purchase_id, payment_method, status, version)
 """
-SELECT_NEW = "SELECT purchase_id, version FROM new"
+SELECT_NEW = "SELECT purchase_id, version, false AS void FROM new"
 # A payment that is there already was voided before its purchase came: nothing may be charged for it any more.
-INSERT_DUES = """, due AS (
+SELECT_NEW_WITH_DUES = """, due AS (
   INSERT INTO payments (purchase_id, method, state) SELECT purchase_id, payment_method, 'due' FROM new
-  WHERE status = 'reserved' ON CONFLICT (purchase_id) DO NOTHING)
-"""
+  WHERE status = 'reserved' ON CONFLICT (purchase_id) DO NOTHING RETURNING purchase_id)
+SELECT purchase_id, version, status = 'reserved' AND due.purchase_id IS NULL AS void
+FROM new LEFT JOIN due USING (purchase_id)"""
 POSITIONS = """
 SELECT purchase_id, partition, source_offset, source_index FROM purchases WHERE purchase_id = ANY($1::text[])"""
 LIST_PRODUCTS = """
@@ -112,20 +115,22 @@ async def apply(
     """
     await _advance(unit, moves)
     new: dict[str, int] = {}
+    heard: list[tuple[PurchaseId, saga.Message]] = []
     sales: dict[str, Sale] = {}
     rows = list(batch.rows.values())
 
     async def sell(some: list[Row]) -> None:
         sold = [row for row in some if confirm and row.status == "reserved"]
         for at in range(0, len(sold), SALES_PER_SLICE):
-            some = sold[at : at + SALES_PER_SLICE]
-            sales.update((row.purchase_id, _sale(row, saga.FIRST_EVENT_VERSION, unit.now_ms)) for row in some)
+            part = sold[at : at + SALES_PER_SLICE]
+            sales.update((row.purchase_id, _sale(row, saga.FIRST_EVENT_VERSION, unit.now_ms)) for row in part)
             await asyncio.sleep(0)  # the rows are larger than a socket's buffer: the rest of them goes on its way
 
     async def insert(some: list[Row]) -> None:
         # Postgres has the rows first; while it inserts them their events are written, as if all were new.
         inserted, _ = await asyncio.gather(_insert(unit, some, confirm=confirm), sell(some))
-        new.update(inserted)
+        new.update((record["purchase_id"], record["version"]) for record in inserted)
+        heard.extend((record["purchase_id"], saga.PaymentDeclined()) for record in inserted if record["void"])
 
     async def catalogue(some: list[Change]) -> None:
         await _catalogue(unit, some)
@@ -146,15 +151,14 @@ async def apply(
         others = others + [row for row in rows if row.purchase_id not in new and row.status == "reserved"]
         rows = [row for row in rows if row.purchase_id in new]
     await _expect_known(unit, others)
-    await unit.tell(batch.later)
+    await unit.tell(heard + batch.later)
     return rows
 
 
-async def _insert(unit: Unit, rows: list[Row], *, confirm: bool) -> dict[str, int]:
-    """The versions of the rows that are new."""
-    query = INSERT_PURCHASES + ("" if confirm else INSERT_DUES) + SELECT_NEW
-    found = await unit.connection.fetch(query, *columns(rows, len(Row._fields)), confirm)
-    return {record["purchase_id"]: record["version"] for record in found}
+async def _insert(unit: Unit, rows: list[Row], *, confirm: bool) -> list[asyncpg.Record]:
+    """The rows that are new: their versions, and whether their payments are void already."""
+    query = INSERT_PURCHASES + (SELECT_NEW if confirm else SELECT_NEW_WITH_DUES)
+    return await unit.connection.fetch(query, *columns(rows, len(Row._fields)), confirm)
 
 
 async def _insert_what_can_be(
