@@ -28,14 +28,14 @@ class Till:
         self._http, self._endpoints, self._dice = http, endpoints, dice
         self._restocks = 0
 
-    async def list(self, product_id: str) -> None:
+    async def list(self, product_id: str, units: int = UNITS) -> None:
         """Put on sale; returns when every gateway shows it."""
         product = {
             "product_id": product_id,
             "name": "First flush, 100 g",
             "unit_price_minor": 1_990,
             "currency": "EUR",
-            "stock": UNITS,
+            "stock": units,
             "per_buyer_limit": BUYER_LIMIT,
             "hold_ms": HOLD_MS,
         }
