@@ -167,7 +167,7 @@ def _report(asked: argparse.Namespace, seed: int, played: list[Played]) -> int:
     minutes = sum(one.minutes for one in played)
     said = [
         f"{len(played)} rounds, {minutes:.1f} minutes of sale, **{len(wrong)} violations**.",
-        f"{refusals.sentence(counted).capitalize()}.",
+        f"What was {refusals.sentence(counted)}.",
         *(f"WRONG: {sentence}" for sentence in wrong),
     ]
     body = "\n".join([table(played, counted), "", *(f"- {sentence}" for sentence in said)])

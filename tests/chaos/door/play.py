@@ -3,6 +3,8 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -67,9 +69,7 @@ async def play(arena: Arena, planned: DoorRound) -> Played:
         return Played(planned, [], wrong, Counter(), planned.lasts_s / 60, None, None)
     account = account_of(seen.client, IdentityKey(arena.stack.layout.secret("identity-key")), evidence)
     begin = min((send.sent_ms for send in account.sends), default=0.0) - 1_000
-    account.calls = {
-        name: [call for call in _calls(arena, name) if call.ended_ms >= begin] for name in seen.client.gateways
-    }
+    account.calls = witnessed(arena.folder, seen.client.gateways, begin)
     account.memory, account.hurt = seen.memory, seen.hurt
     wrong = seen.wrong + resting + await asyncio.to_thread(_wrong, arena, planned, account, evidence)
     counted = await asyncio.to_thread(coverage.counts, account)
@@ -133,8 +133,10 @@ async def _strike(arena: Arena, strike: Strike, locks: dict[str, asyncio.Lock], 
     return hit
 
 
-def _calls(arena: Arena, gateway: str) -> list[Call]:
-    return list(read_calls((arena.folder / f"{gateway}.witness").read_bytes().splitlines()))
+def witnessed(folder: Path, gateways: Iterable[str], begin_ms: float = 0.0) -> dict[str, list[Call]]:
+    """What the witnesses of these gateways told since then."""
+    lines = {name: (folder / f"{name}.witness").read_bytes().splitlines() for name in gateways}
+    return {name: [call for call in read_calls(told) if call.ended_ms >= begin_ms] for name, told in lines.items()}
 
 
 def _wrong(arena: Arena, planned: DoorRound, account: Account, evidence: Evidence) -> list[str]:

@@ -5,33 +5,38 @@ A gate that opens whenever Redis is slow makes the log larger just when a crowd 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from statistics import median
 
 from replay.rules.s11_limiter import Span
-from tests.chaos.door.account import Account, Hurt, State, overlap
+from tests.chaos.door.account import Account, overlap
 
 LEAST = 200  # refusals of each kind, below which nothing is said
 FALLS_TO_MIN = 0.9
 HEALS_MS = 2_000.0  # after a strike; a limiter looks each second whether Redis is back
+SLOW_MS = 50.0  # half of what the gate waits for a fresh view
 WELL, HURT = "with Redis well", "with Redis hurt"
 GATE, LOG = "sold-out said at the gate", "sold-out said by the log"
 
 
 def counts(account: Account) -> Counter[str]:
-    """Each refusal by where it was given and how Redis was then; those with views hurt are left out."""
-    found: Counter[str] = Counter()
+    """Each refusal by where it was given and how Redis was in that second.
+
+    Seconds in which views were hurt, or decisions slow because the machine was busy, are left out: nobody could be
+    refused at the gate then, whatever became of Redis.
+    """
+    how, found = _Seconds(account), Counter[str]()
     for send in account.sends:
-        if send.kind == "sold-out" and (how := _how(account, send.sent_ms)):
-            found[f"{GATE} {how}"] += 1
+        if send.kind == "sold-out" and (was := how[send.sent_ms]):
+            found[f"{GATE} {was}"] += 1
     for fate in account.fates.values():
-        if fate.reason == "sold_out" and (how := _how(account, min(fate.appended_ms))):
-            found[f"{LOG} {how}"] += 1
+        if fate.reason == "sold_out" and (was := how[min(fate.appended_ms)]):
+            found[f"{LOG} {was}"] += 1
     return found
 
 
 def share(counted: Mapping[str, int], how: str) -> float:
     """Of all that was said so: what was said at the gate, 0 to 1."""
-    gate, log = counted.get(f"{GATE} {how}", 0), counted.get(f"{LOG} {how}", 0)
-    return gate / (gate + log) if gate + log else 0.0
+    return counted.get(f"{GATE} {how}", 0) / (_all(counted, how) or 1)
 
 
 def sentence(counted: Mapping[str, int]) -> str:
@@ -51,18 +56,29 @@ def _all(counted: Mapping[str, int], how: str) -> int:
     return counted.get(f"{GATE} {how}", 0) + counted.get(f"{LOG} {how}", 0)
 
 
-def _how(account: Account, at_ms: float) -> str:
-    """How Redis was at this instant; empty while views were hurt: then nobody can be refused."""
-    struck = {hurt.what for hurt in account.hurt if _felt(hurt, at_ms)}
-    if "views" in struck:
-        return ""
-    local = any(state.local for gateway in account.calls for state in _states(account, gateway, at_ms))
-    return HURT if "redis" in struck or local else WELL
+class _Seconds:
+    """How Redis was in the second of an instant; empty: it is left out."""
 
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._known: dict[int, str] = {}
+        took: dict[int, list[float]] = {}
+        for fate in account.fates.values():
+            if fate.decided_ms is not None:
+                first = min(fate.appended_ms)
+                took.setdefault(int(first // 1_000), []).append(fate.decided_ms - first)
+        self._slow = {second for second, each in took.items() if median(each) > SLOW_MS}
 
-def _states(account: Account, gateway: str, at_ms: float) -> list[State]:
-    return account.during(gateway, at_ms, at_ms)
+    def __getitem__(self, at_ms: float) -> str:
+        second = int(at_ms // 1_000)
+        if second not in self._known:
+            self._known[second] = self._how(second)
+        return self._known[second]
 
-
-def _felt(hurt: Hurt, at_ms: float) -> bool:
-    return overlap(Span(hurt.from_ms, hurt.to_ms + HEALS_MS), Span(at_ms, at_ms))
+    def _how(self, second: int) -> str:
+        account, within = self._account, Span(second * 1_000, second * 1_000 + 999)
+        struck = {h.what for h in account.hurt if overlap(Span(h.from_ms, h.to_ms + HEALS_MS), within)}
+        if "views" in struck or second in self._slow:
+            return ""
+        local = any(state.local for gateway in account.calls for state in account.during(gateway, *within))
+        return HURT if "redis" in struck or local else WELL
