@@ -1,5 +1,7 @@
-"""Half a minute of chaos at the door: tight limits, stock at its edge, two gateways and a Redis that die and forget; and
-some hundred connections that are cut."""
+"""Half a minute of chaos at the door: tight limits, stock at its edge, two gateways and a Redis that die and forget.
+
+And some hundred connections that are cut.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

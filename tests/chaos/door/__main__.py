@@ -77,7 +77,7 @@ def main() -> int:
             played.append(_round(fought, planned))
             if played[-1].wrong and not asked.planted:
                 tell(f"evidence: {_keep(fought, played[-1], f'door-{seed}-{planned.number}')}")
-            if played[-1].wrong or tell.minutes >= asked.minutes:
+            if tell.minutes >= asked.minutes or _shown(asked.planted, played) or played[-1].account is None:
                 break
     return _caught(asked.planted, played) if asked.planted else _report(asked, seed, played)
 
@@ -120,11 +120,16 @@ def _again(path: Path) -> int:
     return 1 if violations else 0
 
 
+def _shown(planted: str | None, played: list[Played]) -> bool:
+    """Whether something is wrong; with a bug, whether the rule that is responsible says so."""
+    rule = PLANTED[planted].rule if planted else ""
+    return any(sentence.startswith(rule) for sentence in found(played)[0])
+
+
 def _caught(planted: str, played: list[Played]) -> int:
-    """Whether the rule that is responsible spoke up; a gateway with no bug (no rule) must break none."""
+    """A gateway with no bug (no rule) must break none."""
     rule = PLANTED[planted].rule
-    wrong, _ = found(played)
-    right = any(sentence.startswith(rule) for sentence in wrong) if rule else not wrong
+    right = _shown(planted, played) == bool(rule)
     print(f"\nVERDICT: {planted}: {'' if right else 'NOT '}{f'caught by {rule}' if rule else 'without a violation'}")
     return 0 if right else 1
 

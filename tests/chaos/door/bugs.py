@@ -154,7 +154,7 @@ PLANTED: dict[str, Planted] = {
         "S8 the gate says what is", DEATHS, _swap(SaleGate, says=_says_it_for_a_while)
     ),
     "a stale view lets all through": Planted("S8 the log is spared", FROZEN, _swap(StaleAppends, take=_takes_all)),
-    "the gate opens while Redis is away": Planted("the gate opens", WIRES, _gate_by_redis),
+    "the gate opens while Redis is away": Planted("the gate opens", ("gateway-redis stalled", *DEATHS), _gate_by_redis),
     "a repeat does not join, and is logged again": Planted(
         "S8 logged as told", DEATHS, _swap(InFlight, known=_sees(Known.ON_ITS_WAY, Known.NOTHING))
     ),
