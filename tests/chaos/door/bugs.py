@@ -33,7 +33,7 @@ _said: dict[ProductId, float] = {}
 _degraded = [False]
 SOME_S = 4.0
 EARLIER_S = 1.0
-FEW = 50
+FEW = 200
 
 FROZEN = "workers frozen", "gateways behind"
 DEATHS = "gateway killed", "gateway restarted"
@@ -190,6 +190,6 @@ PLANTED: dict[str, Planted] = {
     "shut while Redis is away": Planted(
         "S11 nobody polite is limited", WIRES, _swap(Buckets, check=_shut_without_redis)
     ),
-    "no bug: a memory of fifty purchases": Planted("", FROZEN, _swap(PurchaseMemory, __init__=_remembers_few)),
+    "no bug: a memory of two hundred purchases": Planted("", DEATHS, _swap(PurchaseMemory, __init__=_remembers_few)),
 }
 BUGS = {name: planted.plant for name, planted in PLANTED.items()}
