@@ -1,4 +1,5 @@
-"""What was seen of a round at the door, by whom: buyers (each send), gateways' witnesses, a watcher beside Redis.
+"""What was seen of a round at the door, by whom: buyers (each send and look), gateways' witnesses, a watcher beside
+Redis, and the log itself.
 
 Pure data, and what follows from it without judging. All instants are ms of the machine's monotonic clock.
 """
@@ -18,12 +19,16 @@ from replay.rules.s11_limiter import Span
 
 UNANSWERED = 0
 ACCEPTED = frozenset({201, 202})
+MAY_BE_LOGGED = frozenset({"outcome-unknown", "internal-error"})
 STATE_MS_MAX = 30_000.0  # no call takes so long
 WITNESS_QUIET_MS = 2_000.0  # it tells something each second; later than this it was dead, or its machine was busy
 
 
 class Send(NamedTuple):
-    """One POST. `body` tells bodies of one key apart; `located` is the purchase its answer named in Location."""
+    """One POST. `key` is of one buyer and product; `body` tells bodies of one key apart.
+
+    `located` is the purchase that its answer named in Location; `waited`: it asked to hear the decision.
+    """
 
     key: str
     buyer: str
@@ -37,15 +42,12 @@ class Send(NamedTuple):
     raw: bytes = b""
     located: str = ""
     replayed: bool = False
+    waited: bool = False
 
     @property
     def content(self) -> dict[str, Any]:
         """The body of the answer, empty if it is no object."""
-        try:
-            found = json.loads(self.raw)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        return content(self.raw)
 
     @property
     def kind(self) -> str:
@@ -58,39 +60,49 @@ class Send(NamedTuple):
         return self.status in ACCEPTED or (self.status == 409 and bool(self.located))
 
     @property
+    def unsettled(self) -> bool:
+        """Whether its answer, or none, leaves open what became of it."""
+        return self.status == UNANSWERED or self.kind in MAY_BE_LOGGED
+
+    @property
+    def purchase(self) -> str:
+        """The purchase that its answer names, or nothing."""
+        return self.located or str(self.content.get("purchase_id") or "")
+
+    @property
     def span(self) -> Span:
         """When it was under way."""
         return Span(self.sent_ms, self.answered_ms)
 
 
 class Look(NamedTuple):
-    """One GET of a purchase."""
+    """One GET of a purchase; `version` and `state` are what it showed, if it showed something."""
 
     purchase_id: str
     gateway: str
     sent_ms: float
     answered_ms: float
     status: int
+    version: int = 0
+    state: str = ""
 
 
 class Call(NamedTuple):
-    """A line of a witness: this call came to this. `stamp` is empty if Redis did not answer it."""
+    """A line of a witness: this batch of a gateway was judged by its own share (`local`), or by Redis."""
 
     pid: int
     began_ms: float
     ended_ms: float
-    stamp: str
-    vouched: bool
+    local: bool
 
 
 class State(NamedTuple):
-    """What a gateway went by between two instants, at most."""
+    """By whose limits a gateway went between two instants, at most."""
 
     from_ms: float
     to_ms: float
     certain: Span  # and for certain in here
     local: bool
-    vouched: bool
     pid: int
 
 
@@ -100,6 +112,32 @@ class Evicted(NamedTuple):
     from_ms: float
     to_ms: float
     key: str
+
+
+class Hurt(NamedTuple):
+    """Something (`redis`, `views`, `gateway`) was struck, and healed."""
+
+    what: str
+    from_ms: float
+    to_ms: float
+
+
+class Fate(NamedTuple):
+    """What the log holds of a purchase: when each of its requests was appended, and its outcome.
+
+    `body` is the one that was decided; `status` and `version` are those of the row at the end.
+    """
+
+    appended_ms: list[float]
+    decided_ms: float | None = None
+    body: str = ""
+    outcome: str = ""
+    reason: str = ""
+    status: str = ""
+    version: int = 0
+
+
+NOT_LOGGED = Fate([])
 
 
 @dataclass
@@ -122,13 +160,15 @@ class Account:
     limits: str
     gateways: int
     sends: list[Send]
-    looks: list[Look]
-    calls: dict[str, list[Call]]
-    memory: Memory
-    claims: dict[str, str] = field(default_factory=dict)  # purchase -> its claim in Redis, at the end
-    stock: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # product -> (ms, available from then on)
-    settled_ms: float = 0.0  # nothing was broken any more, and all was quiet
-    bought: dict[str, str] = field(default_factory=dict)  # purchase -> the body in its row
+    looks: list[Look] = field(default_factory=list)
+    calls: dict[str, list[Call]] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
+    ids: dict[str, str] = field(default_factory=dict)  # key -> its purchase, whether anybody was told of it or not
+    names: dict[str, str] = field(default_factory=dict)  # buyer -> the pseudonym in Redis' keys
+    fates: dict[str, Fate] = field(default_factory=dict)  # purchase -> what is in the log
+    # product -> (when a request was appended, what was available behind it), in the order of the log
+    stock: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    hurt: list[Hurt] = field(default_factory=list)
 
     @cached_property
     def by_key(self) -> dict[str, list[Send]]:
@@ -147,21 +187,36 @@ class Account:
     def _begins(self) -> dict[str, list[float]]:
         return {gateway: [state.from_ms for state in found] for gateway, found in self.states.items()}
 
+    @cached_property
+    def _first(self) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for calls in self.calls.values():
+            for call in calls:
+                found[call.pid] = min(call.began_ms, found.get(call.pid, call.began_ms))
+        return found
+
+    def fate(self, key: str) -> Fate:
+        """What became of what a key stands for."""
+        return self.fates.get(self.ids.get(key, ""), NOT_LOGGED)
+
     def during(self, gateway: str, from_ms: float, to_ms: float) -> list[State]:
         """The states that a gateway may have been in at some instant of these."""
         states, begins = self.states.get(gateway, []), self._begins.get(gateway, [])
         first, end = bisect_left(begins, from_ms - STATE_MS_MAX), bisect_right(begins, to_ms)
         return [state for state in states[first:end] if state.to_ms >= from_ms]
 
-    def vouched(self, send: Send | Look) -> bool:
-        """Whether for certain the gateway believed Redis whenever it may have judged this."""
-        found = self.during(send.gateway, send.sent_ms, send.answered_ms)
-        return bool(found) and all(state.vouched for state in found)
+    def processes(self, one: Send | Look) -> set[int]:
+        """The processes that may have answered this."""
+        return {state.pid for state in self.during(one.gateway, one.sent_ms, one.answered_ms)}
 
-    def doubted(self, send: Send) -> bool:
-        """Whether for certain it did not."""
-        found = self.during(send.gateway, send.sent_ms, send.answered_ms)
-        return bool(found) and not any(state.vouched for state in found)
+    def process(self, one: Send | Look) -> int:
+        """The one process that answered this for certain; 0: it is not known."""
+        found = self.processes(one)
+        return found.pop() if len(found) == 1 else 0
+
+    def since(self, pid: int) -> float:
+        """When a process is known to have served for the first time."""
+        return self._first[pid]
 
     def by_redis(self, send: Send) -> bool:
         """Whether for certain Redis judged this, and answers for it since."""
@@ -177,14 +232,14 @@ class Account:
                 return state.pid
         return 0
 
-    def lives(self, gateway: str, from_ms: float, to_ms: float) -> bool:
-        """Whether one and the same process was the gateway all the time."""
-        return len({state.pid for state in self.during(gateway, from_ms, to_ms)}) == 1
 
-    def forgotten(self, from_ms: float, to_ms: float) -> bool:
-        """Whether Redis may have lost a claim between these instants."""
-        gone = [*self.memory.lost, *(Span(one.from_ms, one.to_ms) for one in self.memory.evicted)]
-        return any(overlap(span, Span(from_ms, to_ms)) for span in gone)
+def content(raw: bytes) -> dict[str, Any]:
+    """A JSON object, empty if it is none."""
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write(path: Path, account: Account) -> None:
@@ -208,7 +263,7 @@ def states(calls: Sequence[Call]) -> Iterator[State]:
         after = calls[at + 1] if at + 1 < len(calls) else None
         quiet = call.ended_ms + WITNESS_QUIET_MS
         end = quiet if after is None else min(quiet, after.ended_ms)
-        yield State(call.began_ms, end, Span(call.ended_ms, end), not call.stamp, call.vouched, call.pid)
+        yield State(call.began_ms, end, Span(call.ended_ms, end), call.local, call.pid)
 
 
 def read_calls(lines: Iterable[bytes]) -> Iterator[Call]:

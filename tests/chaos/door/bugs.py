@@ -1,61 +1,140 @@
 """Gateways with a bug each, for `python -m tests.chaos.door --planted NAME`: the rule named here has to say so.
 
-One of them has none: it remembers no purchase itself, so that every repeat is a matter of its claim.
+The last of them have none: what they do differently must be right as well.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gateway import appender
+from msgspec.structs import replace
+
 from gateway.admission import IdentityKey
 from gateway.admission import Subject as Person
-from gateway.appender import Answer, Appender, Replayed, in_flight
-from gateway.claims import Claims, Ruling
-from gateway.lookup import Lookup, SaleDoor
-from gateway.problems import Problem
-from gateway.projection import Purchase
-from gateway.trust import Trust
+from gateway.decide import Gate, Known
+from gateway.freshness import Freshness
+from gateway.in_flight import InFlight, Send
+from gateway.lookup import Lookup
+from gateway.purchase_memory import PurchaseMemory
+from gateway.purchase_state import Rejected, Reserved
+from gateway.remembered_ids import RememberedIds
+from gateway.sale_gate import SaleGate, StaleAppends
+from gateway.store import Snapshot, Store
 from ratelimit.bucket import Buckets, Cell, Outcome
-from ratelimit.claim import Claim, Known
-from ratelimit.limiter import Subject, Verdict
-from stampede_schemas.identifiers import PurchaseId
-from stampede_schemas.requests import AnyRequest, PurchaseRequested
+from ratelimit.limiter import Limiter, Subject, Verdict
+from stampede_schemas.identifiers import ProductId, PurchaseId
+from stampede_schemas.requests import PurchaseRequested
 from tests.planted.builds.planting import exchange
 
-_append, _check, _purchase_id = Appender.append, Claims.check, IdentityKey.purchase_id
+_fresh, _known, _says = Freshness.fresh, InFlight.known, SaleGate.says
+_check, _purchase_id, _snapshot = Limiter.check, IdentityKey.purchase_id, Store.snapshot
+_decided, _memory = PurchaseMemory.decided, PurchaseMemory.__init__
+_said: dict[ProductId, float] = {}
+_degraded = [False]
+SOME_S = 4.0
+EARLIER_S = 1.0
+FEW = 200
 
-_refusals, _answer = SaleDoor.refusals, appender._answer
-_said: dict[str, tuple[Problem | None, float]] = {}
-STALE_S = 4.0
+FROZEN = "workers frozen", "gateways behind"
+DEATHS = "gateway killed", "gateway restarted"
+WIRES = "gateway-redis stalled", "redis 60 ms away"
 
 
 class Planted(NamedTuple):
-    """What is done to the shipped code, and the rule (a verdict's first words) that has to notice; empty: none may."""
+    """What is done to the shipped code, the rule (a verdict's first words) that has to notice, and what strikes then.
+
+    No rule: none may say anything.
+    """
 
     rule: str
+    faults: tuple[str, ...]
     plant: Callable[[], None]
 
 
-async def _refuses_first(self: Appender, request: AnyRequest, subject: Subject | None) -> Answer:
-    """The door is asked before the claim."""
-    if isinstance(request, PurchaseRequested):
-        refusal: Problem | None = self._door.refusals([request])[0]
-        if refusal is not None:
-            return refusal
-    return await _append(self, request, subject)
+def _swap(owner: type, **parts: Any) -> Callable[[], None]:
+    return lambda: exchange(owner, **parts)
 
 
-async def _claims_nothing(self: Claims, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
-    """Limits are asked, claims are not."""
-    judged = await self._ask(batch)
-    return Ruling(judged.verdicts, self._trust.vouches(judged.stamp))
+def _sees(before: Known, after: Known) -> Callable[[InFlight, PurchaseRequested, Send | None], Known]:
+    """One thing that is known is taken for another."""
+
+    def known(self: InFlight, request: PurchaseRequested, own: Send | None = None) -> Known:
+        found = _known(self, request, own)
+        return after if found is before else found
+
+    return known
 
 
-async def _lets_all_in(self: Claims, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
+async def _always_fresh(_self: Freshness, _partition: int, _moment: float, _within_s: float) -> bool:
+    return True
+
+
+async def _fresh_a_while_ago(self: Freshness, partition: int, moment: float, within_s: float) -> bool:
+    return await _fresh(self, partition, moment - EARLIER_S, within_s)
+
+
+def _takes_all(_self: StaleAppends, _partition: int, _now_s: float) -> bool:
+    return True
+
+
+def _says_it_for_a_while(self: SaleGate, product_id: ProductId) -> Gate:
+    """What is sold out stays so for some seconds more."""
+    found = _says(self, product_id)
+    if found is Gate.SOLD_OUT:
+        _said[product_id] = time.monotonic() + SOME_S
+    return Gate.SOLD_OUT if time.monotonic() < _said.get(product_id, 0.0) else found
+
+
+async def _notes_degraded(self: Limiter, batch: Sequence[Subject]) -> list[Verdict]:
+    verdicts = await _check(self, batch)
+    _degraded[0] = any(verdict.degraded for verdict in verdicts)
+    return verdicts
+
+
+def _open_while_degraded(self: SaleGate, product_id: ProductId) -> Gate:
+    return Gate.OPEN if _degraded[0] else _says(self, product_id)
+
+
+def _gate_by_redis() -> None:
+    exchange(Limiter, check=_notes_degraded)
+    exchange(SaleGate, says=_open_while_degraded)
+
+
+def _remembers_few(self: PurchaseMemory, _purchases_max: int = 0, ids: RememberedIds | None = None) -> None:
+    _memory(self, FEW, ids)
+
+
+def _knows_no_id(_self: RememberedIds, _partition: int, _purchase_id: PurchaseId) -> bool:
+    return False
+
+
+def _forgets() -> None:
+    exchange(PurchaseMemory, __init__=_remembers_few)
+    exchange(RememberedIds, may_know=_knows_no_id)
+
+
+async def _reads_no_ids(self: Store, _ids: RememberedIds) -> Snapshot:
+    return await _snapshot(self, RememberedIds())
+
+
+def _counts_versions(self: PurchaseMemory, told: Reserved | Rejected) -> None:
+    known = self.get(told.purchase_id)
+    _decided(self, replace(told, version=(known.version if known else 0) + 1))
+
+
+async def _denies(_self: Lookup, _purchase_id: PurchaseId, _place: object) -> None:
+    return None
+
+
+def _by_gateway(
+    self: IdentityKey, subject: Person, method: str, route: str, product_id: ProductId, key: str
+) -> PurchaseId:
+    return _purchase_id(self, subject, method, f"{route}{id(self)}", product_id, key)
+
+
+async def _lets_all_in(self: Limiter, batch: Sequence[Subject]) -> list[Verdict]:
     """Redis is asked, and its limits are not kept."""
-    ruling = await _check(self, batch, claims)
-    return ruling._replace(verdicts=[verdict._replace(allowed=True) for verdict in ruling.verdicts])
+    return [verdict._replace(allowed=True) for verdict in await _check(self, batch)]
 
 
 def _open_without_redis(_self: Buckets, requests: Sequence[Sequence[Cell]], _now_us: int) -> list[Outcome]:
@@ -66,79 +145,51 @@ def _shut_without_redis(_self: Buckets, requests: Sequence[Sequence[Cell]], _now
     return [Outcome(False, cells[0].policy, 0, 1_000_000) for cells in requests]
 
 
-async def _forgets_the_ticks(self: Claims, batch: Sequence[Subject], claims: Sequence[Claim]) -> Ruling:
-    """What became of a claim is never told."""
-    self._untold.clear()
-    return await _check(self, batch, claims)
-
-
-def _knows_nothing(_self: Lookup, _purchase_id: str) -> str | None:
-    return None
-
-
-def _remembers_sold_out(self: SaleDoor, requests: list[PurchaseRequested]) -> list[Problem | None]:
-    """Once said, it is said for some seconds more."""
-    found = _refusals(self, requests)
-    for at, (request, refusal) in enumerate(zip(requests, found, strict=True)):
-        said, until = _said.get(request.product_id, (None, 0.0))
-        if refusal is not None:
-            _said[request.product_id] = refusal, time.monotonic() + STALE_S
-        elif time.monotonic() < until:
-            found[at] = said
-    return found
-
-
-async def _denies(_self: Lookup, _purchase_id: str) -> Purchase | None:
-    return None
-
-
-def _waits_for_ever(verdict: Verdict, *, vouched: bool) -> Replayed | Problem | None:
-    return in_flight() if verdict.known is Known.AGAIN else _answer(verdict, vouched=vouched)
-
-
-def _never_again() -> None:
-    exchange(appender, _answer=_waits_for_ever)
-    exchange(Lookup, fingerprint=_knows_nothing)  # or it would know better
-
-
-def _by_gateway(self: IdentityKey, subject: Person, method: str, route: str, key: str) -> PurchaseId:
-    return _purchase_id(self, subject, method, f"{route}{id(self)}", key)
-
-
-def _believes_all(_self: Trust, stamp: str) -> bool:
-    return bool(stamp)
-
-
 PLANTED: dict[str, Planted] = {
-    "sold-out before the claim is looked for": Planted(
-        "S8 doubt refuses nobody", lambda: exchange(Appender, append=_refuses_first)
-    ),
-    "nothing is claimed": Planted("S9 one body", lambda: exchange(Claims, check=_claims_nothing)),
-    "outcomes are not told to Redis": Planted(
-        "S9 claims kept", lambda: exchange(Claims, check=_forgets_the_ticks, settle=lambda _self, _settled: None)
-    ),
-    "any Redis is believed": Planted(
-        "S8 no forgetful Redis is believed", lambda: exchange(Trust, vouches=_believes_all)
-    ),
-    "the limits of Redis are not kept": Planted(
-        "S11 nobody above the limits", lambda: exchange(Claims, check=_lets_all_in)
-    ),
-    "open while Redis is away": Planted(
-        "S11 nobody above the limits", lambda: exchange(Buckets, check=_open_without_redis)
-    ),
-    "shut while Redis is away": Planted(
-        "S11 nobody polite is limited", lambda: exchange(Buckets, check=_shut_without_redis)
+    "any view is fresh": Planted("S8 the gate says what is", FROZEN, _swap(Freshness, fresh=_always_fresh)),
+    "the end was asked for before the arrival": Planted(
+        "S8 the gate says what is", FROZEN, _swap(Freshness, fresh=_fresh_a_while_ago)
     ),
     "sold-out is told for some seconds more": Planted(
-        "S8 sold-out is true", lambda: exchange(SaleDoor, refusals=_remembers_sold_out)
+        "S8 the gate says what is", DEATHS, _swap(SaleGate, says=_says_it_for_a_while)
+    ),
+    "a stale view lets all through": Planted("S8 the log is spared", FROZEN, _swap(StaleAppends, take=_takes_all)),
+    "the gate opens while Redis is away": Planted("the gate opens", ("gateway-redis stalled", *DEATHS), _gate_by_redis),
+    "a repeat does not join, and is logged again": Planted(
+        "S8 logged as told", DEATHS, _swap(InFlight, known=_sees(Known.ON_ITS_WAY, Known.NOTHING))
+    ),
+    "a repeat is in flight instead of joining": Planted(
+        "S9 in flight", DEATHS, _swap(InFlight, known=_sees(Known.ON_ITS_WAY, Known.OTHER_UNDECIDED))
+    ),
+    "422 before a decision": Planted(
+        "S9 422 is decided", FROZEN, _swap(InFlight, known=_sees(Known.OTHER_UNDECIDED, Known.OTHER_BODY))
+    ),
+    "any body is the first one": Planted(
+        "S9 one body", DEATHS, _swap(InFlight, known=_sees(Known.OTHER_BODY, Known.SAME_BODY))
+    ),
+    "the limits come before what is known": Planted(
+        "S9 repeats are free", DEATHS, _swap(InFlight, known=_sees(Known.SAME_BODY, Known.UNSETTLED))
+    ),
+    "what is forgotten was never there": Planted("S8 logged is not refused", WIRES, _forgets),
+    "the ids are not read at the start": Planted(
+        "S8 logged is not refused", DEATHS, _swap(Store, snapshot=_reads_no_ids)
     ),
     "what a gateway has not seen is denied": Planted(
-        "S8 nothing is denied", lambda: exchange(Lookup, _never_seen=_denies)
+        "S8 nothing is denied", FROZEN, _swap(Lookup, _not_in_memory=_denies)
     ),
-    "a claim in flight is waited for without end": Planted("S9 twins", _never_again),
-    "a purchase for each gateway": Planted("S9 first answer", lambda: exchange(IdentityKey, purchase_id=_by_gateway)),
-    "no bug: repeats are known by their claims alone": Planted(
-        "", lambda: exchange(Lookup, fingerprint=_knows_nothing)
+    "versions are counted in memory": Planted(
+        "S10 one version everywhere", DEATHS, _swap(PurchaseMemory, decided=_counts_versions)
     ),
+    "a purchase for each gateway": Planted("S9 first answer", DEATHS, _swap(IdentityKey, purchase_id=_by_gateway)),
+    "the limits of Redis are not kept": Planted(
+        "S11 nobody above the limits", WIRES, _swap(Limiter, check=_lets_all_in)
+    ),
+    "open while Redis is away": Planted(
+        "S11 nobody above the limits", WIRES, _swap(Buckets, check=_open_without_redis)
+    ),
+    "shut while Redis is away": Planted(
+        "S11 nobody polite is limited", WIRES, _swap(Buckets, check=_shut_without_redis)
+    ),
+    "no bug: a memory of two hundred purchases": Planted("", DEATHS, _swap(PurchaseMemory, __init__=_remembers_few)),
 }
 BUGS = {name: planted.plant for name, planted in PLANTED.items()}

@@ -1,4 +1,5 @@
-"""Three kinds of buyers: greedy ones, polite ones who live exactly at their limits, and loyal ones who ask again.
+"""Kinds of buyers: greedy ones, polite ones who live exactly at their limits, loyal ones who ask again; and a rush of
+strangers, each once, for what never had a unit.
 
 All of them ask whichever gateway they please, and every choice comes from the dice.
 """
@@ -14,7 +15,7 @@ from replay.rules.s11_limiter import Allowance, Span
 from tests.chaos.door.account import UNANSWERED, Send
 from tests.chaos.door.client import Client, Order
 from tests.chaos.door.limits import Bound, had_room
-from tests.chaos.door.s11 import LIMITED, policies, purchase_of
+from tests.chaos.door.s11 import LIMITED, policies
 from tests.chaos.door.watch import now_ms
 
 # A polite caller is held by the first two, one by one; three greedy ones behind one address by the third as well.
@@ -23,7 +24,9 @@ GREEDY, GREEDY_PER_ADDRESS, POLITE, LOYAL, LOYAL_PER_ADDRESS = 9, 3, 6, 10, 2
 GREEDY_EVERY_S, LOYAL_EVERY_S, POLITE_LOOK_S = 0.16, 1.2, 0.01
 POLITE_REST_S = 0.5  # after 429: its limits are not what they were, for a while
 AGAIN_S = (0.02, 0.3)
-LEAVES_S = (0.001, 0.012)
+SOON_S = (0.0, 0.1)  # after a connection was cut
+STRANGERS, STRANGER_EVERY_S, STRANGERS_PER_ADDRESS = 80, 0.2, 4  # 400 a second: twice what a stale view lets through
+RUSH_LEAD_S = 0.5
 DECLINED_SHARE = 0.15
 REPEATS = 4  # of a loyal buyer, for each new order
 SETTLE_S_MAX = 25.0
@@ -40,9 +43,10 @@ class Crowd:
     products: Sequence[str]
     dice: Random
     number: int  # of the round: no two share names or addresses
-    orders: dict[str, Order] = field(default_factory=dict)
+    gone: str  # a product that never had a unit
     accepted: dict[str, str] = field(default_factory=dict)  # key -> purchase
-    _ordered: int = 0
+    _orders: int = 0
+    _strange: int = 0
     _over: float = 0.0
     _tasks: set["asyncio.Task[Any]"] = field(default_factory=set)
 
@@ -61,10 +65,24 @@ class Crowd:
         doubtful = [key for key, sends in self._by_key().items() if self._in_doubt(sends)]
         done = sorted(self.accepted)
         again = self.dice.sample(done, min(REPEATED_AT_END, len(done)))
-        await _all([self._until_told(self.orders[key], over) for key in doubtful])
+        await _all([self._until_told(self.client.orders[key], over) for key in doubtful])
         for gateway in self.client.gateways:
-            await _all([self._send(self.orders[key], gateway) for key in again])
+            await _all([self._send(self.client.orders[key], gateway) for key in again])
         return [key for key, sends in self._by_key().items() if self._in_doubt(sends)]
+
+    async def rush(self, at_s: float, seconds: float) -> None:
+        """Strangers come to one gateway for what is gone, each once."""
+        await asyncio.sleep(max(0.0, at_s - RUSH_LEAD_S))
+        over, gateway = time.monotonic() + seconds + 2 * RUSH_LEAD_S, self._any()
+        await _all([self._strangers(gateway, over) for _ in range(STRANGERS)])
+
+    async def _strangers(self, gateway: str, over: float) -> None:
+        while (began := time.monotonic()) < over:
+            self._strange += 1
+            address = self._address(100 + self._strange // 1000, self._strange // STRANGERS_PER_ADDRESS % 250)
+            buyer = f"r{self.number}-stranger-{self._strange}"
+            await self._send(self._ordered(buyer, address, self.gone), gateway)
+            await asyncio.sleep(max(0.0, began + STRANGER_EVERY_S - time.monotonic()))
 
     # ---- who they are
 
@@ -101,7 +119,7 @@ class Crowd:
         """Buys now and then, in all the ways in which one can lose one's nerve, and asks for old orders again."""
         buyer, address = f"r{self.number}-loyal-{number}", self._address(3, number // LOYAL_PER_ADDRESS)
         mine: list[Order] = []
-        ways = (self._once, self._twins, self._hangs_up, self._changes_at_once)
+        ways = (self._once, self._twins, self._cuts, self._changes_at_once)
         while self._goes_on():
             order = self._order(buyer, address)
             mine.append(order)
@@ -114,27 +132,36 @@ class Crowd:
 
     async def _once(self, order: Order) -> None:
         await self._until_told(order, time.monotonic() + 3.0, self.dice.choice([0, 0, 1, 2]))
+        if purchase_id := self.accepted.get(order.key):
+            await _all([self.client.look(order, purchase_id, gateway) for gateway in self.client.gateways])
 
     async def _twins(self, order: Order) -> None:
         """The same at every gateway at once, at one of them twice."""
         await _all([self._send(order, gateway) for gateway in [*self.client.gateways, self._any()]])
 
-    async def _hangs_up(self, order: Order) -> None:
-        """Leaves before the answer, and asks somewhere else."""
-        await self._send(order, self._any(), leave_s=self.dice.uniform(*LEAVES_S))
+    async def _cuts(self, order: Order) -> None:
+        """Resets the connection at once, and soon asks at another gateway."""
+        one, other = self.dice.sample(sorted(self.client.gateways), 2)
+        await self.client.cut(order, one)
+        await asyncio.sleep(self.dice.uniform(*SOON_S))
+        await self._send(order, other)
         await self._until_told(order, time.monotonic() + 3.0)
 
     async def _changes_at_once(self, order: Order) -> None:
-        """Two bodies under one key, at two gateways."""
-        one, other = self.dice.sample(sorted(self.client.gateways), 2)
-        await _all([self._send(order, one), self._send(self._changed(order), other)])
+        """Two bodies under one key, at two gateways or at one, and the first again."""
+        one, other = self.dice.sample(2 * sorted(self.client.gateways), 2)
+        await _all([self._send(order, one), self._send(order._replace(quantity=2), other)])
+        await self._send(order, self._any())
 
     async def _again(self, order: Order) -> None:
-        """Asks again, or with another body, or looks, or takes it back."""
+        """Asks again, or with another body, or for another product, or looks, or takes it back."""
         purchase_id = self.accepted.get(order.key, "")
-        match self.dice.choices(("again", "changed", "look", "cancel"), (10, 2, 4, 0.5))[0]:
+        what = ("again", "changed", "elsewhere", "look", "cancel")
+        match self.dice.choices(what, (10, 2, 1, 4, 0.5))[0]:
             case "changed":
-                await self._send(self._changed(order), self._any())
+                await self._send(order._replace(quantity=2), self._any(), wait_s=self.dice.choice([0, 1]))
+            case "elsewhere":
+                await self._send(order._replace(product_id=self.dice.choice(self.products)), self._any())
             case "look" if purchase_id:
                 await self.client.look(order, purchase_id, self._any())
             case "cancel" if purchase_id:
@@ -150,26 +177,21 @@ class Crowd:
                 return
             await asyncio.sleep(self.dice.uniform(*AGAIN_S) + (0.5 if told is not None else 0.0))
 
-    async def _send(self, order: Order, gateway: str, *, wait_s: int = 0, leave_s: float | None = None) -> Send | None:
-        told = await self.client.send(order, gateway, wait_s=wait_s, leave_s=leave_s)
+    async def _send(self, order: Order, gateway: str, *, wait_s: int = 0) -> Send | None:
+        told = await self.client.send(order, gateway, wait_s=wait_s)
         if told is not None and told.accepted:
-            self.accepted.setdefault(order.key, purchase_of(told))
+            self.accepted.setdefault(order.key, told.purchase)
         return told
 
     # ---- what they need
 
     def _order(self, buyer: str, address: str) -> Order:
-        self._ordered += 1
-        method = "declined" if self.dice.random() < DECLINED_SHARE else "ok"
-        order = Order(buyer, self._ordered, address, self.dice.choice(self.products), 1, method)
-        self.orders[order.key] = order
-        return order
+        return self._ordered(buyer, address, self.dice.choice(self.products))
 
-    def _changed(self, order: Order) -> Order:
-        """Another quantity, or another product: that is another partition of the log."""
-        if self.dice.random() < 0.5:
-            return order._replace(quantity=2)
-        return order._replace(product_id=next(name for name in self.products if name != order.product_id))
+    def _ordered(self, buyer: str, address: str, product_id: str) -> Order:
+        self._orders += 1
+        method = "declined" if self.dice.random() < DECLINED_SHARE else "ok"
+        return Order(buyer, self._orders, address, product_id, 1, method)
 
     def _address(self, kind: int, number: int) -> str:
         """Of this round, kind and number alone."""
@@ -196,7 +218,7 @@ class Crowd:
         """Whether something may be in the log that nobody was told of, and nobody has asked since."""
         if any(send.accepted for send in sends):
             return False
-        doubts = [send for send in sends if send.status in {UNANSWERED, 503}]
+        doubts = [send for send in sends if send.unsettled]
         told = [send for send in sends if not _to_be_asked_again(send)]
         return bool(doubts) and max((s.sent_ms for s in told), default=0.0) < max(s.answered_ms for s in doubts)
 

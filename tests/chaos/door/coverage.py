@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
-from replay.rules.s11_limiter import Allowance
-from tests.chaos.door import s11
+from replay.rules.s11_limiter import Allowance, Span
+from tests.chaos.door import refusals, s11
 from tests.chaos.door.account import UNANSWERED, Account, Send, overlap
 from tests.chaos.door.limits import scaled
 from tests.chaos.door.rules import sent_again, stood
@@ -57,6 +58,22 @@ def _twins(account: Account) -> int:
     )
 
 
+def _cut_and_logged(account: Account) -> int:
+    """Connections that were cut, and whose purchase stood in the log before its buyer asked at another gateway."""
+    return sum(
+        first.status == UNANSWERED and min(account.fate(key).appended_ms, default=inf) < again.sent_ms
+        for key, sends in account.by_key.items()
+        for first, again in pairwise(sends)
+        if first.gateway != again.gateway
+    )
+
+
+def _spared(account: Account) -> int:
+    """Sends that a view which was not fresh could neither refuse nor let through."""
+    views = [Span(hurt.from_ms, hurt.to_ms) for hurt in account.hurt if hurt.what == "views"]
+    return _sends(account, lambda send: send.kind == "overloaded" and any(overlap(send.span, one) for one in views))
+
+
 def _flips(account: Account) -> int:
     """How often a product that was sold out was not any more."""
     return sum(
@@ -84,29 +101,31 @@ def _polite_and_felt(account: Account) -> int:
 
 NEEDED = (
     Needed("429s", 800, lambda a: _sends(a, lambda send: send.status == s11.LIMITED)),
-    Needed("sold-out at the door", 120, lambda a: _sends(a, lambda send: send.kind == "sold-out")),
-    Needed("accepted", 500, lambda a: _sends(a, lambda send: send.accepted and not send.replayed)),
-    Needed("replayed", 400, lambda a: _sends(a, lambda send: send.replayed)),
-    Needed("repeats at another gateway", 250, _elsewhere),
+    Needed("sold-out at the gate", 400, lambda a: _sends(a, lambda send: send.kind == "sold-out")),
+    Needed("accepted", 300, lambda a: _sends(a, lambda send: send.accepted and not send.replayed)),
+    Needed("replayed", 300, lambda a: _sends(a, lambda send: send.replayed)),
+    Needed("repeats at another gateway", 200, _elsewhere),
     Needed("first answers after sold-out", 80, _after_sold_out),
     Needed("twins at two gateways", 40, _twins),
+    Needed("connections cut after the log had it", 10, _cut_and_logged),
     Needed("another body: 422", 60, lambda a: _sends(a, lambda send: send.kind == "idempotency-key-reused")),
-    Needed("in flight: 409", 15, lambda a: _sends(a, lambda send: send.kind == "in-flight")),
+    Needed("in flight: 409", 5, lambda a: _sends(a, lambda send: send.kind == "in-flight")),
     Needed("sends without an answer", 15, lambda a: _sends(a, lambda send: send.status == UNANSWERED)),
-    Needed("told by a gateway that did not believe Redis", 100, lambda a: _sends(a, a.doubted)),
     Needed("sold-out ended", 15, _flips),
-    Needed("accepted of units that had been there for long", 100, _asked_of_stock),
+    Needed("accepted of units that were there all the time", 60, _asked_of_stock),
+    Needed("told to come again by a view that was not fresh", 40, _spared),
+    Needed("looks that showed a version", 200, lambda a: sum(look.version > 0 for look in a.looks)),
     Needed("uses counted by Redis", 500, _counted_by_redis),
     Needed("uses counted by gateways alone", 30, _counted_by_gateways),
     Needed("429s that were right, and not under wider limits", 200, _polite_and_felt),
-    Needed("looks at single purchases", 60, lambda a: len(a.looks)),
-    Needed("claims found in Redis", 100, lambda a: sum(map(bool, a.claims.values()))),
+    Needed(f"{refusals.GATE} {refusals.HURT}", 60, lambda a: refusals.counts(a)[f"{refusals.GATE} {refusals.HURT}"]),
 )
 
 
 def counts(account: Account) -> Counter[str]:
     """How often each happened in a round, and each policy would have been overdrawn had it been tighter."""
     found = Counter({needed.what: needed.count(account) for needed in NEEDED})
+    found |= refusals.counts(account)
     found["uses of which nobody knows who counted them"] = sum(use.where is None for use in s11.uses(account))
     for policy, _ in s11.overdrawn(account, partial(scaled, by=TIGHTER)):
         found[_felt(policy)] += 1

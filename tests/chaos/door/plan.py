@@ -4,20 +4,26 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from typing import NamedTuple
 
+from stampede_schemas.topics import partition_of
 from tests.chaos.plan import Kind, Strike, product
 
 LEAD_S, TAIL_S = 6.0, 3.0  # without a fault: the door is as it should be, and then is itself again
 GAP_S = (0.5, 4.0)
-PER_ROUND = 5
+PER_ROUND = 6
 TOGETHER_SHARE = 0.35  # of the strikes begin while the one before is under way
 PRODUCTS = 2
 
 
 class DoorRound(NamedTuple):
-    """`strikes` are seconds after the sale began; `seed` is that of the buyers' choices."""
+    """`strikes` are seconds after the sale began; `seed` is that of the buyers' choices.
+
+    `gone` never has a unit, and shares a partition with the first of the products: what is logged for these keeps the
+    view of it from being fresh while workers are frozen.
+    """
 
     number: int
     products: tuple[str, ...]
+    gone: str
     strikes: tuple[Strike, ...]
     lasts_s: float
     seed: int
@@ -46,4 +52,7 @@ def draw(dice: Random, number: int, names: list[str], kinds: Mapping[str, Kind])
         together = strike.lasts_s > 0 and dice.random() < TOGETHER_SHARE
         at_s = at_s + strike.lasts_s / 2 if together else ends_s + dice.uniform(*GAP_S)
     products = tuple(product(dice, odd=False) for _ in range(PRODUCTS))
-    return DoorRound(number, products, tuple(strikes), ends_s + TAIL_S, dice.randrange(2**32))
+    gone = product(dice, odd=False)
+    while partition_of(gone) != partition_of(products[0]):
+        gone = product(dice, odd=False)
+    return DoorRound(number, products, gone, tuple(strikes), ends_s + TAIL_S, dice.randrange(2**32))

@@ -1,26 +1,26 @@
-"""What must be true of every answer at the door, whatever was killed. Pure: each rule yields what contradicts it.
+"""What must be true of every answer at the door, whatever was killed or cut. Pure: a rule yields what contradicts it.
 
-S8 to S10 are those of `replay`; these are what only a driver with several gateways, and a look into Redis, can tell.
+S8 to S10 are those of `replay`; these are what only a driver with several gateways can tell, who knows each purchase by
+its id, told or not. Redis is no excuse for anything but limits. KNOWN_MS and CLOCK_MS are all that is allowed for.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from math import inf
 from operator import itemgetter
 from typing import NamedTuple
 
 from replay.evidence import Violation
-from replay.rules.s11_limiter import Span
 from tests.chaos.door import s11
-from tests.chaos.door.account import UNANSWERED, Account, Send, overlap
-from tests.chaos.door.s11 import purchase_of
+from tests.chaos.door.account import UNANSWERED, Account, Fate, Look, Send, overlap
 
-DEADLINE_MS = 10_000.0  # of a claim in flight
-BELIEVED_AFTER_MS = 10_000.0  # no forgetful memory before this
-NOTICED_MS = 2_500.0  # a gateway asks each second
-KNOWN_MS = 1_000.0  # "another may lag by up to a second"
-TOLD_MS = 3_000.0  # a gateway that could not tell Redis for so long says so
-CLOCK_MS = 100.0  # the broker's clock beside the machine's, and a record on its way
+KNOWN_MS = 1_000.0  # "another may lag by up to a second": by then a decision or an order event is known everywhere
+CLOCK_MS = 20.0  # stamps are whole ms of the same machine's clock; a record is stamped just before it can be read
+STALE_APPENDS_PER_S = 200  # per partition and gateway, while its view is not fresh
 RETRY = frozenset({"overloaded", "outcome-unknown", "unavailable", "internal-error"})
+AT_THE_GATE = s11.REFUSED
+OUTCOMES = {0: ("pending",), 1: ("rejected",), 2: ("reserved",)}
+LATER = ("confirmed", "released")  # each version from 3 on
 
 
 class DoorRule(NamedTuple):
@@ -30,127 +30,277 @@ class DoorRule(NamedTuple):
     check: Callable[[Account], Iterator[Violation]]
 
 
+# ---- S9: one key and product, one purchase
+
+
 def first_answer(account: Account) -> Iterator[Violation]:
-    """A repeat of what was accepted gets the first answer: the same purchase, and the same bytes of 202."""
-    for sends, first, repeats in _repeats(account):
-        bodies = {send.raw for send in sends if send.status == 202}
-        if len(bodies) > 1:
-            yield _at(first, f"got {len(bodies)} different 202")
-        for send in repeats:
-            if send.body == first.body and (what := _no_first_answer(account, first, send)):
-                yield _at(send, f"accepted before as {purchase_of(first)}, {what}")
+    """A repeat of what was accepted gets the first answer: the same purchase, and the same bytes of 202.
+
+    It may be told to come again, or be limited by a gateway that cannot know it yet; whether that is so, other rules
+    say. Another body's 202 has these bytes too: they are a function of the purchase alone.
+    """
+    for key, sends in account.by_key.items():
+        for send in sends:
+            if send.accepted and send.purchase != account.ids[key]:
+                yield _at(send, f"is {send.purchase}, not {account.ids[key]}")
+        if len(bodies := {send.raw for send in sends if send.status == 202}) > 1:
+            yield _at(sends[0], f"got {len(bodies)} different 202")
+    for first, send in sent_again(account):
+        others = {*RETRY, "rate-limited", "in-flight"}
+        if send.body == first.body and not (send.accepted or send.status == UNANSWERED or send.kind in others):
+            yield _at(send, f"accepted before as {first.purchase}, was told {send.status} {send.kind}")
 
 
-def _no_first_answer(account: Account, first: Send, send: Send) -> str:
-    if send.status == UNANSWERED or send.kind in RETRY:
-        return ""
-    if send.accepted:
-        return "" if purchase_of(send) == purchase_of(first) else f"is {purchase_of(send)} now"
-    if send.kind == "in-flight":  # the rule about twins
-        return ""
-    if send.kind == "rate-limited":  # allowed where Redis could not tell that it is a repeat
-        known = account.vouched(send) and not _untold(account, first, send)
-        return "was told 429, although a repeat costs nothing" if known else ""
-    return f"was told {send.status} {send.kind}"
+def repeats_are_free(account: Account) -> Iterator[Violation]:
+    """No gateway limits a purchase that it knows, whatever body it is sent with."""
+    for sends in account.by_key.values():
+        for send in sends:
+            if send.kind == "rate-limited" and (_accepted_here(account, send) or _decision_known(account, send)):
+                yield _at(send, "was told 429, although a repeat costs nothing")
 
 
 def one_body(account: Account) -> Iterator[Violation]:
-    """Of two bodies under one key one is accepted and the other told 422, unless at its first time nobody could tell.
-
-    Who could not tell leaves it to the log, which knows one purchase whatever its body; later on either may be known.
-    """
-    for sends, first, _ in _repeats(account):
-        others = [send for send in sends if send.accepted and send.body != first.body]
-        if not others:
-            continue
-        other = min(others, key=lambda send: send.answered_ms)
-        if account.forgotten(first.sent_ms, other.answered_ms) or not account.vouched(other):
-            continue
-        at_once = other.sent_ms <= first.answered_ms
-        if account.vouched(first) and account.by_redis(first) if at_once else not _untold(account, first, other):
-            yield _at(other, f"was accepted with {other.body}, and with {first.body} at {first.sent_ms:.0f} ms")
-
-
-def twins(account: Account) -> Iterator[Violation]:
-    """`in-flight` is told only beside another send with this key, or until the deadline of one that claimed it."""
-    for sends in account.by_key.values():
+    """Another body than the decided one is not accepted by a gateway that knows better."""
+    for key, sends in account.by_key.items():
+        bought = account.fate(key).body
         for send in sends:
-            if send.kind == "in-flight" and not any(_keeps_waiting(account, other, send) for other in sends):
-                yield _at(send, "was told that it is in flight, and nothing was")
+            if not (send.accepted and bought and send.body != bought):
+                continue
+            told = send.status != 202  # it names an outcome, so the gateway knew it
+            if told or _decision_known(account, send) or _accepted_here(account, send, bought):
+                yield _at(send, f"was accepted with {send.body}, and {bought} is what was decided")
 
 
-def _keeps_waiting(account: Account, other: Send, send: Send) -> bool:
-    if other is send or other.sent_ms > send.answered_ms:
+def decided_first(account: Account) -> Iterator[Violation]:
+    """422 is said against a decision only, and never to the body that it is about."""
+    for key, sends in account.by_key.items():
+        fate = account.fate(key)
+        for send in sends:
+            if send.kind != "idempotency-key-reused":
+                continue
+            if send.body == fate.body:
+                yield _at(send, "was told 422 with the body that was decided")
+            elif fate.decided_ms is None or fate.decided_ms > send.answered_ms + CLOCK_MS:
+                yield _at(send, "was told 422 before anything was decided")
+
+
+def in_flight(account: Account) -> Iterator[Violation]:
+    """409 `in-flight` is for another body than one that this gateway has before it, and only until that is decided."""
+    for key, sends in account.by_key.items():
+        decided_ms = account.fate(key).decided_ms
+        for send in sends:
+            if send.kind != "in-flight":
+                continue
+            if not any(_undecided_before(other, send) for other in sends):
+                yield _at(send, "was told that it is in flight, and no other body was at this gateway")
+            elif decided_ms is not None and decided_ms + KNOWN_MS < send.answered_ms:
+                yield _at(send, f"was told that it is in flight, and was decided at {decided_ms:.0f} ms")
+
+
+def _undecided_before(other: Send, send: Send) -> bool:
+    if other.body == send.body or other.gateway != send.gateway or other.sent_ms > send.answered_ms:
         return False
-    if overlap(other.span, send.span):
-        return True
-    claimed_ms = s11.spending(account, other).to_ms
-    return _may_have_claimed(account, other) and claimed_ms >= send.sent_ms - DEADLINE_MS - CLOCK_MS
+    return overlap(other.span, send.span) or other.accepted or other.unsettled
 
 
-def _may_have_claimed(account: Account, send: Send) -> bool:
-    """A call to Redis may have claimed although it was given up, and the gateway said no by itself."""
-    given_up = send.status == s11.LIMITED and not account.by_redis(send)
-    return send.accepted or send.status in {UNANSWERED, 503} or given_up
+# ---- S8: what is said of the log is true
 
 
-def sold_out_is_true(account: Account) -> Iterator[Violation]:
-    """Nobody is told sold-out while units are available, for longer than a gateway may lag."""
+def accepted_is_logged(account: Account) -> Iterator[Violation]:
+    """Whatever was accepted stood in the log when it was told so, and is decided in the end."""
+    for key, sends in account.by_key.items():
+        fate = account.fate(key)
+        for send in sends:
+            if send.accepted and min(fate.appended_ms, default=inf) > send.answered_ms + CLOCK_MS:
+                yield _at(send, f"was accepted, and {account.ids[key]} was not in the log")
+        if fate.appended_ms and not fate.outcome:
+            yield _at(sends[0], f"{account.ids[key]} is in the log, and was never decided")
+
+
+def logged_as_told(account: Account) -> Iterator[Violation]:
+    """A refused send is not logged, and one process of a gateway logs a purchase once, however often it is sent.
+
+    It logs it again only after an append whose end it does not know.
+    """
+    for key, sends in account.by_key.items():
+        times, most = len(account.fate(key).appended_ms), _appends_max(account, sends)
+        if times > most:
+            yield _at(sends[0], f"{account.ids[key]} was logged {times} times, by its answers at most {most}")
+
+
+def _appends_max(account: Account, sends: list[Send]) -> int:
+    by: set[object] = set()
+    unknown = 0
+    for send in sends:
+        if send.accepted and not send.replayed:
+            by |= account.processes(send) or {send}
+        # After a wait the answer may be 422: it was appended, and the fold ignored it.
+        unknown += send.unsettled or (send.waited and send.kind == "idempotency-key-reused")
+    return len(by) + unknown
+
+
+def logged_is_not_refused(account: Account) -> Iterator[Violation]:
+    """The gate turns nothing away that stood in the log when it was sent, whoever logged it and whoever died since."""
+    for key, sends in account.by_key.items():
+        logged_ms = min(account.fate(key).appended_ms, default=inf)
+        for send in sends:
+            if send.kind in AT_THE_GATE and logged_ms + CLOCK_MS < send.sent_ms:
+                yield _at(send, f"was told {send.kind}, and was in the log at {logged_ms:.0f} ms")
+
+
+def gate_says_what_is(account: Account) -> Iterator[Violation]:
+    """Nobody hears "sold out" unless, in the order of the log, nothing was left at some instant of its send.
+
+    A view that is fresh for the arrival has applied every request that stood in the log then, and perhaps some that
+    came before the answer. So it shows what was available behind one of these, and the least of them must be zero.
+    Decisions may be as late as they like: what counts is when their requests were appended. Products are on sale all
+    the time, so the gate has nothing else to say.
+    """
     for send in account.sends:
         if send.kind == "sold-out" and (least := stood(account, send)) > 0:
-            yield _at(send, f"was told sold-out, when {least} units of {send.product_id} or more had been there")
+            yield _at(send, f"was told sold-out, when {least} units of {send.product_id} or more were there")
+        if send.kind in AT_THE_GATE - {"sold-out"} and _listed_ms(account, send) + CLOCK_MS < send.sent_ms:
+            yield _at(send, f"was told {send.kind} of {send.product_id}, which was on sale")
 
 
 def stood(account: Account, send: Send) -> int:
-    """The fewest units that were available from so long before a send that each gateway knew, until its answer."""
+    """The fewest units that were available behind the last request before a send, or any until its answer."""
     stock = account.stock.get(send.product_id, [])
-    since = bisect_right(stock, send.sent_ms - KNOWN_MS - CLOCK_MS, key=itemgetter(0))
+    since = bisect_right(stock, send.sent_ms - CLOCK_MS, key=itemgetter(0))
     until = bisect_right(stock, send.answered_ms + CLOCK_MS, key=itemgetter(0))
     return min((available for _, available in stock[max(0, since - 1) : until]), default=0) if since else 0
 
 
-def doubt_refuses_nobody(account: Account) -> Iterator[Violation]:
-    """While Redis cannot vouch, the door says neither sold-out nor that it is not open."""
-    for send in account.sends:
-        if send.kind in {"sold-out", "not-open"} and account.doubted(send):
-            yield _at(send, f"was told {send.kind} by a gateway that does not believe Redis")
+def _listed_ms(account: Account, send: Send) -> float:
+    stock = account.stock.get(send.product_id)
+    return stock[0][0] if stock else inf
 
 
-def claims_are_kept(account: Account) -> Iterator[Violation]:
-    """What was accepted is known to Redis at the end, unless it forgot, or whoever knew died before it could tell."""
-    for _, first, _ in _repeats(account):
-        if first.replayed or account.forgotten(first.sent_ms, account.settled_ms):
-            continue
-        claimed = account.by_redis(first) and account.vouched(first)
-        told = account.lives(first.gateway, first.sent_ms, account.settled_ms)
-        state = account.claims.get(purchase_of(first), "")
-        if not state and (claimed or told):
-            yield _at(first, f"{purchase_of(first)} has no claim in Redis")
-        elif told and not state.startswith("a "):
-            yield _at(first, f"the claim of {purchase_of(first)} is {state[:1] or 'gone'}, not accepted")
+def log_is_spared(account: Account) -> Iterator[Violation]:
+    """Of a product that never had a unit a gateway logs no more than what a view that is not fresh lets through."""
+    never = {product for product, stock in account.stock.items() if not any(available for _, available in stock)}
+    logged: dict[tuple[str, str], list[float]] = {}
+    for key, sends in account.by_key.items():
+        if sends[0].product_id in never and len(at := {send.gateway for send in sends}) == 1:
+            logged.setdefault((at.pop(), sends[0].product_id), []).extend(account.fate(key).appended_ms)
+    for (gateway, product), times in logged.items():
+        if (most := _above(sorted(times))) > 0:
+            yield Violation(gateway, f"logged {most:.0f} requests for {product} more than the bound, which had no unit")
 
 
-def forgetful_is_not_believed(account: Account) -> Iterator[Violation]:
-    """No gateway believes a Redis that forgot something, before all that it may have forgotten has a row."""
-    gone = [*account.memory.lost, *(Span(one.from_ms, one.to_ms) for one in account.memory.evicted)]
-    for gateway, states in account.states.items():
-        for state in states:
-            for span in gone:
-                wrong = Span(span.to_ms + NOTICED_MS, span.from_ms + BELIEVED_AFTER_MS)
-                if state.vouched and overlap(state.certain, wrong):
-                    yield Violation(gateway, f"believed Redis at {wrong.from_ms:.0f} ms, which forgot before")
-                    break
+def _above(times: list[float]) -> float:
+    """By how much the fullest span exceeds the bound; it may touch two seconds beside those that lie in it."""
+    low, most = inf, -inf
+    for number, at in enumerate(times):
+        allowed = at / 1_000 * STALE_APPENDS_PER_S
+        low = min(low, number - allowed)
+        most = max(most, number + 1 - allowed - low - 2 * STALE_APPENDS_PER_S)
+    return most
 
 
 def nothing_is_denied(account: Account) -> Iterator[Violation]:
-    """Nobody hears that there is no such purchase after it was accepted."""
-    firsts = {purchase_of(first): first for _, first, _ in _repeats(account)}
+    """Nobody hears that there is no such purchase after it was accepted, at any gateway, from that instant on."""
+    accepted: dict[str, float] = {}
+    for send in account.sends:
+        if send.accepted:
+            accepted[send.purchase] = min(send.answered_ms, accepted.get(send.purchase, inf))
     for look in account.looks:
-        first = firsts.get(look.purchase_id)
-        if look.status != 404 or first is None or look.sent_ms < first.answered_ms:
-            continue
-        if account.by_redis(first) or look.sent_ms > first.answered_ms + KNOWN_MS + TOLD_MS:
+        if look.status == 404 and accepted.get(look.purchase_id, inf) < look.sent_ms:
             yield Violation(look.gateway, f"{look.purchase_id} was denied at {look.sent_ms:.0f} ms")
+
+
+# ---- S10: forward, everywhere
+
+
+def one_version_everywhere(account: Account) -> Iterator[Violation]:
+    """A version means one status, at each gateway and in the row; none goes back, and no other lags for a second."""
+    for purchase_id, seen in _seen(account).items():
+        versions: dict[int, str] = {}
+        for look in seen:
+            known = versions.setdefault(look.version, look.state)
+            if look.state not in OUTCOMES.get(look.version, LATER) or look.state != known:
+                yield Violation(look.gateway, f"{purchase_id} is {look.state} at {look.version}, elsewhere {known}")
+        for look in seen:
+            if (older := _fell(account, seen, look)) is not None:
+                yield Violation(look.gateway, f"{purchase_id} was {older.version}, then {look.version}")
+                break
+        if {1, 2} <= versions.keys():
+            yield Violation(seen[0].gateway, f"{purchase_id} is rejected, and reserved")
+
+
+def _seen(account: Account) -> dict[str, list[Look]]:
+    """What was shown of each purchase, by a look, a 201, or the row in the end, in the order in which it was asked."""
+    found: dict[str, list[Look]] = {}
+    for look in account.looks:
+        if look.state:
+            found.setdefault(look.purchase_id, []).append(look)
+    for send in account.sends:
+        if send.status == 201 and send.body == account.fate(send.key).body:
+            shown = send.content
+            look = Look(
+                send.purchase, send.gateway, send.sent_ms, send.answered_ms, 200, shown["version"], shown["status"]
+            )
+            found.setdefault(send.purchase, []).append(look)
+    for purchase_id, looks in found.items():
+        looks.sort(key=lambda look: look.sent_ms)
+        if (fate := account.fates.get(purchase_id)) and fate.status:
+            end = looks[-1].answered_ms + 2 * KNOWN_MS
+            looks.append(Look(purchase_id, "the row", end, end, 200, fate.version, fate.status))
+    return found
+
+
+def _fell(account: Account, seen: list[Look], look: Look) -> Look | None:
+    """What was shown before, by the same process at once or by another a second ago, and was newer."""
+    for older in seen:
+        if older.version > look.version:
+            process = account.process(older)
+            same = older.gateway == look.gateway and process and process == account.process(look)
+            if older.answered_ms + (0.0 if same else KNOWN_MS) < look.sent_ms:
+                return older
+    return None
+
+
+# ---- what a gateway knew
+
+
+def sent_again(account: Account) -> Iterator[tuple[Send, Send]]:
+    """Each send that began after the purchase had been accepted with the body that counts, after that first answer."""
+    for key, sends in account.by_key.items():
+        if (first := _first(sends, account.fate(key))) is not None:
+            yield from ((first, send) for send in sends if send.sent_ms > first.answered_ms)
+
+
+def _first(sends: list[Send], fate: Fate) -> Send | None:
+    accepted = [send for send in sends if send.accepted and send.body == (fate.body or send.body)]
+    return min(accepted, key=lambda send: send.answered_ms, default=None)
+
+
+def _accepted_here(account: Account, send: Send, body: str = "") -> bool:
+    """Whether the very process that judged this had accepted the purchase before, with this body if one is named."""
+    process = account.process(send)
+    return process != 0 and any(
+        other.accepted
+        and other.gateway == send.gateway
+        and other.answered_ms < send.sent_ms
+        and body in {"", other.body}
+        and account.process(other) == process
+        for other in account.by_key[send.key]
+    )
+
+
+def _decision_known(account: Account, send: Send) -> bool:
+    """Whether the process that judged this has been there since before the decision, and had a second to hear it.
+
+    A younger one asks the row, which may be late: then the purchase goes to the log, and the fold judges it.
+    """
+    process, decided_ms = account.process(send), account.fate(send.key).decided_ms
+    if not process or decided_ms is None:
+        return False
+    return account.since(process) < decided_ms and decided_ms + KNOWN_MS < send.sent_ms
+
+
+def _at(send: Send, what: str) -> Violation:
+    return Violation(f"{send.key} at {send.gateway}, {send.sent_ms:.0f} ms", what)
 
 
 def nobody_above_the_limits(account: Account) -> Iterator[Violation]:
@@ -158,51 +308,22 @@ def nobody_above_the_limits(account: Account) -> Iterator[Violation]:
     yield from (violation for _, violation in s11.overdrawn(account))
 
 
-def nobody_polite_is_limited(account: Account) -> Iterator[Violation]:
-    """S11, second half."""
-    yield from s11.impolite(account)
-
-
-def _repeats(account: Account) -> Iterator[tuple[list[Send], Send, list[Send]]]:
-    """Of each accepted key all its sends, the first that was told so, and those that began afterwards.
-
-    Where two bodies were accepted because nobody could tell, the first is the one that was bought.
-    """
-    for sends in account.by_key.values():
-        accepted = [send for send in sends if send.accepted]
-        if accepted:
-            bought = account.bought.get(purchase_of(accepted[0]))
-            first = min([s for s in accepted if s.body == bought] or accepted, key=lambda send: send.answered_ms)
-            yield sends, first, [send for send in sends if send.sent_ms > first.answered_ms]
-
-
-def sent_again(account: Account) -> Iterator[tuple[Send, Send]]:
-    """Each repeat of an accepted key, after the send that was accepted first."""
-    for _, first, repeats in _repeats(account):
-        yield from ((first, again) for again in repeats)
-
-
-def _untold(account: Account, first: Send, send: Send) -> bool:
-    """Whether Redis may not know: it was away when this was accepted, or has forgotten, or nobody could tell it yet."""
-    if account.forgotten(first.sent_ms, send.answered_ms):
-        return True
-    soon = send.sent_ms < first.answered_ms + TOLD_MS
-    return not account.by_redis(first) and (soon or not account.lives(first.gateway, first.sent_ms, send.sent_ms))
-
-
-def _at(send: Send, what: str) -> Violation:
-    return Violation(f"{send.key} at {send.gateway}, {send.sent_ms:.0f} ms", what)
-
-
-RULES = (
+BY_LOG = (
     DoorRule("S9 first answer", first_answer),
+    DoorRule("S9 repeats are free", repeats_are_free),
     DoorRule("S9 one body", one_body),
-    DoorRule("S9 twins", twins),
-    DoorRule("S9 claims kept", claims_are_kept),
-    DoorRule("S8 sold-out is true", sold_out_is_true),
-    DoorRule("S8 doubt refuses nobody", doubt_refuses_nobody),
+    DoorRule("S9 422 is decided", decided_first),
+    DoorRule("S9 in flight", in_flight),
+    DoorRule("S8 accepted is logged", accepted_is_logged),
+    DoorRule("S8 logged as told", logged_as_told),
+    DoorRule("S8 logged is not refused", logged_is_not_refused),
+    DoorRule("S8 the gate says what is", gate_says_what_is),
+    DoorRule("S8 the log is spared", log_is_spared),
     DoorRule("S8 nothing is denied", nothing_is_denied),
-    DoorRule("S8 no forgetful Redis is believed", forgetful_is_not_believed),
+    DoorRule("S10 one version everywhere", one_version_everywhere),
+)
+RULES = (
+    *BY_LOG,
     DoorRule("S11 nobody above the limits", nobody_above_the_limits),
-    DoorRule("S11 nobody polite is limited", nobody_polite_is_limited),
+    DoorRule("S11 nobody polite is limited", s11.impolite),
 )

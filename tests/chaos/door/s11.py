@@ -5,7 +5,7 @@ of which nobody can say who counted it is left out; how many that are is told.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from tests.chaos.door.account import UNANSWERED, Account, Evicted, Send, overlap
 from tests.chaos.door.limits import Bound, had_room, share, too_many
 
 LIMITED = 429
+REFUSED = frozenset({"sold-out", "not-open", "unknown-product"})
 LATE_MS = 15_000.0  # what was on its way to a gateway or to Redis is not looked at any more after this
 REDIS = ("redis", 0)
 Where = tuple[str, int]  # REDIS, or a gateway and its process
@@ -39,18 +40,44 @@ def policies(line: str) -> list[Allowance]:
 
 
 def uses(account: Account) -> Iterator[Use]:
-    """What was certainly let through: each accepted key once, by its first answer at the latest; each `sold-out`."""
+    """What was certainly let through: each accepted key once, by its first answer at the latest; each `sold-out`.
+
+    Repeats that joined one which was refused at the gate share its use.
+    """
     for sends in account.by_key.values():
         accepted = [send for send in sends if send.accepted]
         if accepted:
             end = min(send.answered_ms for send in accepted)
             may_be = [send for send in sends if _may_have_spent(send) and send.sent_ms <= end]
-            places = {_where(account, send) for send in may_be}
-            where = places.pop() if len(places) == 1 else None
-            yield Use(sends[0].buyer, sends[0].address, Span(min(s.sent_ms for s in may_be), end), where)
-        for send in sends:
-            if send.kind in {"sold-out", "not-open"}:
-                yield Use(send.buyer, send.address, send.span, _where(account, send))
+            yield _use(account, may_be, end)
+        for joined in _at_the_gate(sends):
+            yield _use(account, joined, max(send.answered_ms for send in joined if send.kind in REFUSED))
+
+
+def _use(account: Account, sends: Sequence[Send], end: float) -> Use:
+    places = {_where(account, send) for send in sends}
+    where = places.pop() if len(places) == 1 else None
+    return Use(sends[0].buyer, sends[0].address, Span(min(send.sent_ms for send in sends), end), where)
+
+
+def _at_the_gate(sends: Iterable[Send]) -> list[list[Send]]:
+    """What was refused there; those together that may have joined each other, or one whose answer nobody heard."""
+    groups: list[list[Send]] = []
+    under_way: dict[str, tuple[float, list[Send]]] = {}
+    for send in sends:
+        if send.kind not in REFUSED and send.status != UNANSWERED:
+            continue
+        end, group = under_way.get(send.gateway, (-inf, []))
+        if send.sent_ms > end:
+            groups.append(group := [])
+        group.append(send)
+        under_way[send.gateway] = max(end, _judged_by(send)), group
+    return [group for group in groups if any(send.kind in REFUSED for send in group)]
+
+
+def _judged_by(send: Send) -> float:
+    """Nobody told when a send without an answer was judged; but it was within LATE_MS, or never."""
+    return send.sent_ms + LATE_MS if send.status == UNANSWERED else send.answered_ms
 
 
 def _may_have_spent(send: Send) -> bool:
@@ -58,9 +85,7 @@ def _may_have_spent(send: Send) -> bool:
 
 
 def _where(account: Account, send: Send) -> Where | None:
-    if send.status == UNANSWERED:
-        # Nobody told when it was judged; but it was within LATE_MS, or never.
-        send = send._replace(answered_ms=send.sent_ms + LATE_MS)
+    send = send._replace(answered_ms=_judged_by(send))
     if account.by_redis(send):
         return REDIS
     process = account.by_itself(send)
@@ -76,32 +101,17 @@ def overdrawn(
         if use.where is not None:
             for scope in ("user", "address"):
                 counted[use.where, scope, use.who(scope)].append(use.span)
-    names = pseudonyms(account)
     for policy in policies(account.limits):
         for (where, scope, who), spans in counted.items():
             if scope != policy.scope:
                 continue
             own = change(policy if where == REDIS else share(policy, account.gateways))
-            name = names.get(who) if scope == "user" else who
+            name = account.names.get(who) if scope == "user" else who
             late = too_many(Bound(own, spans, lost(account, policy, name) if where == REDIS else ()))
             if late is not None:
                 place = "Redis" if where == REDIS else f"{where[0]} (process {where[1]})"
                 what = f"{place} let {len(spans)} through for {who}, too many of {own} by {late.to_ms:.0f} ms"
                 yield policy, Violation(f"{scope} {who}", what)
-
-
-def pseudonyms(account: Account) -> dict[str, str]:
-    """By the name a buyer is sent under, the one that keys of Redis hold."""
-    return {
-        send.buyer: parts[4]
-        for send in account.sends
-        if send.accepted and len(parts := account.claims.get(purchase_of(send), "").split(" ")) == 5
-    }
-
-
-def purchase_of(send: Send) -> str:
-    """The purchase that its answer names, or nothing."""
-    return send.located or str(send.content.get("purchase_id") or "")
 
 
 def lost(account: Account, policy: Allowance, who: str | None) -> list[Span]:
@@ -143,9 +153,7 @@ def _bound(account: Account, policy: Allowance, where: Where, spent: Iterable[tu
 
 def spending(account: Account, send: Send) -> Span:
     """When a send may have spent something: what Redis did not answer in time it may have done when it was back."""
-    end = send.answered_ms
-    if send.status == UNANSWERED:
-        end = send.sent_ms + LATE_MS
+    end = _judged_by(send)
     for state in account.during(send.gateway, send.sent_ms, send.answered_ms):
         if state.local:
             end = max(end, _back(account, send.gateway, state.to_ms))

@@ -28,21 +28,21 @@ class Till:
         self._http, self._endpoints, self._dice = http, endpoints, dice
         self._restocks = 0
 
-    async def list(self, product_id: str) -> None:
+    async def list(self, product_id: str, units: int = UNITS) -> None:
         """Put on sale; returns when every gateway shows it."""
         product = {
             "product_id": product_id,
             "name": "First flush, 100 g",
             "unit_price_minor": 1_990,
             "currency": "EUR",
-            "stock": UNITS,
+            "stock": units,
             "per_buyer_limit": BUYER_LIMIT,
             "hold_ms": HOLD_MS,
         }
         await self._post("/admin/v1/products", product, product_id)
         async with asyncio.timeout(LISTED_S_MAX):
             for url in self._endpoints.gateway:
-                while not await self._shown(f"{url}/v1/products/{product_id}"):  # noqa: ASYNC110 - over HTTP
+                while await self.shown(url, product_id) < 0:  # noqa: ASYNC110 - over HTTP
                     await asyncio.sleep(RETRY_S)
 
     async def wobble(self, product_id: str, seconds: float) -> None:
@@ -51,17 +51,21 @@ class Till:
         while time.monotonic() < over:
             await asyncio.sleep(self._dice.uniform(*EVERY_S))
             taken = self._dice.random() < TAKEN_SHARE
-            quantity = -self._dice.randint(*TAKEN) if taken else self._dice.randint(*GIVEN)
-            self._restocks += 1
-            await self._post(
-                f"/admin/v1/products/{product_id}/restock", {"quantity": quantity}, f"{product_id}-{self._restocks}"
-            )
+            await self.give(product_id, -self._dice.randint(*TAKEN) if taken else self._dice.randint(*GIVEN))
 
-    async def _shown(self, url: str) -> bool:
+    async def give(self, product_id: str, quantity: int) -> None:
+        """So many units more, or fewer."""
+        self._restocks += 1
+        path, key = f"/admin/v1/products/{product_id}/restock", f"{product_id}-{self._restocks}"
+        await self._post(path, {"quantity": quantity}, key)
+
+    async def shown(self, url: str, product_id: str) -> int:
+        """How many units a gateway shows; -1: it shows no such product."""
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-            async with self._http.get(url) as answer:
-                return answer.status == 200
-        return False
+            async with self._http.get(f"{url}/v1/products/{product_id}") as answer:
+                if answer.status == 200:
+                    return int((await answer.json())["available"])
+        return -1
 
     async def _post(self, path: str, body: dict[str, object], key: str) -> None:
         headers = {"Authorization": f"Bearer {self._endpoints.admin_key}", "Idempotency-Key": key}

@@ -39,7 +39,8 @@ def _crash_in_snapshot(arena: Arena, dice: Random, _seconds: float) -> bool:
     return arena.die_at("inventory", "snapshot half written", 0)
 
 
-def _freeze(role: str, arena: Arena, dice: Random, seconds: float) -> bool:
+def freeze(role: str, arena: Arena, dice: Random, seconds: float) -> bool:
+    """SIGSTOP to one of them, and SIGCONT."""
     with arena.frozen(dice.choice(arena.names(role))):
         time.sleep(seconds)
     return True
@@ -144,7 +145,7 @@ FAULTS: dict[str, Fault] = {
     },
     "inventory frozen": Fault(
         "SIGSTOP for longer than its session, a successor, SIGCONT",
-        partial(_freeze, "inventory"),
+        partial(freeze, "inventory"),
         "inventory",
         (12.0, 15.0),
         zombie=True,
@@ -158,7 +159,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "order-writer frozen": Fault(
         "SIGSTOP for longer than its session, a successor, SIGCONT",
-        partial(_freeze, "order-writer"),
+        partial(freeze, "order-writer"),
         "order-writer",
         (12.0, 15.0),
     ),
@@ -168,8 +169,8 @@ FAULTS: dict[str, Fault] = {
         "order-writer",
         (12.0, 15.0),
     ),
-    "redis frozen": Fault("does not answer for some seconds", partial(_freeze, "redis"), "redis", (3.0, 8.0)),
-    "postgres away": Fault("does not answer for half a minute", partial(_freeze, "postgres"), "postgres", (30.0, 30.0)),
+    "redis frozen": Fault("does not answer for some seconds", partial(freeze, "redis"), "redis", (3.0, 8.0)),
+    "postgres away": Fault("does not answer for half a minute", partial(freeze, "postgres"), "postgres", (30.0, 30.0)),
     "rebalance storm": Fault(
         "inventory workers join, leave and are killed, every 3 s", _storm, "inventory", (30.0, 60.0)
     ),

@@ -50,8 +50,9 @@ def _stalled(link: str, arena: Arena, _dice: Random, seconds: float) -> bool:
     return hit
 
 
-def _slow(link: str, arena: Arena, dice: Random, seconds: float) -> bool:
-    wire, latency_s = arena.links[link], dice.uniform(*LATENCY_S)
+def slow(link: str, between_s: tuple[float, float], arena: Arena, dice: Random, seconds: float) -> bool:
+    """Every piece is late, each way, by as much as the dice say."""
+    wire, latency_s = arena.links[link], dice.uniform(*between_s)
     before = sum(wire.passed.values())
     wire.slow(latency_s=latency_s)
     try:
@@ -71,7 +72,9 @@ for _role, _component in LINKS:
     FAULTS |= {
         f"{_link} cut": Fault("every connection is reset, three times within seconds", partial(_cut, _link), _link),
         f"{_link} stalled": Fault("connections stay, nothing passes", partial(_stalled, _link), _link, _stall_s),
-        f"{_link} slow": Fault("every piece is late by 0.1 to 0.5 s", partial(_slow, _link), _link, (5.0, 7.0)),
+        f"{_link} slow": Fault(
+            "every piece is late by 0.1 to 0.5 s", partial(slow, _link, LATENCY_S), _link, (5.0, 7.0)
+        ),
     }
 FAULTS["gateway-kafka refused"] = Fault(
     "no connection for longer than a record lives in a producer",
