@@ -12,12 +12,13 @@ from eventlog.reader import Progress
 from order_writer import commands, store
 from order_writer.commands import Arrived, Parked
 from order_writer.domain import Batch
+from order_writer.recovery import LIFT
 from order_writer.store import Move
 from order_writer.unit import Units
 from stampede_schemas.codec import encode
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Load, Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested, OrderConfirmed, PaymentReported
+from stampede_schemas.orders import CancelRequested, OrderConfirmed, PaymentReported, RefundReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, REQUESTS
 from tests.support.orders import (
@@ -42,7 +43,10 @@ PAID = PaymentReported(
     currency="EUR",
     provider_ref="x",
 )
-Heard = CancelRequested | PaymentReported
+REFUNDED = RefundReported(
+    report_id=RequestId("r1"), purchase_id=PurchaseId("p1"), amount_minor=8_400, currency="EUR", provider_ref="x"
+)
+Heard = CancelRequested | PaymentReported | RefundReported
 
 
 async def empty(place: Installation) -> bool:
@@ -243,7 +247,8 @@ async def test_a_command_is_not_lost_whichever_topic_is_read_first(
 
 
 async def test_commands_on_a_rejected_purchase_are_settled(quiet: Installation, logs: Logs) -> None:
-    """Once no reservation can be on its way: a cancellation does nothing, money goes back. Neither is a dead letter."""
+    """Once no reservation can be on its way: a cancellation does nothing, money goes back, and that it did is heard.
+    None is a dead letter."""
     await applied_until(quiet, DECISIONS.name, 0.0)
     await logs.command(CANCEL)
     await logs.command(PAID)
@@ -252,10 +257,28 @@ async def test_commands_on_a_rejected_purchase_are_settled(quiet: Installation, 
     await applied_until(quiet, DECISIONS.name, 0.0)
     assert await logs.sweep() == 0
     assert await row(quiet) == before
-    assert [tuple(it) for it in await quiet.rows("SELECT purchase_id, state, captured FROM payments")] == [
-        ("p1", "void_due", True)
-    ]
+    payments = "SELECT state || ' ' || captured FROM payments"
+    assert await quiet.value(payments) == "void_due true"
+    await logs.command(REFUNDED)
+    assert await logs.sweep() == 1
+    assert await quiet.value(payments) == "void_due true"
+    await applied_until(quiet, DECISIONS.name, 0.0)
+    assert await logs.sweep() == 0
+    assert await quiet.value(payments) == "voided true"
     assert await empty(quiet)
+
+
+async def test_a_rejection_in_a_restored_copy_gives_way_above_what_was_told(quiet: Installation, logs: Logs) -> None:
+    """The world knows the purchase as confirmed, version 3; the copy is of before its reservation."""
+    await quiet.rows("INSERT INTO published VALUES ('p1', 3)")
+    await quiet.rows(LIFT)  # as `recover` does
+    versions = [(await row(quiet))["version"]]
+    await logs.decide(reserved("p1", 1))
+    versions.append((await row(quiet))["version"])
+    await logs.command(PAID)
+    versions.append((await row(quiet))["version"])
+    assert (await row(quiet))["status"] == "confirmed"
+    assert versions == [4, 5, 6]
 
 
 async def test_what_was_refunded_is_not_sold(quiet: Installation, logs: Logs) -> None:

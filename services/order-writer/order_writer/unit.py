@@ -90,20 +90,20 @@ class Unit:
     ) -> set[PurchaseId]:
         """Let the saga react to each message in order, and write what follows. Returns the purchases without a row.
 
-        With `skip_rejected` a rejected row counts as none: a decision that may revive it may still be on its way.
+        With `skip_rejected` those with a rejected row are left alone and returned too: a decision that revives one may
+        still be on its way.
         """
         if not heard:
             return set()
         # Postgres' text cannot hold a NUL: such a purchase has no row, and asking for it would be an error.
         names = {purchase_id for purchase_id, _ in heard if "\0" not in purchase_id}
         found = await self.connection.fetch(LOAD, list(names))
-        rows: dict[PurchaseId, asyncpg.Record] = {
-            row["purchase_id"]: row for row in found if not (skip_rejected and row["status"] == "rejected")
-        }
+        rows: dict[PurchaseId, asyncpg.Record] = {row["purchase_id"]: row for row in found}
+        skipped = {name for name, row in rows.items() if skip_rejected and row["status"] == "rejected"}
         before = {purchase_id: purchase_of(row) for purchase_id, row in rows.items()}
         now = dict(before)
         money = Money()
-        for purchase_id, message in heard:
+        for purchase_id, message in (one for one in heard if one[0] not in skipped):
             purchase = now.get(purchase_id)
             effects = saga.react(purchase, message) if purchase else ()
             if isinstance(message, saga.PaymentVoided) and not any(isinstance(e, saga.Refuse) for e in effects):
@@ -133,7 +133,7 @@ class Unit:
                         pass
         await self._write(before, now)
         await self.pay(money)
-        return {purchase_id for purchase_id, _ in heard} - before.keys()
+        return {purchase_id for purchase_id, _ in heard} - before.keys() | skipped
 
     async def pay(self, money: Money) -> None:
         """What follows for payments, after their orders: locks are taken in one order everywhere."""
