@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 import jsonschema
 import kubernetes_validate
 import pytest
+from prometheus_client import CollectorRegistry
 
+from gateway.metrics import Metrics as GatewayMetrics
 from order_writer.metrics import Metrics
 from order_writer.settings import Settings as OrderWriter
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS
@@ -185,6 +187,9 @@ def test_somebody_is_told_of_what_needs_somebody(objects: list[Document]) -> Non
     jsonschema.Draft202012Validator(PROMETHEUS_RULE).validate(rule)
     (group,) = rule["spec"]["groups"]
     exported = {sample.name for family in Metrics("test").registry.collect() for sample in family.samples}
+    gateway = CollectorRegistry()
+    GatewayMetrics(gateway)
+    exported |= {sample.name for family in gateway.collect() for sample in family.samples}
     exported.add(f"{names.DEAD_LETTERS}_total")  # has a series only once there is a letter
     alerted: set[str] = set()
     for each in group["rules"]:
@@ -198,6 +203,7 @@ def test_somebody_is_told_of_what_needs_somebody(objects: list[Document]) -> Non
         f"{names.DEAD_LETTERS}_total",
         f"{names.ORDERS_OVERRULED}_total",
         names.PARTITIONS_STOPPED,
+        names.PURCHASES_LOST,
     }
 
 
