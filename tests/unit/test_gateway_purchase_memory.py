@@ -46,6 +46,15 @@ def test_what_the_decisions_pass_without_deciding_it_was_lost() -> None:
     assert memory.passed(0, 4) == []
 
 
+def test_an_acknowledgement_of_a_place_that_decisions_have_passed_is_of_something_lost() -> None:
+    """Another record stands there by now. Nothing would ever decide it, and nothing else would find out."""
+    memory = PurchaseMemory()
+    memory.passed(0, 4)
+    assert not memory.accepted(accepted(wanted("a"), Position(0, 4, 0), 0.0))
+    assert memory.get("a") is None
+    assert memory.accepted(accepted(wanted("a"), Position(0, 5, 0), 0.0))
+
+
 def test_what_stood_behind_the_end_was_lost_and_what_came_later_was_not() -> None:
     """The log lost its tail: asked for after offset 5 was acknowledged it ends at 4; offset 6 came meanwhile."""
     memory = PurchaseMemory()

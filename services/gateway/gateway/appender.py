@@ -345,9 +345,10 @@ class Appender:
         self._freshness.acknowledged(partition, offset, produced_at)
         for index, send in enumerate(group):
             position = Position(partition, offset, index)
-            if isinstance(request := send.request, PurchaseRequested):
-                self._memory.accepted(accepted(request, position, now))
-            self._in_flight.end(send, position)
+            request, stands = send.request, True
+            if isinstance(request, PurchaseRequested):
+                stands = self._memory.accepted(accepted(request, position, now))
+            self._in_flight.end(send, position if stands else outcome_unknown())
 
     async def _poll(self) -> None:
         while True:

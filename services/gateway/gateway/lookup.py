@@ -76,15 +76,14 @@ class Lookup:
                 rows, progress = await self._store.rows(purchase_ids)
         except (Away, NotMigrated, TimeoutError):
             return set()
-        for row in rows.values():
-            self._memory.tell(row)
-        return {one for one in purchase_ids if one not in rows and self._absent(one, progress)}
+        told = {one: self._take(rows.get(one), progress) for one in purchase_ids}
+        return {one for one, state in told.items() if state is None and self._absent(one, progress)}
 
     async def _not_in_memory(self, purchase_id: PurchaseId, place: PurchasePlace) -> Purchase | None:
         asked_at = time.monotonic()
         rows, progress = await self._store.rows([purchase_id])
-        if rows:
-            return self._memory.tell(rows[purchase_id])
+        if (state := self._take(rows.get(purchase_id), progress)) is not None:
+            return state
         if place.partition is None:
             return None  # of the form before partitions stood in ids: such purchases have their rows
         if not await self._freshness.fresh(place.partition, asked_at, FRESH_S_MAX):
@@ -103,8 +102,8 @@ class Lookup:
             if buyer_of(known) is None:
                 raise
             return known
-        if rows:
-            return self._memory.tell(rows[known.purchase_id])
+        if (state := self._take(rows.get(known.purchase_id), progress)) is not None:
+            return state
         if known.retired and progress.get(known.position.partition, -1) >= known.position.offset:
             return self._never_answered(known)
         if buyer_of(known) is None:
@@ -127,5 +126,17 @@ class Lookup:
         return progress.get(place.partition, -1) >= self._memory.floor(place.partition)
 
     async def _from_row(self, purchase_id: PurchaseId) -> Purchase | None:
-        rows, _ = await self._store.rows([purchase_id])
-        return self._memory.tell(rows[purchase_id]) if rows else None
+        rows, progress = await self._store.rows([purchase_id])
+        return self._take(rows.get(purchase_id), progress)
+
+    def _take(self, row: Purchase | None, progress: dict[int, int]) -> Purchase | None:
+        """Take a row into memory. A rejected one that may have become a reservation behind this progress is none."""
+        if row is None or (isinstance(row, Rejected) and self._behind(row, progress)):
+            return None
+        return self._memory.tell(row)
+
+    def _behind(self, row: Rejected, progress: dict[int, int]) -> bool:
+        partition = row.position.partition
+        return self._memory.ids.may_hold(row.purchase_id) and progress.get(partition, -1) < self._memory.floor(
+            partition
+        )

@@ -25,6 +25,7 @@ class PurchaseMemory:
         self._known: OrderedDict[PurchaseId, Purchase] = OrderedDict()
         self._purchases_max = purchases_max
         self._floors = [-1] * PARTITIONS
+        self._passed = [-1] * PARTITIONS
         self._undecided: list[deque[tuple[int, PurchaseId]]] = [deque() for _ in range(PARTITIONS)]
 
     def get(self, purchase_id: str) -> Purchase | None:
@@ -49,10 +50,14 @@ class PurchaseMemory:
             self._known[told.purchase_id] = now
         return now
 
-    def accepted(self, told: Accepted) -> None:
-        """The log acknowledged it at this gateway, unless its decision came even before."""
+    def accepted(self, told: Accepted) -> bool:
+        """The log acknowledged it at this gateway. False: decisions have passed its place without it, it is lost."""
+        at = told.position
+        if told.purchase_id not in self._known and at.offset <= self._passed[at.partition]:
+            return False
         if self.tell(told) is told:
-            self._undecided[told.position.partition].append((told.position.offset, told.purchase_id))
+            self._undecided[at.partition].append((at.offset, told.purchase_id))
+        return True
 
     def decided(self, told: Reserved | Rejected) -> None:
         """The log decided it."""
@@ -87,6 +92,7 @@ class PurchaseMemory:
     def passed(self, partition: int, source_offset: int) -> list[PurchaseId]:
         """Decisions are applied up to here: forget what was acknowledged below and was not decided. The log lost it."""
         undecided, lost = self._undecided[partition], list[PurchaseId]()
+        self._passed[partition] = source_offset
         while undecided and undecided[0][0] <= source_offset:
             offset, purchase_id = undecided.popleft()
             lost += self._forget_lost(purchase_id, offset)
