@@ -42,7 +42,7 @@ def walked(world: World, claim: str, show: bool) -> bool:
     extent = "complete" if verdict.complete else "so far" if verdict.broken else "CUT"
     said = f"{verdict.broken.claim}: {verdict.broken.what}" if verdict.broken else "holds"
     print(
-        f"{world.name:50} {verdict.states:>9,} states {extent:8} {verdict.seconds:6.1f} s  {said}"
+        f"{world.name:56} {verdict.states:>9,} states {extent:8} {verdict.seconds:6.1f} s  {said}"
         f"{'' if expected else '  (UNEXPECTED)'}",
         flush=True,
     )
