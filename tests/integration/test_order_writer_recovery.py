@@ -151,7 +151,9 @@ async def test_an_older_database_is_refused_recovered_and_true_again(
         for event in place.records(ORDERS.name)
     ]
     await copied.rows("INSERT INTO outbox (messages) VALUES ($1)", encode_outbox(messages))
-    await copied.rows("UPDATE purchases SET hold_until = now() - interval '1 day'")
+    await copied.rows(
+        "UPDATE purchases SET hold_until = hold_until - interval '1 day', created_at = created_at - interval '1 day'"
+    )
     with refused("older database was restored.*recover"):
         async with place.writer(provider=bank) as task:
             bank.thinking = False
