@@ -158,8 +158,8 @@ PLANTED: dict[str, Planted] = {
     "a repeat does not join, and is logged again": Planted(
         "S8 logged as told", DEATHS, _swap(InFlight, known=_sees("on its way", "nothing"))
     ),
-    "a repeat is in flight instead of joining": Planted(
-        "S9 in flight", DEATHS, _swap(InFlight, known=_sees("on its way", "other undecided"))
+    "a repeat of what is not decided is in flight": Planted(
+        "S9 in flight", FROZEN, _swap(InFlight, known=_sees("accepted", "other undecided"))
     ),
     "422 before a decision": Planted(
         "S9 422 is decided", FROZEN, _swap(InFlight, known=_sees("other undecided", "other body"))

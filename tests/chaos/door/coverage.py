@@ -109,7 +109,7 @@ NEEDED = (
     Needed("twins at two gateways", 40, _twins),
     Needed("connections cut after the log had it", 10, _cut_and_logged),
     Needed("another body: 422", 60, lambda a: _sends(a, lambda send: send.kind == "idempotency-key-reused")),
-    Needed("in flight: 409", 5, lambda a: _sends(a, lambda send: send.kind == "in-flight")),
+    Needed("in flight: 409", 2, lambda a: _sends(a, lambda send: send.kind == "in-flight")),
     Needed("sends without an answer", 15, lambda a: _sends(a, lambda send: send.status == UNANSWERED)),
     Needed("sold-out ended", 15, _flips),
     Needed("accepted of units that were there all the time", 60, _asked_of_stock),
