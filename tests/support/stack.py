@@ -168,7 +168,7 @@ def _stop(supervisor: "subprocess.Popen[bytes]", layout: Layout) -> None:
         supervisor.wait()
     orphans.reap(layout.pids)
     if kept := os.environ.get("STAMPEDE_TEST_LOGS"):
-        shutil.copytree(layout.logs, Path(kept) / layout.root.name)
+        shutil.copytree(layout.logs, Path(kept) / layout.root.name, dirs_exist_ok=True)
     remove(layout)
 
 
