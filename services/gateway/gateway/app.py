@@ -40,6 +40,7 @@ from telemetry.tracing import configure
 
 CATCH_UP_S_MAX = 600.0
 DRAIN_S = 3.0
+UNREADY_S = 1.0
 REFRESH_S = 1.0
 DRAIN_LOOK_S = 0.05
 _log = logging.getLogger(__name__)
@@ -242,13 +243,14 @@ async def _refresh(limiter: Limiter) -> None:
 
 
 async def _drain(*listeners: Listener) -> None:
-    """Answer whoever still comes, as the last answer of each connection, until nobody is connected or DRAIN_S is over.
+    """Answer new requests, each as the last one of its connection, until no client is connected or DRAIN_S is over.
 
-    Those who send buyers here learn of it from readiness, and need some time to.
+    Load balancers learn of it from readiness, and have UNREADY_S for it however few clients there are.
     """
     for listener in listeners:
         listener.drain()
     over = time.monotonic() + DRAIN_S
+    await asyncio.sleep(UNREADY_S)
     while any(listener.connections for listener in listeners) and time.monotonic() < over:  # noqa: ASYNC110 - no event tells
         await asyncio.sleep(DRAIN_LOOK_S)
     for listener in listeners:

@@ -20,7 +20,7 @@ from stampede_schemas.orders import PaymentReported, RefundReported
 SIGNATURE_HEADER = "Stampede-Signature"
 REPLAY_WINDOW_S = 300
 SIGNATURES_MAX = 4
-PURCHASE_ID_PATTERN = r"^[a-z0-9]{4}-[0-9a-f]{32}$"
+PURCHASE_ID_PATTERN = r"^[a-z0-9]{4}-([0-9a-f]{2}-)?[0-9a-f]{32}$"
 REPORT_ID_PATTERN = r"^[!#-\[\]-~]{1,96}$"
 
 
