@@ -25,6 +25,7 @@ from tests.chaos.door import bugs
 from tests.planted.builds.planting import FILE, plant
 
 EVERY_S = 1.0
+PRODUCED_S = 0.002  # after a record was handed over: by then it is on its way to the log, or there
 ANSWERED_S = 0.01  # after the log's acknowledgement: by then its answers are on their way
 
 POINTS = Points()
@@ -61,6 +62,7 @@ class DyingAppender(Appender):
     def _produce(self, partition: int, group: list[Send]) -> None:
         POINTS.passed("admitted")
         super()._produce(partition, group)
+        asyncio.get_running_loop().call_later(PRODUCED_S, POINTS.passed, "produced")
 
     def _delivered(self, number: int, error: KafkaError | None, message: Message) -> None:
         if error is None:

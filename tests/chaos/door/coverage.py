@@ -101,7 +101,7 @@ def _polite_and_felt(account: Account) -> int:
 
 NEEDED = (
     Needed("429s", 800, lambda a: _sends(a, lambda send: send.status == s11.LIMITED)),
-    Needed("sold-out at the gate", 400, lambda a: _sends(a, lambda send: send.kind == "sold-out")),
+    Needed("sold-out at the gate", 150, lambda a: _sends(a, lambda send: send.kind == "sold-out")),
     Needed("accepted", 300, lambda a: _sends(a, lambda send: send.accepted and not send.replayed)),
     Needed("replayed", 300, lambda a: _sends(a, lambda send: send.replayed)),
     Needed("repeats at another gateway", 200, _elsewhere),
@@ -118,7 +118,7 @@ NEEDED = (
     Needed("uses counted by Redis", 500, _counted_by_redis),
     Needed("uses counted by gateways alone", 30, _counted_by_gateways),
     Needed("429s that were right, and not under wider limits", 200, _polite_and_felt),
-    Needed(f"{refusals.GATE} {refusals.HURT}", 60, lambda a: refusals.counts(a)[f"{refusals.GATE} {refusals.HURT}"]),
+    Needed(f"{refusals.GATE} {refusals.HURT}", 40, lambda a: refusals.counts(a)[f"{refusals.GATE} {refusals.HURT}"]),
 )
 
 

@@ -13,6 +13,7 @@ from tests.chaos.faults.wires import slow
 
 CRASHES = {
     "admitted": "dies when it has admitted purchases, before they are handed to the log",
+    "produced": "dies when the log may have them, and has perhaps not said so",
     "acknowledged": "dies when the log has acknowledged, before anybody hears of it",
     "answered": "dies when buyers have their answer",
 }
