@@ -204,7 +204,7 @@ class Appender:
     async def _judge(self, sends: list[Send], now: float) -> list[Send]:
         gates = self._gates(sends)
         # The ends are asked for beside the limits: who has to wait for both waits once.
-        closed = {send.partition for send in sends if gates[send.purchase.product_id] != "open"}
+        closed = {send.partition for send in sends if gates[send.request.product_id] != "open"}
         views = {n: asyncio.create_task(self._freshness.fresh(n, now, GATE_S_MAX)) for n in closed}
         asked = [send for send in sends if not send.allowed]
         verdicts = await self._limits.check([send.subject for send in asked if send.subject is not None])
@@ -216,7 +216,7 @@ class Appender:
         for send in sends:
             if not send.allowed:
                 continue
-            step = decide(send.known, "allowed", gates[send.purchase.product_id], "unasked")
+            step = decide(send.known, "allowed", gates[send.request.product_id], "unasked")
             if step == "append":
                 passed.append(send)
             else:
@@ -243,7 +243,7 @@ class Appender:
                     continue
                 covered = fresh and send.arrived <= moment
                 send.known = self._in_flight.known(send.purchase, send)
-                step = self._step(send, gates[send.purchase.product_id], covered, now)
+                step = self._step(send, gates[send.request.product_id], covered, now)
                 if step == "append":
                     passed.append(send)
                 elif step == "ask row":
@@ -274,7 +274,7 @@ class Appender:
             case "await decision":
                 return undecided()
             case "refuse":
-                return self._gate.refusal(send.purchase.product_id)
+                return self._gate.refusal(send.request.product_id)
             case "busy":
                 return overloaded("The gateway cannot see the end of the log now; nothing was done.")
             case "join" | "ask row" | "ask limits" | "limited" | "ask end" | "append":
@@ -298,7 +298,7 @@ class Appender:
 
     def _gates(self, sends: Iterable[Send]) -> dict[ProductId, Gate]:
         """A batch is mostly about one product: each is looked at once."""
-        return {product: self._gate.says(product) for product in {send.purchase.product_id for send in sends}}
+        return {product: self._gate.says(product) for product in {send.request.product_id for send in sends}}
 
     def _produce_all(self, sends: list[Send]) -> None:
         by_partition: dict[int, list[Send]] = {}

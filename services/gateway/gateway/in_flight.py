@@ -33,11 +33,14 @@ class Send:
     """A request on its way to the log; `done` gets its answer. Without `subject` it is an operator's."""
 
     __slots__ = (
-        "allowed", "arrived", "done", "entered", "joined", "known", "partition", "request", "row_asked", "subject",
+        "allowed", "arrived", "done", "entered", "joined", "key", "known", "partition", "request", "row_asked",
+        "subject",
     )  # fmt: skip
 
     def __init__(self, request: AnyRequest, subject: Subject | None, now_s: float) -> None:
         self.request, self.subject = request, subject
+        # Operators' requests have no joins: each send is one of its own.
+        self.key = request.purchase_id if isinstance(request, PurchaseRequested) and subject else str(id(self))
         self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.joined: list[asyncio.Future[Answer]] | None = None
         self.partition = partition_of_product(request.product_id)
@@ -93,11 +96,11 @@ class InFlight:
 
     def begin(self, send: Send) -> None:
         """It is on its way."""
-        self._sends[_key(send)] = send
+        self._sends[send.key] = send
 
     def end(self, send: Send, answer: Answer) -> None:
         """It has its answer."""
-        self._sends.pop(_key(send), None)
+        self._sends.pop(send.key, None)
         send.answer(answer)
 
     def unsettle(self, send: Send) -> None:
@@ -134,8 +137,3 @@ class InFlight:
             return found[0] if found else None
         del self._unsettled[purchase_id]
         return None
-
-
-def _key(send: Send) -> str:
-    """Operators' requests have no joins: each send is one of its own."""
-    return str(id(send)) if send.subject is None else send.purchase.purchase_id
