@@ -210,6 +210,10 @@ WRONG: dict[str, tuple[Breaks, set[str]]] = {
         both(add(send("g", 25_000)), fated(g=Fate([25_001]))),
         {"S8 accepted is logged"},
     ),
+    "rejected, and it was reserved": (
+        add(send("a", 25_000, 409, kind="rejected", located="p-a", replayed=True)),
+        {"S8 accepted is logged"},
+    ),
     "refused, and logged": (fated(b=logged(10_002)), {"S8 logged as told"}),
     "limited, and logged": (fated(d=logged(10_022)), {"S8 logged as told"}),
     "logged twice by one gateway": (fated(e=logged(20_002, 20_003)), {"S8 logged as told"}),

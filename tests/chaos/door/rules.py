@@ -20,6 +20,7 @@ STALE_APPENDS_PER_S = 200  # per partition and gateway, while its view is not fr
 RETRY = frozenset({"overloaded", "outcome-unknown", "unavailable", "internal-error"})
 AT_THE_GATE = s11.REFUSED
 OUTCOMES = {0: ("pending",), 1: ("rejected",), 2: ("reserved",)}
+TOLD = {201: "reserved", 409: "rejected"}
 LATER = ("confirmed", "released")  # each version from 3 on
 
 
@@ -107,12 +108,14 @@ def _undecided_before(other: Send, send: Send) -> bool:
 
 
 def accepted_is_logged(account: Account) -> Iterator[Violation]:
-    """Whatever was accepted stood in the log when it was told so, and is decided in the end."""
+    """Whatever was accepted stood in the log when it was told so, and is decided as was told, if it was."""
     for key, sends in account.by_key.items():
         fate = account.fate(key)
-        for send in sends:
-            if send.accepted and min(fate.appended_ms, default=inf) > send.answered_ms + CLOCK_MS:
+        for send in filter(lambda send: send.accepted, sends):
+            if min(fate.appended_ms, default=inf) > send.answered_ms + CLOCK_MS:
                 yield _at(send, f"was accepted, and {account.ids[key]} was not in the log")
+            elif fate.outcome != TOLD.get(send.status, fate.outcome):
+                yield _at(send, f"was told {send.status}, and {account.ids[key]} is {fate.outcome}")
         if fate.appended_ms and not fate.outcome:
             yield _at(sends[0], f"{account.ids[key]} is in the log, and was never decided")
 
