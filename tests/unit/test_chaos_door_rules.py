@@ -219,7 +219,7 @@ WRONG: dict[str, tuple[Breaks, set[str]]] = {
     "logged twice by one gateway": (fated(e=logged(20_002, 20_003)), {"S8 logged as told"}),
     "sold out, with units there": (add(send("g", 25_000, 409, kind="sold-out")), {"S8 the gate says what is"}),
     "sold out, a moment after units came": (
-        add(send("g", 19_060, 409, kind="sold-out")),
+        add(send("g", 19_030, 409, kind="sold-out")),
         {"S8 the gate says what is"},
     ),
     "not open, and it was": (add(send("g", 25_000, 409, kind="not-open")), {"S8 the gate says what is"}),

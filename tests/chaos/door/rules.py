@@ -15,9 +15,7 @@ from tests.chaos.door import s11
 from tests.chaos.door.account import UNANSWERED, Account, Fate, Look, Send, overlap
 
 KNOWN_MS = 1_000.0  # "another may lag by up to a second": by then a decision or an order event is known everywhere
-# Stamps are whole ms of the same machine's clock, and a record is stamped before it can be read: by 25 ms, as seen with
-# five busy processes for each core.
-CLOCK_MS = 50.0
+CLOCK_MS = 20.0  # stamps are whole ms of the same machine's clock; a record is stamped just before it can be read
 STALE_APPENDS_PER_S = 200  # per partition and gateway, while its view is not fresh
 RETRY = frozenset({"overloaded", "outcome-unknown", "unavailable", "internal-error"})
 AT_THE_GATE = s11.REFUSED
