@@ -10,7 +10,7 @@ import pytest
 from replay.rules.s11_limiter import Span
 from tests.chaos.door import account as accounts
 from tests.chaos.door import coverage, refusals
-from tests.chaos.door.account import Account, Call, Fate, Hurt, Look, Send
+from tests.chaos.door.account import Account, Call, Fate, Hurt, Look, Send, Stocked, readable
 from tests.chaos.door.plan import PER_ROUND, rounds
 from tests.chaos.door.rules import RULES
 from tests.chaos.faults import KINDS_AT_THE_DOOR
@@ -50,6 +50,11 @@ def logged(*at: float, decided_ms: float | None = None, body: str = "one", **mor
     )._replace(**more)
 
 
+def left(at: float, available: int, decided_ms: float | None = None) -> Stocked:
+    """So much was available behind a request that was appended then, and decided 10 ms later."""
+    return Stocked(at, readable(at, at + 10 if decided_ms is None else decided_ms), available)
+
+
 def sound() -> Account:
     """Bought, asked for again everywhere, turned away when nothing was left, held back when it was too often."""
     sends = [
@@ -78,7 +83,7 @@ def sound() -> Account:
         {gateway: calls(pid=pid) for gateway, pid in zip(GATEWAYS, (1, 11), strict=True)},
         ids={f"ann/{key}": f"p-{key}" for key in "abcdefghijkx"} | {f"ann/x{n}": f"p-x{n}" for n in range(4)},
         fates={"p-a": logged(1_002), "p-e": logged(20_003), "p-f": logged(30_004, 31_003)},
-        stock={"tea": [(0.0, 5), (9_000.0, 0), (19_000.0, 5)], "gone": [(0.0, 0)]},
+        stock={"tea": [left(0, 5), left(9_000, 0), left(19_000, 5)], "gone": [left(0, 0)]},
     )
 
 
@@ -222,6 +227,13 @@ WRONG: dict[str, tuple[Breaks, set[str]]] = {
         add(send("g", 19_030, 409, kind="sold-out")),
         {"S8 the gate says what is"},
     ),
+    "sold out, while workers are frozen and units have come": (
+        both(
+            lambda account: account.stock["tea"].__setitem__(2, left(19_000, 5, decided_ms=24_000)),
+            add(send("g", 19_270, 409, kind="sold-out")),
+        ),
+        {"S8 the gate says what is"},
+    ),
     "not open, and it was": (add(send("g", 25_000, 409, kind="not-open")), {"S8 the gate says what is"}),
     "a crowd is logged that could be refused": (crowd(300), {"S8 the log is spared"}),
     "denied": (shown(0, "", status=404), {"S8 nothing is denied"}),
@@ -272,6 +284,7 @@ PERMITTED: dict[str, Breaks] = {
     "sold out while the log took the first send": both(
         add(send("g", 14_000, 0), send("g", 14_001, 409, gateway=1, kind="sold-out")), fated(g=logged(14_004))
     ),
+    "sold out, when nobody could read of the units yet": add(send("g", 19_015, 409, kind="sold-out")),
     "sold out when the last unit went": add(send("g", 8_998, 409, kind="sold-out")),
     "a repeat that joined what the gate refused spends nothing": add(
         send("c", 10_012, 409, kind="sold-out"), send("b", 10_003, 409, kind="sold-out")

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ UNANSWERED = 0
 ACCEPTED = frozenset({201, 202})
 MAY_BE_LOGGED = frozenset({"outcome-unknown", "internal-error"})
 STATE_MS_MAX = 30_000.0  # no call takes so long
+READABLE_MS_MAX = 250.0
 WITNESS_QUIET_MS = 2_000.0  # it tells something each second; later than this it was dead, or its machine was busy
 
 
@@ -136,8 +138,21 @@ class Fate(NamedTuple):
     status: str = ""
     version: int = 0
 
+    @property
+    def readable_ms(self) -> float:
+        """From when on everybody who asks can see it in the log."""
+        return readable(self.appended_ms[0], self.decided_ms) if self.appended_ms else inf
+
 
 NOT_LOGGED = Fate([])
+
+
+class Stocked(NamedTuple):
+    """What was available behind a request: it was appended, and could be read."""
+
+    appended_ms: float
+    readable_ms: float
+    available: int
 
 
 @dataclass
@@ -166,8 +181,7 @@ class Account:
     ids: dict[str, str] = field(default_factory=dict)  # key -> its purchase, whether anybody was told of it or not
     names: dict[str, str] = field(default_factory=dict)  # buyer -> the pseudonym in Redis' keys
     fates: dict[str, Fate] = field(default_factory=dict)  # purchase -> what is in the log
-    # product -> (when a request was appended, what was available behind it), in the order of the log
-    stock: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    stock: dict[str, list[Stocked]] = field(default_factory=dict)  # by product, in the order of the log
     hurt: list[Hurt] = field(default_factory=list)
 
     @cached_property
@@ -231,6 +245,15 @@ class Account:
             if state.local and inside:
                 return state.pid
         return 0
+
+
+def readable(appended_ms: float, decided_ms: float | None) -> float:
+    """By when a request could be read for certain: its decision is stamped later than that.
+
+    A broker stamps a record, writes it and only then shows it. A thread that is off its core in between makes that some
+    ms: an end of 27 ms after the stamp that did not cover the record was seen on two busy cores.
+    """
+    return min(appended_ms + READABLE_MS_MAX, inf if decided_ms is None else decided_ms)
 
 
 def content(raw: bytes) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def _after_sold_out(account: Account) -> int:
 
 
 def _available(account: Account, send: Send) -> int:
-    before = [available for at, available in account.stock.get(send.product_id, []) if at <= send.sent_ms]
-    return before[-1] if before else 0
+    before = [left for left in account.stock.get(send.product_id, []) if left.appended_ms <= send.sent_ms]
+    return before[-1].available if before else 0
 
 
 def _twins(account: Account) -> int:
@@ -77,7 +77,9 @@ def _spared(account: Account) -> int:
 def _flips(account: Account) -> int:
     """How often a product that was sold out was not any more."""
     return sum(
-        before == 0 and after > 0 for stock in account.stock.values() for (_, before), (_, after) in pairwise(stock)
+        before.available == 0 and after.available > 0
+        for stock in account.stock.values()
+        for before, after in pairwise(stock)
     )
 
 

@@ -7,7 +7,7 @@ from gateway.admission import IdentityKey, Subject
 from replay.contract import Answer, PurchaseRequest, read_request, split
 from replay.evidence import Evidence, Partition
 from stampede_schemas.identifiers import ProductId
-from tests.chaos.door.account import Account, Fate, Send
+from tests.chaos.door.account import Account, Fate, Send, Stocked, readable
 
 OUTCOMES = {"Reserved": "reserved", "Rejected": "rejected"}
 
@@ -30,12 +30,13 @@ def tell(account: Account, evidence: Evidence, ahead_ms: float) -> None:
         for purchase_id, times in _appended(partition, wanted, ahead_ms).items():
             account.fates[purchase_id] = Fate(times)
         for record in partition.counting:
+            asked_ms, decided_ms = record.appended_at_ms - ahead_ms, record.at_ms - ahead_ms
             for answer in record.answers or ():
                 if answer.product_id in products and answer.available_after is not None:
-                    at = record.appended_at_ms - ahead_ms, answer.available_after
-                    account.stock.setdefault(answer.product_id, []).append(at)
+                    left = Stocked(asked_ms, readable(asked_ms, decided_ms), answer.available_after)
+                    account.stock.setdefault(answer.product_id, []).append(left)
                 if answer.type in OUTCOMES and (fate := account.fates.get(answer.purchase_id)) and not fate.outcome:
-                    account.fates[answer.purchase_id] = _decided(fate, answer, record.at_ms - ahead_ms)
+                    account.fates[answer.purchase_id] = _decided(fate, answer, decided_ms)
     rows = evidence.database.rows if evidence.database else {}
     for purchase_id in wanted & rows.keys() & account.fates.keys():
         row = rows[purchase_id]
