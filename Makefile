@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-LOCAL := schemas libs/eventlog libs/telemetry services/ratelimit services/gateway services/inventory services/order-writer tools/payment_simulator tools/devstack tools/replay tools/contracts clients/python
+LOCAL := schemas libs/eventlog libs/telemetry libs/service services/ratelimit services/gateway services/inventory services/order-writer tools/payment_simulator tools/devstack tools/replay tools/contracts clients/python
 RUN_TESTS = $(BIN)/pytest -q --numprocesses 2 --dist loadfile \
   $(or $(TESTS),tests --ignore tests/chaos --ignore tests/planted --ignore tests/http)
 
@@ -94,5 +94,5 @@ clean: ## Stop the stack and remove its data
 
 lock: setup ## Renew requirements.lock from every pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  $(foreach p,schemas eventlog telemetry gateway inventory order-writer ratelimit payment-simulator devstack replay contracts client,--no-emit-package stampede-$(p)) \
+	  $(foreach p,schemas eventlog telemetry service gateway inventory order-writer ratelimit payment-simulator devstack replay contracts client,--no-emit-package stampede-$(p)) \
 	  pyproject.toml -o requirements.lock

@@ -51,27 +51,22 @@ class CannotStart(Exception):
 
 
 class Gateway:
-    """One gateway. `run` returns when `stop` was called and everything accepted has been answered."""
+    """One gateway. `run` returns when it was told to stop and everything accepted has been answered."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._stopping = asyncio.Event()
         self._caught_up = False
         self.ports: dict[str, int] = {}
         self.started = asyncio.Event()
 
-    def stop(self) -> None:
-        """Become unready, answer what was accepted, and end."""
-        self._stopping.set()
-
-    async def run(self) -> None:
-        """Serve until stopped.
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until `stopping` is set; then become unready, answer what was accepted, and end.
 
         Raises:
             CannotStart: a dependency or a setting is wrong.
             LogBroken: the log is not what it was.
         """
-        settings = self._settings
+        self._stopping, settings = stopping, self._settings
         self._who = who = authenticator(
             settings.auth, production=settings.env == "prod", host=settings.http_host, tokens=settings.tokens
         )

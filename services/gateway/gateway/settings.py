@@ -1,10 +1,8 @@
 """The settings of the gateway, read from the environment (`STAMPEDE_...`). Nothing else here reads the environment."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.admission import IDENTITY_SECRET_BYTES_MIN, IdentityKey
 from gateway.client_address import parse_proxies
@@ -12,17 +10,15 @@ from gateway.listener import REQUEST_S_MAX
 from gateway.overload import READS_MAX
 from gateway.tokens import LEEWAY_S_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
 from ratelimit.policy import parse_policies
+from service.run import TracedSettings
 
 WEBHOOK_SECRET_LENGTH_MIN = 32
 LIMITS_DEFAULT = "user:token_bucket:5/s,user:sliding_window:60/min,address:token_bucket:200/s"
 
 
-class Settings(BaseSettings):
+class Settings(TracedSettings):
     """Every setting of the gateway; see the README for what each means."""
 
-    model_config = SettingsConfigDict(env_prefix="STAMPEDE_", frozen=True)
-
-    env: Literal["dev", "prod"] = "dev"
     instance: str = "gateway-0"
     kafka: str
     postgres: SecretStr
@@ -33,8 +29,6 @@ class Settings(BaseSettings):
     admin_host: str = "127.0.0.1"
     admin_port: int = Field(default=8081, ge=0, le=65535)
     admin_key_sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
-    ops_host: str = "127.0.0.1"
-    ops_port: int = Field(default=0, ge=0, le=65535)
     auth: str
     jwt_algorithm: Algorithm | None = None
     jwt_issuer: str = ""
@@ -52,9 +46,6 @@ class Settings(BaseSettings):
     trusted_proxies: str = ""
     reads_max: int = Field(default=READS_MAX, ge=1)
     request_s_max: float = Field(default=REQUEST_S_MAX, ge=0.5, le=REQUEST_S_MAX)
-    span_file: str = ""
-    trace_sample: float = Field(default=1.0, ge=0, le=1)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("trusted_proxies")
     @classmethod

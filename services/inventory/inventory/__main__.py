@@ -2,49 +2,29 @@
 
 import asyncio
 import logging
-import signal
-import sys
 
 from confluent_kafka import KafkaException
-from pydantic import ValidationError
 
 from eventlog.kafka import TopicsWrong
 from eventlog.reader import LogBroken
 from inventory.app import Inventory, wait_outside
 from inventory.settings import Settings
-from telemetry.logs import configure_logs
+from service.run import run, settings_of
 
 
-async def _serve(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await Inventory(settings).run(stop)
-
-
-def main() -> int:
-    """Exit 0 after an orderly stop, 1 with one sentence otherwise."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        wrong = "; ".join(f"STAMPEDE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        print(f"inventory: {wrong}", file=sys.stderr)
-        return 1
-    configure_logs("inventory", settings.instance, settings.log_level)
+def main() -> None:
+    """Exits with 0 after an orderly stop; otherwise one sentence on stderr says what is wrong."""
+    settings = settings_of("inventory", Settings)
     for noisy in ("faust", "aiokafka", "mode"):
         # Their debug records are built even when filtered; INFO is hundreds of lines at each rebalance.
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    wait_outside(settings)
-    try:
-        asyncio.run(_serve(settings))
-    except (TopicsWrong, LogBroken, OSError) as error:
-        print(f"inventory: {error}", file=sys.stderr)
-        return 1
-    except KafkaException as error:
-        print(f"inventory: Kafka at {settings.kafka}: {error.args[0].str()}. Is it running there?", file=sys.stderr)
-        return 1
-    return 0
+
+    async def serve(stopping: asyncio.Event) -> None:
+        wait_outside(settings)
+        await Inventory(settings).run(stopping)
+
+    run("inventory", settings, serve, TopicsWrong, LogBroken, OSError, KafkaException)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

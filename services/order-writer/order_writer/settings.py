@@ -1,19 +1,16 @@
 """What an order-writer is told by its environment (`STAMPEDE_*`)."""
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from order_writer.roles import parse_role
+from service.run import TracedSettings
 
 
-class Settings(BaseSettings):
+class Settings(TracedSettings):
     """Settings of one process. Instances on one Kafka have different `instance` names: it is the group member's id."""
 
-    model_config = SettingsConfigDict(env_prefix="STAMPEDE_", extra="ignore")
-
-    env: Literal["dev", "prod"] = "dev"
     instance: str = Field(default="order-writer-0", min_length=1, max_length=96)
     kafka: str = "127.0.0.1:9092"
     postgres: str = "postgresql://stampede@127.0.0.1:5432/stampede"
@@ -22,11 +19,6 @@ class Settings(BaseSettings):
     # more than an order-writer, a gateway must.
     writer_role: SecretStr = SecretStr("")
     reader_role: SecretStr = SecretStr("")
-    ops_host: str = "127.0.0.1"
-    ops_port: int = Field(default=0, ge=0, le=65_535)
-    span_file: str = ""
-    trace_sample: float = Field(default=1.0, ge=0, le=1)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     group: str = "order-writer"  # another one for a second installation beside the first
     session_timeout_s: int = Field(default=10, ge=6, le=60)  # Kafka's brokers accept no less than 6 s
     # `none`, `webhook` or an installed provider. No image for production has the default: one must be named there.

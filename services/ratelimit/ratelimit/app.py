@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
-from types import FrameType
 
 import uvicorn
 
@@ -18,10 +16,13 @@ DRAIN_SECONDS_MAX = 10
 REFRESH_S = 1.0
 
 
-async def serve(settings: Settings, listener: socket.socket) -> None:
-    """Run the service on a bound socket until SIGTERM, then answer what is open and return.
+async def serve(settings: Settings, stopping: asyncio.Event) -> None:
+    """Run the service until `stopping` is set, then answer what is open and return.
 
     Redis may be away, at the start too: then the service answers from its own buckets, and says so.
+
+    Raises:
+        OSError: the port is taken. ValueError: the limits or the address of Redis cannot be read.
     """
     registry = build_registry("ratelimit", settings.instance)
     redis = connect(settings.redis)
@@ -30,28 +31,28 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS_MAX)
     server = uvicorn.Server(config)
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        # uvicorn raises a signal again once it has drained; this handler lets what follows run, and exit with 0.
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-
     def live() -> Checks:
         return {"event loop": True}
 
     def ready() -> Checks:
         return {"http": (server.started and not server.should_exit) or "not serving"}
 
+    async def stop() -> None:
+        """For a signal before or after uvicorn listens to them itself."""
+        await stopping.wait()
+        server.should_exit = True
+
+    listener = socket.create_server((settings.http_host, settings.http_port))
     ops = await serve_ops(settings.ops_host, settings.ops_port, live=live, ready=ready, registry=registry)
     await limiter.open()  # also the policies that were changed since the setting was written
-    refreshing = asyncio.create_task(_refresh(limiter))
+    beside = asyncio.gather(_refresh(limiter), stop())
     try:
-        await server.serve(sockets=[listener])
+        with listener:
+            await server.serve(sockets=[listener])
     finally:
-        refreshing.cancel()
+        beside.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await refreshing
+            await beside
         await ops.close()
         await redis.aclose()
 

@@ -7,7 +7,6 @@ second. What is let through on that ground is judged from outside.
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,13 +85,13 @@ class WatchedLimiter(Limiter):
 WITNESS = Witness()
 
 
-def main() -> int:
+def main() -> None:
     """The shipped program, mortal and watched; with a planted bug if there is an order for one."""
     exchange(app, Appender=DyingAppender, Limiter=WatchedLimiter, Tail=LateTail)
     if FILE in os.environ:
         plant("gateway", bugs.BUGS)
-    return program.main()
+    program.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,6 @@
 """The inventory with crash points, other rules, and a group of its own: `python -m tests.chaos.builds.inventory`."""
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -103,13 +102,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main() -> int:
+def main() -> None:
     """The shipped program, with a mortal worker."""
     exchange(app, Worker=DyingWorker, LogReader=DyingReader, GROUP=os.environ.get(GROUP, app.GROUP))
     if BOUND in os.environ:
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    return program.main()
+    program.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

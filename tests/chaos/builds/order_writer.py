@@ -1,6 +1,5 @@
 """The order-writer with crash points around its COMMIT and its relay: `python -m tests.chaos.builds.order_writer`."""
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -62,11 +61,11 @@ class DyingPayer(Payer):
         await super()._write(outcomes)
 
 
-def main() -> int:
+def main() -> None:
     """The shipped program, with mortal parts."""
     exchange(app, Units=DyingUnits, Writer=DyingWriter, Relay=DyingRelay, Payer=DyingPayer)
-    return program.main()
+    program.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

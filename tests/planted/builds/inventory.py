@@ -1,6 +1,5 @@
 """The inventory with a bug: `python -m tests.planted.builds.inventory`."""
 
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -123,11 +122,11 @@ BUGS: dict[str, Callable[[], None]] = {
 }
 
 
-def main() -> int:
+def main() -> None:
     """The shipped program with a broken part."""
     plant("inventory", BUGS)
-    return program.main()
+    program.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
