@@ -6,12 +6,15 @@ get theirs, so that a component which is being restarted finds its port still fr
 
 import random
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from devstack.failure import StackError
 
 FIRST_PORT, LAST_PORT = 20_000, 29_999
+BLOCK = 100
 
 
 def is_free(port: int) -> bool:
@@ -25,11 +28,48 @@ def is_free(port: int) -> bool:
     return True
 
 
+class Blocks:
+    """Candidates that no other process is offered meanwhile, whether a server listens there yet or not.
+
+    A process has blocks of ports to itself. It claims one by holding the UDP port of the block's first number: the
+    kernel gives that to one process, and takes it back when the process ends, however it ends.
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[socket.socket] = []
+        self._ports = self._offer()
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        with self._lock:
+            return next(self._ports)
+
+    def _offer(self) -> Iterator[int]:
+        own = list[int]()
+        for first in random.sample(blocks := range(FIRST_PORT, LAST_PORT, BLOCK), len(blocks)):
+            claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                claim.bind(("127.0.0.1", first))
+            except OSError:
+                claim.close()
+                continue
+            self._claims.append(claim)
+            own.append(first)
+            yield from range(first + 1, first + BLOCK)
+        while own:
+            for first in own:
+                yield from range(first + 1, first + BLOCK)
+
+
+_blocks = Blocks()
+
+
 def anywhere() -> Iterator[int]:
-    """Candidates in an order that two stacks starting together do not share."""
-    start = random.randrange(FIRST_PORT, LAST_PORT + 1)  # noqa: S311 - not a secret
-    yield from range(start, LAST_PORT + 1)
-    yield from range(FIRST_PORT, start)
+    """Candidates for this process, the next ones at each call."""
+    return islice(_blocks, LAST_PORT - FIRST_PORT)
 
 
 @dataclass(slots=True)
