@@ -169,11 +169,13 @@ class AllowAll:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def check(self, batch: Sequence[Subject]) -> list[Verdict]:
-        """One verdict each."""
+        """One verdict each; `meanwhile` happens before."""
         if batch:
             self.calls.append(len(batch))
+            self.meanwhile()
         return [Verdict(subject.user != "refused", None, 1, 0, degraded=False) for subject in batch]
 
 

@@ -302,6 +302,17 @@ async def test_the_gate_looks_once_more_when_the_view_is_fresh() -> None:
             assert not rig.log.records
 
 
+async def test_what_sold_out_while_the_limits_were_asked_is_refused_at_the_gate() -> None:
+    """Slow limits must not put into the log what the gate knows by then; what came back by then is let through."""
+    async with running(Rig()) as rig:
+        rig.limits.meanwhile = lambda: setattr(rig.gate, "closed", SOLD_OUT)
+        assert kinds(await rig.send()) == {problems.SOLD_OUT}
+        assert rig.log.sizes() == []
+        rig.limits.meanwhile = lambda: setattr(rig.gate, "closed", {})
+        assert not kinds(await rig.send())
+        assert rig.log.sizes() == [1]
+
+
 async def test_a_gate_that_reopened_meanwhile_lets_through() -> None:
     """A unit came back in what was applied."""
     async with running(Rig(SOLD_OUT, end=1)) as rig:

@@ -205,13 +205,14 @@ class Appender:
         gates = self._gates(sends)
         # The ends are asked for beside the limits: who has to wait for both waits once.
         closed = {send.partition for send in sends if gates[send.request.product_id] != "open"}
-        views = {n: asyncio.create_task(self._freshness.fresh(n, now, GATE_S_MAX)) for n in closed}
+        views = {n: self._view(n, now) for n in closed}
         asked = [send for send in sends if not send.allowed]
         verdicts = await self._limits.check([send.subject for send in asked if send.subject is not None])
         for send, verdict in zip(asked, verdicts, strict=True):
             send.allowed = verdict.allowed
             if not verdict.allowed:
                 self._in_flight.end(send, limited(verdict))
+        gates = self._gates(sends)  # the slower the limits, the more was sold meanwhile
         passed, at_gate = list[Send](), dict[int, list[Send]]()
         for send in sends:
             if not send.allowed:
@@ -222,12 +223,15 @@ class Appender:
             else:
                 assert step == "ask end"
                 at_gate.setdefault(send.partition, []).append(send)
-        for partition, view in views.items():
-            if group := at_gate.get(partition):
-                self._spawn(group, self._at_gate(partition, group, now, view))
-            else:
-                view.cancel()
+        for partition, group in at_gate.items():
+            view = views.pop(partition, None) or self._view(partition, now)
+            self._spawn(group, self._at_gate(partition, group, now, view))
+        for view in views.values():
+            view.cancel()
         return passed
+
+    def _view(self, partition: int, moment: float) -> "asyncio.Task[bool]":
+        return asyncio.create_task(self._freshness.fresh(partition, moment, GATE_S_MAX))
 
     async def _at_gate(self, partition: int, group: list[Send], moment: float, view: "asyncio.Task[bool]") -> None:
         """Wait until the view covers the arrival of each, then look once more."""
