@@ -19,7 +19,7 @@ from gateway.problems import Problem
 from gateway.projection import Projection
 from gateway.purchase_state import Answered, Purchase, may_change
 from gateway.retry_after import overloaded
-from gateway.store import Away, NotMigrated
+from gateway.store import Away
 from gateway.tail import BrokerClock, Watchers
 from stampede_schemas.identifiers import ProductId
 
@@ -134,7 +134,7 @@ class PurchaseFeed:
         while True:
             try:
                 known = await self._next(purchase_id, seen)
-            except (Away, NotMigrated):
+            except Away:
                 yield _HEARTBEAT
                 await asyncio.sleep(AWAY_S)
                 continue
