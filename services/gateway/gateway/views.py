@@ -217,7 +217,7 @@ def _price(known: Reserved | Ordered) -> Price | None:
 
 def _links(purchase_id: str) -> Links:
     at = location(purchase_id)
-    return Links(at, f"{at}/events", f"{at}/cancel")
+    return Links(at, at + "/events", at + "/cancel")
 
 
 def product(known: Product, now_ms: int) -> ProductState:
