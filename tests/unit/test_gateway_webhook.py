@@ -11,8 +11,9 @@ from gateway.apps import described
 from gateway.cursors import Cursors
 from gateway.orders_sql import After
 from gateway.problems import Problem, Refused
-from gateway.webhook import REPLAY_WINDOW_S, check_signature, command, signature
+from gateway.webhook import REPLAY_WINDOW_S, check_signature, command
 from stampede_schemas.orders import PaymentReported, RefundReported
+from tests.support.webhook import signature
 
 NOW = 1_700_000_000
 OLD, NEW = "the-secret-of-last-month-of-the-provider", "the-secret-of-this-month-of-the-provider"

@@ -31,12 +31,13 @@ class Catalogue:
         """Add the routes."""
         unchanged: Responses = {304: {"description": "what you have is still good"}}
         tag = {"ETag": "of these very bytes", "Cache_Control": "for how long not to ask again"}
-        whole = {"products": [wire.PRODUCT], "server_time": wire.AT}
         app.get(
             "/v1/products",
             operation_id="listProducts",
             tags=["products"],
-            responses=answers(200, views.Products, "all products", whole, **tag)
+            responses=answers(
+                200, views.Products, "all products", {"products": [wire.PRODUCT], "server_time": wire.AT}, **tag
+            )
             | unchanged
             | problem_responses(*ANYWHERE),
             openapi_extra=OPEN,

@@ -62,5 +62,8 @@ class Cursors:
         return After(datetime.fromisoformat(created_at), purchase_id)
 
     def _serializer(self, scope: tuple[str, ...]) -> URLSafeSerializer:
-        signing = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
-        return URLSafeSerializer(self._key, salt=msgspec.json.encode(scope), signer_kwargs=signing)
+        return URLSafeSerializer(
+            self._key,
+            salt=msgspec.json.encode(scope),
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )

@@ -183,7 +183,7 @@ class SaleFeed:
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Everything, then what changes; everything again after a frame was missed."""
         if not self._listeners:  # nothing was made while nobody listened
-            counts = _counts(self._projection)
+            counts = dict(self._projection.tally.decided)
             self._whole, self._rates = None, dict.fromkeys(counts, 0.0)
             self._counted = [(time.monotonic(), counts)]
             self._projection.tally.touched.clear()
@@ -217,24 +217,14 @@ class SaleFeed:
         return self._whole
 
     def _rate(self, now: float) -> None:
-        counts = _counts(self._projection)
+        counts = dict(self._projection.tally.decided)
         self._counted = [(at, then) for at, then in self._counted if now - at <= RATE_OVER_S] + [(now, counts)]
         since, then = self._counted[0]
         over = max(now - since, FRAME_S_MIN)
         self._rates = {kind: round((count - then[kind]) / over, 1) for kind, count in counts.items()}
 
     def _body(self, product_ids: list[ProductId]) -> bytes:
-        return views.sale(self._projection, product_ids, _counts(self._projection), self._rates, self._clock.shown_ms())
-
-
-def _counts(projection: Projection) -> dict[str, int]:
-    tally = projection.tally
-    return {
-        "reserved": tally.reserved,
-        "rejected": tally.rejected,
-        "released": tally.released,
-        "confirmed": tally.confirmed,
-    }
+        return views.sale(self._projection, product_ids, self._rates, self._clock.shown_ms())
 
 
 def last_event_id(text: str | None) -> int:

@@ -53,23 +53,39 @@ class OrderDesk:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        page = answers(200, views.Orders, "a page", {"orders": [wire.ORDER], "next_cursor": None})
-        one = answers(202, views.PurchaseAccepted, "in the log", wire.CANCELLING)
-        whole = answers(202, views.Cancelling, "in the log", {"product_id": "tea", "status": "cancelling"})
-        gone = problem_responses(
-            *OPERATED, problems.NOT_FOUND, problems.NOT_CANCELLABLE, problems.OUTCOME_UNKNOWN, problems.UNAVAILABLE
-        )
-        unknown = problem_responses(*OPERATED, problems.UNKNOWN_PRODUCT, problems.OUTCOME_UNKNOWN)
         for path, handler, method, operation, status, responses in (
-            (ORDERS_PATH, self.page, "GET", "listOrders", 200, page | problem_responses(*OPERATED)),
-            (ORDERS_PATH + "/{purchase_id}/cancel", self.cancel, "POST", "cancelOrder", 202, one | gone),
+            (
+                ORDERS_PATH,
+                self.page,
+                "GET",
+                "listOrders",
+                200,
+                answers(200, views.Orders, "a page", {"orders": [wire.ORDER], "next_cursor": None})
+                | problem_responses(*OPERATED),
+            ),
+            (
+                ORDERS_PATH + "/{purchase_id}/cancel",
+                self.cancel,
+                "POST",
+                "cancelOrder",
+                202,
+                answers(202, views.PurchaseAccepted, "in the log", wire.CANCELLING)
+                | problem_responses(
+                    *OPERATED,
+                    problems.NOT_FOUND,
+                    problems.NOT_CANCELLABLE,
+                    problems.OUTCOME_UNKNOWN,
+                    problems.UNAVAILABLE,
+                ),
+            ),
             (
                 PRODUCTS_PATH + "/{product_id}/cancel-orders",
                 self.cancel_all,
                 "POST",
                 "cancelOrdersOfProduct",
                 202,
-                whole | unknown,
+                answers(202, views.Cancelling, "in the log", {"product_id": "tea", "status": "cancelling"})
+                | problem_responses(*OPERATED, problems.UNKNOWN_PRODUCT, problems.OUTCOME_UNKNOWN),
             ),
         ):
             app.add_api_route(

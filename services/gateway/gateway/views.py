@@ -242,7 +242,6 @@ def product(known: Product, now_ms: int) -> ProductState:
 def sale(
     projection: Projection,
     product_ids: Iterable[ProductId],
-    decided: Mapping[str, int],
     per_second: Mapping[str, float],
     now_ms: int,
 ) -> bytes:
@@ -254,7 +253,9 @@ def sale(
         del shown["server_time"]  # once for the frame
         products.append(shown)
     at = instant(now_ms)
-    return encoded({"server_time": at, "decided": decided, "per_second": per_second, "products": products})
+    return encoded(
+        {"server_time": at, "decided": projection.tally.decided, "per_second": per_second, "products": products}
+    )
 
 
 def etag(products: Sequence[ProductState], now_ms: int) -> str:

@@ -37,11 +37,6 @@ class PaymentReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _report = msgspec.json.Decoder(PaymentReport)
 
 
-def signature(secret: str, at_s: int, body: bytes) -> str:
-    """The header value for a body signed at `at_s`."""
-    return f"t={at_s},v1={_mac(secret, str(at_s), body)}"
-
-
 def check_signature(header: str | None, body: bytes, secrets: Sequence[str], now_s: float) -> Problem | None:
     """Refuse a body that nobody with a valid secret has signed within the window."""
     parts = [part.strip().partition("=") for part in (header or "").split(",")]
