@@ -17,7 +17,7 @@ from gateway.events import EventStream, PurchaseFeed, Streams
 from gateway.identity import Authenticator
 from gateway.lookup import Lookup
 from gateway.orders_sql import orders
-from gateway.problems import Problem, Refused
+from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change, newest
 from gateway.rest import ANYWHERE, WITH_BODY, answers, described_by, event_stream, problem_responses, says_nothing
@@ -164,8 +164,7 @@ class BuyersApi:
         seen = events.last_event_id(last_event_id)
         if known.version <= seen and not may_change(known):
             return Response(status_code=204)
-        if (refused := self._streams.take(buyer_id)) is not None:
-            raise Refused(refused)
+        granted(self._streams.take(buyer_id))
         return EventStream(self._purchases.frames(known.purchase_id, seen), self._streams, buyer_id)
 
     async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
@@ -176,16 +175,13 @@ class BuyersApi:
         buyer_id, known = await self._own(request, purchase_id)
         await says_nothing(request)
         wish = cancellation(known, self._identity.request_id("cancel", known.purchase_id), buyer_id)
-        if (refused := await self._commands.append(wish, known.purchase_id)) is not None:
-            raise Refused(refused)
+        granted(await self._commands.append(wish, known.purchase_id))
         self._projection.memory.cancel_asked(known.purchase_id)
         headers = {"location": views.location(known.purchase_id), "cache-control": "no-store"}
         return Response(views.cancelling(known), 202, media_type="application/json", headers=headers)
 
     async def _buyer(self, request: Request) -> BuyerId:
-        subject = await self._authenticator.subject(admission.pick(request.headers.raw))
-        if isinstance(subject, Problem):
-            raise Refused(subject)
+        subject = granted(await self._authenticator.subject(admission.pick(request.headers.raw)))
         return self._identity.buyer_id(subject)
 
     async def _own(self, request: Request, purchase_id: str) -> tuple[BuyerId, Purchase]:

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from gateway import events, problems, views, wire
 from gateway.events import EventStream, SaleFeed, Streams
-from gateway.problems import Problem, Refused
+from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.rest import ANYWHERE, OPEN, Responses, answers, event_stream, problem_responses
 from gateway.tail import BrokerClock
@@ -80,8 +80,7 @@ class Catalogue:
 
     async def sale_events(self) -> Response:
         """The sale live, for everybody: stock, what is decided, and how fast. Counts only."""
-        if (refused := self._streams.take(events.EVERYBODY)) is not None:
-            raise Refused(refused)
+        granted(self._streams.take(events.EVERYBODY))
         return EventStream(self._sale.frames(), self._streams, events.EVERYBODY)
 
 

@@ -50,26 +50,23 @@ class Streams:
     def __init__(self, streams_max: int = STREAMS_MAX, behind_s_max: float = BEHIND_S_MAX) -> None:
         self._streams_max, self._behind_s_max = streams_max, behind_s_max
         self._of: Counter[str] = Counter()
-        self._count = 0
         self._writers: set[asyncio.Task[bool]] = set()
         self._closed = False
 
     def take(self, owner: str) -> Problem | None:
         """A place for `owner` (a pseudonym, or a word for everybody), or why there is none."""
         half = (self._streams_max + 1) // 2  # the crowd that only looks leaves room for those who bought
-        full = self._count >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
+        full = self._of.total() >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
         if self._closed or full:
             return overloaded("Too many streams are open here; poll instead.", STREAMS_RETRY_S)
         if owner != EVERYBODY and self._of[owner] >= STREAMS_OF_ONE_MAX:
             detail = f"You have {STREAMS_OF_ONE_MAX} streams open; close one."
             return Problem(problems.RATE_LIMITED, detail, headers=_ENOUGH, retry_after_s=STREAMS_RETRY_S)
         self._of[owner] += 1
-        self._count += 1
         return None
 
     def give_back(self, owner: str) -> None:
         """The place of `owner` is free again."""
-        self._count -= 1
         self._of[owner] -= 1
         if not self._of[owner]:
             del self._of[owner]
@@ -168,17 +165,17 @@ class SaleFeed:
         self._whole: bytes | None = None  # of this number; made when the first listener needs it
         self._next = asyncio.Event()
         self._listeners = 0
-        self._made_at = 0.0
         self._rates: dict[str, float] = {}
-        self._counted: list[tuple[float, dict[str, int]]] = []
+        self._counted: list[tuple[float, dict[str, int]]] = []  # when the latest frames were made, and the counts then
 
     async def run(self) -> None:
         """Make frames, at most ten a second, for as long as there are listeners."""
         while True:
             await asyncio.sleep(FRAME_S_MIN)
-            due = self._projection.tally.touched or time.monotonic() - self._made_at >= FRAME_S_MAX
-            if self._listeners and due:
-                self._make()
+            if self._listeners:
+                now, (made_at, _) = time.monotonic(), self._counted[-1]
+                if self._projection.tally.touched or now - made_at >= FRAME_S_MAX:
+                    self._make(now)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Everything, then what changes; everything again after a frame was missed."""
@@ -199,12 +196,11 @@ class SaleFeed:
         finally:
             self._listeners -= 1
 
-    def _make(self) -> None:
+    def _make(self, now: float) -> None:
         tally = self._projection.tally
         changed = sorted(tally.touched)[:PRODUCTS_SHOWN_MAX]
         tally.touched.difference_update(changed)
-        self._made_at = time.monotonic()
-        self._rate(self._made_at)
+        self._rate(now)
         self._number += 1
         self._delta = _frame("changes", self._body(changed))
         self._whole = None

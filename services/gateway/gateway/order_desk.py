@@ -20,7 +20,7 @@ from gateway.cursors import PAGE_DEFAULT, CursorInQuery, Cursors, LimitInQuery
 from gateway.lookup import Lookup
 from gateway.operators import PRODUCTS_PATH, KeyInHeader, existing_id
 from gateway.orders_sql import Status, orders
-from gateway.problems import Problem, Refused
+from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.rest import OPERATED, answers, problem_responses, says_nothing
 from gateway.store import Store
@@ -149,5 +149,4 @@ class OrderDesk:
         refused = await self._commands.append(wish, key)
         outcome = "accepted" if refused is None else refused.kind.slug
         self._access.note(request, action, of=key, request_id=wish.request_id, outcome=outcome)
-        if refused is not None:
-            raise Refused(refused)
+        granted(refused)
