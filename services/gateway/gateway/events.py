@@ -6,11 +6,12 @@ anywhere from the last one seen. The public feed carries counts only; nothing in
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 
-from starlette.responses import Response
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway import problems, views
@@ -35,7 +36,7 @@ FRAME_S_MAX = 1.0  # rates change while nothing is decided
 RATE_OVER_S = 2.0
 PRODUCTS_SHOWN_MAX = 200
 EVERYBODY = "everybody"
-_HEADERS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
 _ENOUGH = (
     (b"ratelimit-policy", b'"streams";q=%d' % STREAMS_OF_ONE_MAX),
     (b"ratelimit", b'"streams";r=0;t=%d' % STREAMS_RETRY_S),
@@ -48,9 +49,9 @@ class Streams:
     """The streams that are open. Each has a place from `take` until its response has ended."""
 
     def __init__(self, streams_max: int = STREAMS_MAX, behind_s_max: float = BEHIND_S_MAX) -> None:
-        self._streams_max, self._behind_s_max = streams_max, behind_s_max
+        self._streams_max, self.behind_s_max = streams_max, behind_s_max
         self._of: Counter[str] = Counter()
-        self._writers: set[asyncio.Task[bool]] = set()
+        self.running: set[asyncio.Timeout] = set()  # how long each may still run
         self._closed = False
 
     def take(self, owner: str) -> Problem | None:
@@ -74,50 +75,45 @@ class Streams:
     def close(self) -> None:
         """End every stream; listeners go to another gateway."""
         self._closed = True
-        for writer in self._writers:
-            writer.cancel()
-
-    async def write(self, frames: AsyncGenerator[bytes, None], send: Send, receive: Receive) -> bool:
-        """Send frames until they end, the listener leaves or falls behind, or time is up. False: it fell behind."""
-        writer, gone = asyncio.create_task(self._write(frames, send)), asyncio.create_task(_gone(receive))
-        self._writers.add(writer)
-        try:
-            await asyncio.wait((writer, gone), timeout=STREAM_S_MAX, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._writers.discard(writer)
-            for task in (writer, gone):
-                task.cancel()
-            await asyncio.wait((writer, gone))
-        return writer.cancelled() or writer.result()
-
-    async def _write(self, frames: AsyncGenerator[bytes, None], send: Send) -> bool:
-        try:
-            async for frame in frames:
-                async with asyncio.timeout(self._behind_s_max):
-                    await send({"type": "http.response.body", "body": frame, "more_body": True})
-        except TimeoutError:
-            return False
-        finally:
-            await frames.aclose()  # its `finally` runs now, not some day
-        return True
+        for until in self.running:
+            if not until.expired():
+                until.reschedule(0)
 
 
-class EventStream(Response):
-    """A response of frames, in a place taken from `streams` for `owner`."""
+class EventStream(StreamingResponse):
+    """A response of frames, in a place taken from `streams` for `owner`; it ends when its listener leaves."""
 
     def __init__(self, frames: AsyncGenerator[bytes, None], streams: Streams, owner: str) -> None:
-        super().__init__(status_code=200, media_type="text/event-stream")
+        super().__init__(frames, headers=_HEADERS)
         self._frames, self._streams, self._owner = frames, streams, owner
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Stream; a listener that fell behind is left without the end of its response, and so hung up on."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream, and give the place back."""
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-            await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
-            if await self._streams.write(self._frames, send, receive):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await super().__call__(scope, receive, send)
         finally:
             self._streams.give_back(self._owner)
+
+    async def stream_response(self, send: Send) -> None:
+        """Send frames until they end or time is up.
+
+        A listener that falls behind is left without the end of its response, and so hung up on.
+        """
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
+        until = asyncio.timeout(STREAM_S_MAX)
+        self._streams.running.add(until)
+        try:
+            async with until, contextlib.aclosing(self._frames) as frames:  # its `finally` runs now, not some day
+                async for frame in frames:
+                    async with asyncio.timeout(self._streams.behind_s_max):
+                        await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except TimeoutError:
+            if not until.expired():
+                return
+        finally:
+            self._streams.running.discard(until)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class PurchaseFeed:
@@ -231,8 +227,3 @@ def last_event_id(text: str | None) -> int:
 def _frame(event: str, data: bytes, number: int | None = None) -> bytes:
     head = b"" if number is None else b"id: %d\n" % number
     return head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
