@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from fastapi import Depends, FastAPI
 from msgspec import Struct
@@ -25,8 +25,6 @@ from gateway.projection import Projection
 from gateway.rest import Probes, add_problem_handlers
 from gateway.store import Store
 from gateway.tail import BrokerClock, Watchers
-
-T = TypeVar("T")
 
 
 class Parts(NamedTuple):
@@ -78,9 +76,10 @@ def operators_app(parts: Parts, key_sha256: str) -> FastAPI:
 
 def described() -> dict[str, FastAPI]:
     """Both apps by the name of the file that describes them, with nothing behind their routes."""
+    new = object.__new__  # their routes are bound methods: describing them needs no more
     return {
-        "openapi.json": _buyers_app(_bare(Catalogue), _bare(BuyersApi), _bare(PaymentReports)),
-        "openapi-admin.json": _operators_app(_bare(OrderDesk), _bare(OperatorsApi)),
+        "openapi.json": _buyers_app(new(Catalogue), new(BuyersApi), new(PaymentReports)),
+        "openapi-admin.json": _operators_app(new(OrderDesk), new(OperatorsApi)),
     }
 
 
@@ -113,10 +112,6 @@ def _app(
     for each in handlers:
         each.add_to(app)
     return app
-
-
-def _bare(kind: type[T]) -> T:
-    return kind.__new__(kind)  # its routes are bound methods: describing them needs no more
 
 
 _buyers_app = partial(

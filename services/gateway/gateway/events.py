@@ -196,7 +196,11 @@ class SaleFeed:
         tally = self._projection.tally
         changed = sorted(tally.touched)[:PRODUCTS_SHOWN_MAX]
         tally.touched.difference_update(changed)
-        self._rate(now)
+        counts = dict(tally.decided)
+        self._counted = [(at, then) for at, then in self._counted if now - at <= RATE_OVER_S] + [(now, counts)]
+        since, then = self._counted[0]
+        over = max(now - since, FRAME_S_MIN)
+        self._rates = {kind: round((count - then[kind]) / over, 1) for kind, count in counts.items()}
         self._number += 1
         self._delta = _frame("changes", self._body(changed))
         self._whole = None
@@ -207,13 +211,6 @@ class SaleFeed:
         if self._whole is None:
             self._whole = _frame("sale", self._body(sorted(self._projection.products)[:PRODUCTS_SHOWN_MAX]))
         return self._whole
-
-    def _rate(self, now: float) -> None:
-        counts = dict(self._projection.tally.decided)
-        self._counted = [(at, then) for at, then in self._counted if now - at <= RATE_OVER_S] + [(now, counts)]
-        since, then = self._counted[0]
-        over = max(now - since, FRAME_S_MIN)
-        self._rates = {kind: round((count - then[kind]) / over, 1) for kind, count in counts.items()}
 
     def _body(self, product_ids: list[ProductId]) -> bytes:
         return views.sale(self._projection, product_ids, self._rates, self._clock.shown_ms())

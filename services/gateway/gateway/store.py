@@ -6,9 +6,8 @@ It writes what all gateways must agree on: the fingerprint of the identity key. 
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -59,8 +58,7 @@ class NotMigrated(Away):
     """Postgres answers, but the tables are not there: nothing can be asked until they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What the order-writer had applied at one instant; `progress` and `topic_ids` are by partition of decisions."""
 
     products: list[Product]

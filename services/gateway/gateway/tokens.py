@@ -5,9 +5,8 @@ no key can be taken for one of another kind. Must not write a token or a name an
 """
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import jwt
@@ -36,8 +35,7 @@ _WHY: dict[type[Exception], str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRules:
+class TokenRules(NamedTuple):
     """What a token must be."""
 
     algorithm: Algorithm
