@@ -71,7 +71,7 @@ class Jwks:
 
     async def look_again(self) -> None:
         """Fetch, or wait for the fetch that is under way; at once when the last one began less than a minute ago."""
-        if self._asking is None and self._clock() - self._asked_at >= FETCH_S_MIN:
+        if (self._asking is None or self._asking.done()) and self._clock() - self._asked_at >= FETCH_S_MIN:
             self._asked_at = self._clock()
             self._asking = asyncio.create_task(self._fetch(), name="fetch the keys")
         if self._asking is not None:
@@ -91,8 +91,6 @@ class Jwks:
                 self.version += 1
         except Exception as error:  # whatever the issuer's side does, tokens with known keys are verified
             _log.error("the keys for tokens could not be fetched: %s", error)
-        finally:
-            self._asking = None
 
 
 Keys = OneKey | Jwks
