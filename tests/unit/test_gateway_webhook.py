@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -11,6 +12,7 @@ from gateway.apps import described
 from gateway.cursors import Cursors
 from gateway.orders_sql import After
 from gateway.problems import Problem, Refused
+from gateway.rest import BodyGuard
 from gateway.webhook import REPLAY_WINDOW_S, check_signature, command
 from stampede_schemas.orders import PaymentReported, RefundReported
 from tests.support.webhook import signature
@@ -111,6 +113,18 @@ def test_what_is_described_is_what_is_taken(changed: dict[str, Any], good: bool)
     schema = described()["openapi.json"].openapi()["components"]["schemas"]["PaymentReport"]
     assert Draft202012Validator(schema).is_valid(GOOD | changed) is good
     assert isinstance(command(json.dumps(GOOD | changed).encode()), Problem) is not good
+
+
+async def test_a_report_says_nothing_twice() -> None:
+    """Which of two amounts would count? The body is refused before any route sees it."""
+    app = BodyGuard(described()["openapi.json"])  # nothing is behind its routes
+    twice = BODY[:-1] + b', "amount_minor": 1}'
+    json_type = {"content-type": "application/json"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as provider:
+        answer = await provider.post(
+            "/v1/payments/webhook", content=twice, headers={"content-type": "application/json"}
+        )
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-request")
 
 
 def test_a_cursor_is_good_for_who_it_was_made_for() -> None:
