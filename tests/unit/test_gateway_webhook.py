@@ -119,7 +119,6 @@ async def test_a_report_says_nothing_twice() -> None:
     """Which of two amounts would count? The body is refused before any route sees it."""
     app = BodyGuard(described()["openapi.json"])  # nothing is behind its routes
     twice = BODY[:-1] + b', "amount_minor": 1}'
-    json_type = {"content-type": "application/json"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as provider:
         answer = await provider.post(
             "/v1/payments/webhook", content=twice, headers={"content-type": "application/json"}

@@ -210,7 +210,7 @@ class OperatorsApi:
 
     def _answer(self, product_id: ProductId, outcome: OperatorOutcome | None, *, repeated: bool) -> Response:
         if outcome is None:
-            body = views.encoded({"product_id": product_id, "status": "pending"})
+            body = views.encoded(views.Undecided(product_id, "pending"))
             return Response(body, 202, media_type="application/json")
         if isinstance(outcome, RestockRejected) and outcome.reason != "unknown_product":
             detail = f"The change was rejected ({outcome.reason}); {outcome.available_after} are available."
