@@ -13,11 +13,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from gateway.webhook import SIGNATURE_HEADER, signature
+from gateway.webhook import SIGNATURE_HEADER
 from stampede_client import Client, Purchase, Refused, Retries, Unreachable
 from tests.support.fuzz import WEBHOOK_SECRET
 from tests.support.sale import listing
 from tests.support.stack import ROOT, LocalStack, eventually
+from tests.support.webhook import signature
 
 
 def operator(whole: LocalStack) -> httpx.Client:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from gateway.orders_sql import COLUMNS, STATUSES, After, Query, orders, orders_of_buyer
+from gateway.orders_sql import COLUMNS, STATUSES, After, Query, orders
 from order_writer.migrate import migrate
 from tests.support.order_book import EAGER_BUYER, LISTS, PLAIN_BUYER, RARE_PRODUCT, fill, touched
 from tests.support.stack import LocalStack
@@ -91,7 +91,7 @@ async def test_without_its_index_a_list_is_seen_to_touch_much(connection: asyncp
         found = await touched(connection, asked({"product_id": RARE_PRODUCT}))
         assert found.read > READ_MAX or found.blocks > BLOCKS_MAX
         await connection.execute("DROP INDEX purchases_of_buyer")
-        assert "Seq Scan" in (await touched(connection, orders_of_buyer(PLAIN_BUYER, PAGE))).nodes
+        assert "Seq Scan" in (await touched(connection, orders(PAGE, buyer_id=PLAIN_BUYER))).nodes
     finally:
         await transaction.rollback()
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import admission
-from gateway.admission import PurchaseBody
+from gateway.admission import PurchaseOrder
 from gateway.problems import Problem
 from gateway.projection import Projection
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
@@ -26,7 +26,7 @@ members = st.sampled_from(["product_id", "quantity", "payment_method", "price"])
 @given(st.binary(max_size=64) | values.map(lambda value: json.dumps(value).encode()))
 def test_no_body_raises(raw: bytes) -> None:
     """Whatever comes is a purchase or a problem."""
-    assert isinstance(admission.purchase_body(raw), PurchaseBody | Problem)
+    assert isinstance(admission.purchase_body(raw), PurchaseOrder | Problem)
 
 
 @given(
@@ -51,8 +51,8 @@ def test_a_body_is_taken_exactly_if_each_field_is_there_once_and_right(
         and isinstance(plain.get("payment_method", ""), str)
     )
     parsed = admission.purchase_body(raw.encode())
-    assert isinstance(parsed, PurchaseBody) is right
-    if isinstance(parsed, PurchaseBody):
+    assert isinstance(parsed, PurchaseOrder) is right
+    if isinstance(parsed, PurchaseOrder):
         assert (parsed.product_id, parsed.quantity) == (plain["product_id"], plain["quantity"])
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway import admission, problems
-from gateway.admission import IdentityKey, PurchaseBody, PurchasePlace, Subject, pick
+from gateway.admission import IdentityKey, PurchaseOrder, PurchasePlace, Subject, pick
 from gateway.problems import Kind, Problem
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import PARTITIONS, partition_of
@@ -26,7 +26,7 @@ def kind(answer: object) -> Kind | None:
 def test_whole_quantities_are_read(text: str) -> None:
     """1 to 1,000 units."""
     parsed = admission.purchase_body(body(text))
-    assert isinstance(parsed, PurchaseBody)
+    assert isinstance(parsed, PurchaseOrder)
     assert parsed.quantity == int(text)
 
 
@@ -103,7 +103,7 @@ def test_a_body_is_one_object_with_the_known_fields_once(raw: bytes, expected: K
 def test_escapes_in_a_good_body_are_no_offence() -> None:
     """`\\u0070` is a p: a body is judged by what it says, not by how it is spelled."""
     parsed = admission.purchase_body(b'{"\\u0070roduct_id":"l\\u0061mp","quantity":2,"payment_method":"ok"}')
-    assert parsed == PurchaseBody(product_id="lamp", quantity=2, payment_method="ok")
+    assert parsed == PurchaseOrder(product_id="lamp", quantity=2, payment_method="ok")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_the_fingerprint_is_that_of_the_meaning() -> None:
 
     def of(raw: bytes) -> str:
         parsed = admission.purchase_body(raw)
-        assert isinstance(parsed, PurchaseBody)
+        assert isinstance(parsed, PurchaseOrder)
         return admission.fingerprint(parsed)
 
     default = admission.PAYMENT_METHOD_DEFAULT.encode()

@@ -156,10 +156,10 @@ def test_a_hold_is_shown_while_it_lasts() -> None:
     """One gateway knows a confirmed purchase by its event, another by its row: both show the same."""
     projection = folded([listed(10)], [reserved()])
     row = Reserved(*BODY, FIRST, None, 1, 500, "EUR", Millis(1), Millis(60_000))
-    assert views.purchase_fields(projection.memory.tell(row))["hold_until"] == "1970-01-01T00:01:00.000Z"
+    assert views.purchase_state(projection.memory.tell(row)).hold_until == "1970-01-01T00:01:00.000Z"
     for event in (confirmed(at=FIRST), given_back(at=FIRST)):
         by_event = folded([listed(10)], [reserved()])
         by_event.fold_order(event)
         known = by_event.purchase("buy")
         assert known is not None
-        assert (known.status, views.purchase_fields(known)["hold_until"]) == (event.status, None)
+        assert (known.status, views.purchase_state(known).hold_until) == (event.status, None)

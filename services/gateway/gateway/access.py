@@ -13,7 +13,7 @@ from fastapi import Request
 from gateway import admission, problems
 from gateway.admission import IdentityKey, Subject
 from gateway.identity import ADMIN_ROLE, Authenticator
-from gateway.problems import Problem, Refused
+from gateway.problems import Problem, Refused, granted
 
 KEY_ACTOR = "key"
 _audit = logging.getLogger("gateway.audit")
@@ -55,7 +55,4 @@ def key_of(request: Request) -> str | None:
     headers = admission.pick(request.headers.raw)
     if b"idempotency-key" not in headers:
         return None
-    key = admission.idempotency_key(headers)
-    if isinstance(key, Problem):
-        raise Refused(key)
-    return key
+    return granted(admission.idempotency_key(headers))

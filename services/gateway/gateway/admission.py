@@ -40,15 +40,18 @@ _product_id = re.compile(PRODUCT_ID_PATTERN)
 _BARE_QUOTES = {False: 6, True: 10}  # quotation marks in a body without duplicates: keys and strings, twice each
 
 # msgspec matches with Python's re, whose $ lets a final newline through; \Z does not.
-_ProductId = Annotated[str, msgspec.Meta(pattern=PRODUCT_ID_PATTERN[:-1] + r"\Z")]
-_PaymentMethod = Annotated[str, msgspec.Meta(pattern=PAYMENT_METHOD_PATTERN[:-1] + r"\Z")]
+_ProductId = Annotated[str, msgspec.Meta(pattern=PRODUCT_ID_PATTERN[:-1] + r"\Z", examples=["tea"])]
+_PaymentMethod = Annotated[
+    str,
+    msgspec.Meta(pattern=PAYMENT_METHOD_PATTERN[:-1] + r"\Z", extra_json_schema={"default": PAYMENT_METHOD_DEFAULT}),
+]
 
 
-class PurchaseBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a buyer sends. Quantities are whole units."""
+class PurchaseOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to buy. Unknown fields are refused."""
 
     product_id: _ProductId
-    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX, examples=[1])]
     payment_method: _PaymentMethod | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -66,7 +69,7 @@ class PurchasePlace(NamedTuple):
     partition: int | None
 
 
-_body = msgspec.json.Decoder(PurchaseBody)
+_body = msgspec.json.Decoder(PurchaseOrder)
 
 
 def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:
@@ -140,7 +143,7 @@ def _preferences(headers: Headers) -> Sequence[bytes]:
     return told.split(b",") if told else ()
 
 
-def purchase_body(body: bytes) -> PurchaseBody | Problem:
+def purchase_body(body: bytes) -> PurchaseOrder | Problem:
     """The body, if it is one JSON object with exactly the known fields, each once."""
     try:
         parsed = _body.decode(body)
@@ -220,18 +223,18 @@ class IdentityKey:
         return PurchasePlace(partition) if text.startswith(self.kid) and partition < PARTITIONS else None
 
 
-def fingerprint(body: PurchaseBody) -> str:
+def fingerprint(body: PurchaseOrder) -> str:
     """Hash of the canonical body: what must be equal when a key is used again."""
     return blake2b(
         msgspec.json.encode([body.product_id, body.quantity, payment_method(body)]), digest_size=16
     ).hexdigest()
 
 
-def payment_method(body: PurchaseBody) -> str:
+def payment_method(body: PurchaseOrder) -> str:
     """The way of paying that was named, or the default."""
     return PAYMENT_METHOD_DEFAULT if body.payment_method is msgspec.UNSET else body.payment_method
 
 
-def product_of(body: PurchaseBody) -> ProductId:
+def product_of(body: PurchaseOrder) -> ProductId:
     """The product asked for, as the word of the domain."""
     return ProductId(body.product_id)

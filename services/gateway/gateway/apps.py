@@ -1,11 +1,13 @@
 """The two FastAPI apps, put together from their parts: what buyers see and what operators see."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple
 
 from fastapi import Depends, FastAPI
+from msgspec import Struct
 
-from gateway import webhook
+from gateway import admission, views, webhook
 from gateway.access import Access
 from gateway.admission import IdentityKey
 from gateway.appender import Appender
@@ -23,27 +25,6 @@ from gateway.projection import Projection
 from gateway.rest import Probes, add_problem_handlers
 from gateway.store import Store
 from gateway.tail import BrokerClock, Watchers
-
-T = TypeVar("T")
-_BUYERS: dict[str, Any] = {
-    "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "who buys"},
-    "demoUser": {"type": "apiKey", "in": "header", "name": "X-User-Id", "description": "demonstrations only"},
-    "signature": {
-        "type": "apiKey",
-        "in": "header",
-        "name": webhook.SIGNATURE_HEADER,
-        "description": "`t=<seconds since the epoch>,v1=<hex>`; v1 is HMAC-SHA256 of `<t>.<body>`",
-    },
-}
-_BUYERS_TAGS = {
-    "products": "what is on sale, and what is left of it",
-    "purchases": "buying, and what becomes of it",
-    "payments": "what payment providers report",
-}
-_OPERATORS_TAGS = {"products": "what is on sale", "orders": "what became of purchases"}
-_OPERATORS: dict[str, Any] = {
-    "operator": {"type": "http", "scheme": "bearer", "description": "the operators' key, or a token with role `admin`"}
-}
 
 
 class Parts(NamedTuple):
@@ -64,12 +45,19 @@ class Parts(NamedTuple):
 
 def buyers_app(parts: Parts, webhook_secrets: Sequence[str], probes: Probes) -> FastAPI:
     """What buyers see."""
-    projection, watchers, clock, store, lookup, identity, who, _, commands, streams, sale = parts
-    feed = PurchaseFeed(projection, watchers, lookup)
     app = _buyers_app(
-        Catalogue(projection, clock, streams, sale),
-        BuyersApi(projection, lookup, store, identity, who, commands, streams, feed),
-        PaymentReports(commands, webhook_secrets),
+        Catalogue(parts.projection, parts.clock, parts.streams, parts.sale),
+        BuyersApi(
+            parts.projection,
+            parts.lookup,
+            parts.store,
+            parts.identity,
+            parts.who,
+            parts.commands,
+            parts.streams,
+            PurchaseFeed(parts.projection, parts.watchers, parts.lookup),
+        ),
+        PaymentReports(parts.commands, webhook_secrets),
     )
     probes.add_to(app)
     return app
@@ -77,39 +65,32 @@ def buyers_app(parts: Parts, webhook_secrets: Sequence[str], probes: Probes) -> 
 
 def operators_app(parts: Parts, key_sha256: str) -> FastAPI:
     """What operators see; every route is theirs alone."""
-    projection, watchers, clock, store, lookup, identity, who, appender, commands, _, _ = parts
-    access = Access(key_sha256, who, identity)
+    access = Access(key_sha256, parts.who, parts.identity)
     return _operators_app(
-        access,
-        OperatorsApi(projection, watchers, appender, identity, clock, access),
-        OrderDesk(projection, lookup, store, identity, commands, access),
+        # First: `cancel-orders` is no action of a product.
+        OrderDesk(parts.projection, parts.lookup, parts.store, parts.identity, parts.commands, access),
+        OperatorsApi(parts.projection, parts.watchers, parts.appender, parts.identity, parts.clock, access),
+        dependencies=[Depends(access.authorise)],
     )
 
 
 def described() -> dict[str, FastAPI]:
     """Both apps by the name of the file that describes them, with nothing behind their routes."""
+    new = object.__new__  # their routes are bound methods: describing them needs no more
     return {
-        "openapi.json": _buyers_app(_bare(Catalogue), _bare(BuyersApi), _bare(PaymentReports)),
-        "openapi-admin.json": _operators_app(_bare(Access), _bare(OperatorsApi), _bare(OrderDesk)),
+        "openapi.json": _buyers_app(new(Catalogue), new(BuyersApi), new(PaymentReports)),
+        "openapi-admin.json": _operators_app(new(OrderDesk), new(OperatorsApi)),
     }
 
 
-def _buyers_app(catalogue: Catalogue, buyers: BuyersApi, payments: PaymentReports) -> FastAPI:
-    app = _app("Stampede", "Buy what there is, and watch what becomes of it", _BUYERS, _BUYERS_TAGS)
-    for part in (catalogue, buyers, payments):
-        part.add_to(app)
-    return app
-
-
-def _operators_app(access: Access, products: OperatorsApi, orders: OrderDesk) -> FastAPI:
-    app = _app("Stampede operators", "Put products on sale, and look after orders", _OPERATORS, _OPERATORS_TAGS, access)
-    orders.add_to(app)  # first: `cancel-orders` is no action of a product
-    products.add_to(app)
-    return app
-
-
 def _app(
-    title: str, summary: str, schemes: dict[str, Any], tags: dict[str, str], access: Access | None = None
+    title: str,
+    summary: str,
+    security_schemes: dict[str, Any],
+    tags: dict[str, str],
+    shapes: tuple[type[Struct], ...],  # of bodies
+    *handlers: Catalogue | BuyersApi | PaymentReports | OrderDesk | OperatorsApi,
+    dependencies: Sequence[Any] = (),
 ) -> FastAPI:
     app = FastAPI(
         title=title,
@@ -124,12 +105,54 @@ def _app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(access.authorise)] if access else [],
+        dependencies=dependencies,
     )
     add_problem_handlers(app)
-    add_docs(app, schemes)
+    add_docs(app, security_schemes, shapes)
+    for each in handlers:
+        each.add_to(app)
     return app
 
 
-def _bare(kind: type[T]) -> T:
-    return kind.__new__(kind)  # its routes are bound methods: describing them needs no more
+_buyers_app = partial(
+    _app,
+    "Stampede",
+    "Buy what there is, and watch what becomes of it",
+    {
+        "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "who buys"},
+        "demoUser": {"type": "apiKey", "in": "header", "name": "X-User-Id", "description": "demonstrations only"},
+        "signature": {
+            "type": "apiKey",
+            "in": "header",
+            "name": webhook.SIGNATURE_HEADER,
+            "description": "`t=<seconds since the epoch>,v1=<hex>`; v1 is HMAC-SHA256 of `<t>.<body>`",
+        },
+    },
+    {
+        "products": "what is on sale, and what is left of it",
+        "purchases": "buying, and what becomes of it",
+        "payments": "what payment providers report",
+    },
+    (
+        admission.PurchaseOrder,
+        webhook.PaymentReport,
+        views.PurchaseAccepted,
+        views.Purchases,
+        views.Products,
+        views.Reported,
+    ),
+)
+_operators_app = partial(
+    _app,
+    "Stampede operators",
+    "Put products on sale, and look after orders",
+    {
+        "operator": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "the operators' key, or a token with role `admin`",
+        }
+    },
+    {"products": "what is on sale", "orders": "what became of purchases"},
+    (views.ProductState, views.Undecided, views.Orders, views.PurchaseAccepted, views.Cancelling),
+)

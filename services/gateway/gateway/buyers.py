@@ -3,6 +3,7 @@
 Nobody but its buyer sees a purchase: to others it does not exist.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request
@@ -11,22 +12,21 @@ from fastapi.responses import Response
 from gateway import admission, events, problems, views, wire
 from gateway.admission import IdentityKey
 from gateway.commands import Commands
-from gateway.cursors import CURSOR_LENGTH_MAX, CursorInvalid, Cursors
+from gateway.cursors import PAGE_DEFAULT, CursorInQuery, Cursors, LimitInQuery
 from gateway.events import EventStream, PurchaseFeed, Streams
 from gateway.identity import Authenticator
 from gateway.lookup import Lookup
-from gateway.orders_sql import After, orders_of_buyer
-from gateway.problems import Problem, Refused
+from gateway.orders_sql import orders
+from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change, newest
-from gateway.rest import ANYWHERE, WITH_BODY, answers, event_stream, problem_responses, says_nothing
+from gateway.rest import ANYWHERE, WITH_BODY, answers, described_by, event_stream, problem_responses, says_nothing
 from gateway.store import Store
-from stampede_schemas.identifiers import BuyerId
+from stampede_schemas.identifiers import BuyerId, RequestId
 from stampede_schemas.orders import CancelRequested
 
-PAGE_MAX = 100
-PAGE_DEFAULT = 20
 _SIGNED_IN: dict[str, Any] = {"security": [{"token": []}, {"demoUser": []}]}
+_ORDERED = {"required": True, "content": {"application/json": described_by(admission.PurchaseOrder)}}
 _MINE = (problems.UNAUTHENTICATED, problems.NOT_FOUND, *ANYWHERE)
 _PURCHASE_PROBLEMS = (
     problems.KEY_INVALID,
@@ -42,8 +42,6 @@ _PURCHASE_PROBLEMS = (
 )
 
 PurchaseIdInPath = Annotated[str, Path(description="as the purchase's Location names it", examples=[wire.ID])]
-CursorInQuery = Annotated[str | None, Query(max_length=CURSOR_LENGTH_MAX, description="`next_cursor` of a page")]
-LimitInQuery = Annotated[int, Query(ge=1, le=PAGE_MAX, description="how many at most")]
 
 
 class BuyersApi:
@@ -71,39 +69,38 @@ class BuyersApi:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        route = app.add_api_route
-        route(
+        app.add_api_route(
             views.PURCHASES_PATH,
             _document_purchase,
             methods=["POST"],
             operation_id="purchase",
             tags=["purchases"],
             status_code=202,
-            responses=answers(202, wire.PurchaseAccepted, "in the log", wire.PENDING, Location="the purchase")
-            | answers(201, wire.PurchaseState, "reserved, or confirmed already (`Prefer: wait`)", wire.RESERVED)
+            responses=answers(202, views.PurchaseAccepted, "in the log", wire.PENDING, Location="the purchase")
+            | answers(201, views.PurchaseState, "reserved, or confirmed already (`Prefer: wait`)", wire.RESERVED)
             | problem_responses(*_PURCHASE_PROBLEMS, *WITH_BODY),
-            openapi_extra=_SIGNED_IN,
+            openapi_extra=_SIGNED_IN | {"requestBody": _ORDERED},
         )
-        route(
+        app.add_api_route(
             views.PURCHASES_PATH,
             self.own_purchases,
             operation_id="listPurchases",
             tags=["purchases"],
-            responses=answers(200, wire.Purchases, "a page", {"purchases": [wire.RESERVED], "next_cursor": None})
+            responses=answers(200, views.Purchases, "a page", {"purchases": [wire.RESERVED], "next_cursor": None})
             | problem_responses(problems.UNAUTHENTICATED, *ANYWHERE),
             openapi_extra=_SIGNED_IN,
         )
         one = views.PURCHASES_PATH + "/{purchase_id}"
-        route(
+        app.add_api_route(
             one,
             self.purchase,
             operation_id="getPurchase",
             tags=["purchases"],
-            responses=answers(200, wire.PurchaseState, "the purchase as it is now", wire.DECLINED)
+            responses=answers(200, views.PurchaseState, "the purchase as it is now", wire.DECLINED)
             | problem_responses(*_MINE),
             openapi_extra=_SIGNED_IN,
         )
-        route(
+        app.add_api_route(
             one + "/events",
             self.purchase_events,
             operation_id="watchPurchase",
@@ -114,14 +111,14 @@ class BuyersApi:
             | problem_responses(problems.RATE_LIMITED, *_MINE),
             openapi_extra=_SIGNED_IN,
         )
-        route(
+        app.add_api_route(
             one + "/cancel",
             self.cancel,
             methods=["POST"],
             operation_id="cancelPurchase",
             tags=["purchases"],
             status_code=202,
-            responses=answers(202, wire.PurchaseAccepted, "in the log", wire.CANCELLING, Location="the purchase")
+            responses=answers(202, views.PurchaseAccepted, "in the log", wire.CANCELLING, Location="the purchase")
             | problem_responses(problems.NOT_CANCELLABLE, problems.OUTCOME_UNKNOWN, *_MINE, *WITH_BODY),
             openapi_extra=_SIGNED_IN,
         )
@@ -131,12 +128,10 @@ class BuyersApi:
     ) -> Response:
         """The caller's purchases, newest first. One shows here once it is in the database, soon after its decision."""
         buyer_id = await self._buyer(request)
-        scope = (buyer_id, views.PURCHASES_PATH)
-        after = read_cursor(self._cursors, cursor, *scope)
-        rows = await self._store.page(orders_of_buyer(buyer_id, limit + 1, after))
-        following = self._cursors.write(rows[limit - 1][1], *scope) if len(rows) > limit else None
-        shown = [views.purchase_fields(self._newest(row)) for row, _ in rows[:limit]]
-        body = views.encoded({"purchases": shown, "next_cursor": following})
+        query, scope = partial(orders, buyer_id=buyer_id), (buyer_id, views.PURCHASES_PATH)
+        rows, following = await self._cursors.page(self._store, query, limit, cursor, *scope)
+        newer = [newest(self._projection.purchase(row.purchase_id), row) for row in rows]
+        body = views.encoded(views.Purchases([views.purchase_state(one) for one in newer], following))
         return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
     async def purchase(
@@ -169,8 +164,7 @@ class BuyersApi:
         seen = events.last_event_id(last_event_id)
         if known.version <= seen and not may_change(known):
             return Response(status_code=204)
-        if (refused := self._streams.take(buyer_id)) is not None:
-            raise Refused(refused)
+        granted(self._streams.take(buyer_id))
         return EventStream(self._purchases.frames(known.purchase_id, seen), self._streams, buyer_id)
 
     async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
@@ -180,19 +174,14 @@ class BuyersApi:
         """
         buyer_id, known = await self._own(request, purchase_id)
         await says_nothing(request)
-        check_cancellable(known)
-        request_id = self._identity.request_id("cancel", known.purchase_id)
-        wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=buyer_id)
-        if (refused := await self._commands.append(wish, known.purchase_id)) is not None:
-            raise Refused(refused)
+        wish = cancellation(known, self._identity.request_id("cancel", known.purchase_id), buyer_id)
+        granted(await self._commands.append(wish, known.purchase_id))
         self._projection.memory.cancel_asked(known.purchase_id)
         headers = {"location": views.location(known.purchase_id), "cache-control": "no-store"}
         return Response(views.cancelling(known), 202, media_type="application/json", headers=headers)
 
     async def _buyer(self, request: Request) -> BuyerId:
-        subject = await self._authenticator.subject(admission.pick(request.headers.raw))
-        if isinstance(subject, Problem):
-            raise Refused(subject)
+        subject = granted(await self._authenticator.subject(admission.pick(request.headers.raw)))
         return self._identity.buyer_id(subject)
 
     async def _own(self, request: Request, purchase_id: str) -> tuple[BuyerId, Purchase]:
@@ -202,28 +191,16 @@ class BuyersApi:
             raise Refused(Problem(problems.NOT_FOUND, "You have no purchase with this id."))
         return buyer_id, known
 
-    def _newest(self, row: Purchase) -> Purchase:
-        return newest(self._projection.purchase(row.purchase_id), row)
 
-
-def check_cancellable(known: Purchase) -> None:
-    """Refuse what has ended. Raises Refused."""
+def cancellation(known: Purchase, request_id: RequestId, actor: str) -> CancelRequested:
+    """The command that undoes a purchase. Raises Refused: it has ended."""
     if isinstance(known, Rejected) or (isinstance(known, Ordered) and known.status == "released"):
         extra = {"purchase_status": known.status, "reason": known.reason}
         raise Refused(Problem(problems.NOT_CANCELLABLE, f"The purchase is {known.status} already.", extra=extra))
-
-
-def read_cursor(cursors: Cursors, cursor: str | None, *scope: str) -> After | None:
-    """Where the page begins; None: at the beginning. Raises Refused."""
-    try:
-        return None if cursor is None else cursors.read(cursor, *scope)
-    except CursorInvalid:
-        detail = "The cursor is none of ours, or was made for another caller or other filters; begin without one."
-        raise Refused(Problem(problems.INVALID_BODY, detail)) from None
+    return CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=actor)
 
 
 async def _document_purchase(  # its arguments are the documentation
-    order: wire.PurchaseOrder,  # noqa: ARG001
     idempotency_key: Annotated[  # noqa: ARG001
         str,
         Header(

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from gateway import events, problems, views, wire
 from gateway.events import EventStream, SaleFeed, Streams
-from gateway.problems import Problem, Refused
+from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.rest import ANYWHERE, OPEN, Responses, answers, event_stream, problem_responses
 from gateway.tail import BrokerClock
@@ -31,27 +31,27 @@ class Catalogue:
         """Add the routes."""
         unchanged: Responses = {304: {"description": "what you have is still good"}}
         tag = {"ETag": "of these very bytes", "Cache_Control": "for how long not to ask again"}
-        whole = {"products": [wire.PRODUCT], "server_time": wire.AT}
-        route = app.get
-        route(
+        app.get(
             "/v1/products",
             operation_id="listProducts",
             tags=["products"],
-            responses=answers(200, wire.Products, "all products", whole, **tag)
+            responses=answers(
+                200, views.Products, "all products", {"products": [wire.PRODUCT], "server_time": wire.AT}, **tag
+            )
             | unchanged
             | problem_responses(*ANYWHERE),
             openapi_extra=OPEN,
         )(self.products)
-        route(
+        app.get(
             "/v1/products/{product_id}",
             operation_id="getProduct",
             tags=["products"],
-            responses=answers(200, wire.ProductState, "the product", wire.PRODUCT, **tag)
+            responses=answers(200, views.ProductState, "the product", wire.PRODUCT, **tag)
             | unchanged
             | problem_responses(problems.UNKNOWN_PRODUCT, *ANYWHERE),
             openapi_extra=OPEN,
         )(self.product)
-        route(
+        app.get(
             "/v1/sale/events",
             operation_id="watchSale",
             response_class=Response,
@@ -65,9 +65,8 @@ class Catalogue:
         """All products with their availability."""
         now_ms = self._clock.shown_ms()
         known = sorted(self._projection.products.values(), key=lambda product: product.product_id)
-        shown = [views.product(product, now_ms, server_time=False) for product in known if product.status != "retired"]
-        server_time = views.instant(now_ms)
-        whole = {"products": [product | {"server_time": server_time} for product in shown], "server_time": server_time}
+        shown = [views.product(product, now_ms) for product in known if product.status != "retired"]
+        whole = views.Products(shown, views.instant(now_ms))
         return _cacheable(request, views.etag(shown, now_ms), whole)
 
     async def product(self, request: Request, product_id: ProductIdInPath) -> Response:
@@ -76,13 +75,12 @@ class Catalogue:
         if known is None:
             raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
         now_ms = self._clock.shown_ms()
-        tag = views.etag(views.product(known, now_ms, server_time=False), now_ms)
-        return _cacheable(request, tag, views.product(known, now_ms))
+        shown = views.product(known, now_ms)
+        return _cacheable(request, views.etag([shown], now_ms), shown)
 
     async def sale_events(self) -> Response:
         """The sale live, for everybody: stock, what is decided, and how fast. Counts only."""
-        if (refused := self._streams.take(events.EVERYBODY)) is not None:
-            raise Refused(refused)
+        granted(self._streams.take(events.EVERYBODY))
         return EventStream(self._sale.frames(), self._streams, events.EVERYBODY)
 
 

@@ -10,9 +10,8 @@ import logging
 from confluent_kafka import KafkaError, Message
 
 from eventlog.producer import RenewedProducer
-from gateway import problems
 from gateway.problems import Problem
-from gateway.retry_after import overloaded
+from gateway.retry_after import outcome_unknown, overloaded
 from stampede_schemas.codec import encode
 from stampede_schemas.orders import AnyCommand
 from stampede_schemas.topics import ORDER_COMMANDS, partition_of
@@ -49,15 +48,13 @@ class Commands:
             self._producer.produce(ORDER_COMMANDS.name, value, key=key, partition=partition, on_delivery=reported)
             self._sent.set()
             async with asyncio.timeout(ANSWER_S_MAX):
-                acknowledged = await done
+                if await done:
+                    return None
         except (BufferError, TimeoutError):
-            acknowledged = False
+            _log.warning("a command was not sent, or not acknowledged in time")
         finally:
             self._in_flight.discard(done)
-        if acknowledged:
-            return None
-        detail = "The log did not acknowledge in time; send the same request again, it will be acted on once."
-        return Problem(problems.OUTCOME_UNKNOWN, detail, extra={"outcome": "unknown"}, retry_after_s=1)
+        return outcome_unknown("Send the same request again; it will be acted on once.")
 
     async def run(self) -> None:
         """Serve delivery reports while any are outstanding."""

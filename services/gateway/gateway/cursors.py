@@ -1,55 +1,69 @@
-"""Cursors of lists: where a page ended, signed for who asked what. Pure.
+"""Cursors of lists: where a page ended, signed for who asked what.
 
 A cursor is good for the same caller, route and filters only; anybody else's, or a forged one, is refused as unreadable.
 """
 
-import base64
-import binascii
-import hmac
-from datetime import UTC, datetime
-from hashlib import blake2b
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated
 
 import msgspec
+from fastapi import Query
+from itsdangerous import BadData, URLSafeSerializer
 
+from gateway import orders_sql, problems
 from gateway.orders_sql import After
+from gateway.problems import Problem, Refused
+from gateway.purchase_state import Purchase
+from gateway.store import Store
 
 CURSOR_LENGTH_MAX = 200
-_MAC_BYTES = 12
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class CursorInvalid(ValueError):
-    """Not made here, or made for another caller, route or filter."""
+PAGE_MAX = 100
+PAGE_DEFAULT = 20
+CursorInQuery = Annotated[str | None, Query(max_length=CURSOR_LENGTH_MAX, description="`next_cursor` of a page")]
+LimitInQuery = Annotated[int, Query(ge=1, le=PAGE_MAX, description="how many at most")]
 
 
 class Cursors:
-    """Writes and reads cursors, signed with a key of the installation's own."""
+    """Writes and reads cursors, signed with a key of the installation's own; `scope`: caller, route, each filter."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
+    async def page(
+        self,
+        store: Store,
+        query: Callable[[int, After | None], orders_sql.Query],
+        limit: int,
+        cursor: str | None,
+        *scope: str,
+    ) -> tuple[list[Purchase], str | None]:
+        """At most `limit` rows of `query` behind the cursor (None: the first), and a cursor to the next page if any.
+
+        Raises Refused, Away.
+        """
+        after = None if cursor is None else self.read(cursor, *scope)
+        rows = await store.page(query(limit + 1, after))
+        following = self.write(rows[limit - 1][1], *scope) if len(rows) > limit else None
+        return [row for row, _ in rows[:limit]], following
+
     def write(self, after: After, *scope: str) -> str:
-        """A cursor to what comes behind `after`, for `scope`: who asks, the route, and each filter."""
-        at_us = (after.created_at - _EPOCH) // datetime.resolution
-        place = msgspec.json.encode([at_us, after.purchase_id])
-        return base64.urlsafe_b64encode(self._mac(place, scope) + place).decode().rstrip("=")
+        """A cursor to what comes behind `after`."""
+        return self._serializer(scope).dumps((after.created_at.isoformat(), after.purchase_id))
 
     def read(self, cursor: str, *scope: str) -> After:
-        """The place a cursor names.
-
-        Raises:
-            CursorInvalid: it is not one that `write` made for this scope.
-        """
+        """The place a cursor names. Raises Refused: it is not one that `write` made for this scope."""
         try:
-            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            raise CursorInvalid from None
-        mac, place = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
-        if len(cursor) > CURSOR_LENGTH_MAX or not hmac.compare_digest(mac, self._mac(place, scope)):
-            raise CursorInvalid
-        at_us, purchase_id = msgspec.json.decode(place, type=tuple[int, str])
-        return After(_EPOCH + at_us * datetime.resolution, purchase_id)
+            created_at, purchase_id = self._serializer(scope).loads(cursor)
+        except BadData:
+            detail = "The cursor is none of ours, or was made for another caller or other filters; begin without one."
+            raise Refused(Problem(problems.INVALID_BODY, detail)) from None
+        return After(datetime.fromisoformat(created_at), purchase_id)
 
-    def _mac(self, place: bytes, scope: tuple[str, ...]) -> bytes:
-        told = "".join(f"{len(part)}:{part}" for part in (place.decode("latin-1"), *scope))
-        return blake2b(told.encode(), digest_size=_MAC_BYTES, key=self._key).digest()
+    def _serializer(self, scope: tuple[str, ...]) -> URLSafeSerializer:
+        return URLSafeSerializer(
+            self._key,
+            salt=msgspec.json.encode(scope),
+            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+        )

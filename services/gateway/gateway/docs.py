@@ -1,17 +1,20 @@
 """`/docs`: the description of a listener as Swagger UI, from our own host; `/problems/...`: what a no means."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from inspect import cleandoc
+from typing import Any, cast
 
+import msgspec
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import problems
 from gateway.problems import Problem
-from gateway.rest import NULL, ProblemDocument, answer, replaced
+from gateway.rest import NULL, SCHEMAS, ProblemDocument, answer, replaced
 
 FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -38,22 +41,20 @@ _KEPT = {"cache-control": f"public, max-age={FRESH_S}"}
 _KINDS = {kind.slug: kind for kind in problems.KINDS}
 
 
-def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
-    """Serve the app's description and its page; the schemes are how callers may be known."""
+def add_docs(app: FastAPI, security_schemes: dict[str, Any], shapes: Sequence[type[msgspec.Struct]]) -> None:
+    """Serve the app's description and its page; the schemes are how callers may be known, the shapes of its bodies."""
     generate = app.openapi
 
+    @cache
     def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            whole = replaced(generate(), NULL, None)
-            assert isinstance(whole, dict)
-            whole["components"]["schemas"][ProblemDocument.__name__] = ProblemDocument.model_json_schema()
-            whole["components"]["securitySchemes"] = security_schemes
-            for operation in (told for path in whole["paths"].values() for told in path.values()):
-                words = re.sub(r"([A-Z])", r" \1", operation["operationId"]).lower()
-                operation["summary"] = words[0].upper() + words[1:]
-            app.openapi_schema = whole
-        assert app.openapi_schema is not None
-        return app.openapi_schema
+        whole: Any = replaced(generate(), NULL, None)
+        components = whole.setdefault("components", {})
+        components.setdefault("schemas", {}).update(_schemas((*shapes, ProblemDocument)))
+        components["securitySchemes"] = security_schemes
+        for operation in (told for path in whole["paths"].values() for told in path.values()):
+            words = re.sub(r"([A-Z])", r" \1", operation["operationId"]).lower()
+            operation["summary"] = words[0].upper() + words[1:]
+        return cast("dict[str, Any]", whole)
 
     app.openapi = described  # type: ignore[method-assign]  # FastAPI's own way of extending a description
     page = (_PAGE % app.title).encode()
@@ -80,6 +81,14 @@ def add_docs(app: FastAPI, security_schemes: dict[str, Any]) -> None:
     app.add_route(problems.TYPE_PREFIX + "{slug}", explained, include_in_schema=False)
     app.add_route("/docs", shown, include_in_schema=False)
     app.add_route("/docs/{name}", part, include_in_schema=False)
+
+
+def _schemas(shapes: Sequence[type[msgspec.Struct]]) -> Any:
+    _, schemas = msgspec.json.schema_components(shapes, ref_template=SCHEMAS + "{name}")
+    for schema in schemas.values():
+        schema["description"] = cleandoc(schema["description"])
+    # Python's `$` lets a final newline through; what does not is written `\Z` there, and `$` in a JSON schema.
+    return msgspec.json.decode(msgspec.json.encode(schemas).replace(rb"\\Z", b"$"))
 
 
 @cache

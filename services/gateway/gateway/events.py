@@ -6,11 +6,12 @@ anywhere from the last one seen. The public feed carries counts only; nothing in
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 
-from starlette.responses import Response
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from gateway import problems, views
@@ -19,7 +20,7 @@ from gateway.problems import Problem
 from gateway.projection import Projection
 from gateway.purchase_state import Answered, Purchase, may_change
 from gateway.retry_after import overloaded
-from gateway.store import Away, NotMigrated
+from gateway.store import Away
 from gateway.tail import BrokerClock, Watchers
 from stampede_schemas.identifiers import ProductId
 
@@ -35,7 +36,7 @@ FRAME_S_MAX = 1.0  # rates change while nothing is decided
 RATE_OVER_S = 2.0
 PRODUCTS_SHOWN_MAX = 200
 EVERYBODY = "everybody"
-_HEADERS = ((b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
 _ENOUGH = (
     (b"ratelimit-policy", b'"streams";q=%d' % STREAMS_OF_ONE_MAX),
     (b"ratelimit", b'"streams";r=0;t=%d' % STREAMS_RETRY_S),
@@ -48,28 +49,25 @@ class Streams:
     """The streams that are open. Each has a place from `take` until its response has ended."""
 
     def __init__(self, streams_max: int = STREAMS_MAX, behind_s_max: float = BEHIND_S_MAX) -> None:
-        self._streams_max, self._behind_s_max = streams_max, behind_s_max
+        self._streams_max, self.behind_s_max = streams_max, behind_s_max
         self._of: Counter[str] = Counter()
-        self._count = 0
-        self._writers: set[asyncio.Task[bool]] = set()
+        self.running: set[asyncio.Timeout] = set()  # how long each may still run
         self._closed = False
 
     def take(self, owner: str) -> Problem | None:
         """A place for `owner` (a pseudonym, or a word for everybody), or why there is none."""
         half = (self._streams_max + 1) // 2  # the crowd that only looks leaves room for those who bought
-        full = self._count >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
+        full = self._of.total() >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
         if self._closed or full:
             return overloaded("Too many streams are open here; poll instead.", STREAMS_RETRY_S)
         if owner != EVERYBODY and self._of[owner] >= STREAMS_OF_ONE_MAX:
             detail = f"You have {STREAMS_OF_ONE_MAX} streams open; close one."
             return Problem(problems.RATE_LIMITED, detail, headers=_ENOUGH, retry_after_s=STREAMS_RETRY_S)
         self._of[owner] += 1
-        self._count += 1
         return None
 
     def give_back(self, owner: str) -> None:
         """The place of `owner` is free again."""
-        self._count -= 1
         self._of[owner] -= 1
         if not self._of[owner]:
             del self._of[owner]
@@ -77,50 +75,45 @@ class Streams:
     def close(self) -> None:
         """End every stream; listeners go to another gateway."""
         self._closed = True
-        for writer in self._writers:
-            writer.cancel()
-
-    async def write(self, frames: AsyncGenerator[bytes, None], send: Send, receive: Receive) -> bool:
-        """Send frames until they end, the listener leaves or falls behind, or time is up. False: it fell behind."""
-        writer, gone = asyncio.create_task(self._write(frames, send)), asyncio.create_task(_gone(receive))
-        self._writers.add(writer)
-        try:
-            await asyncio.wait((writer, gone), timeout=STREAM_S_MAX, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._writers.discard(writer)
-            for task in (writer, gone):
-                task.cancel()
-            await asyncio.wait((writer, gone))
-        return writer.cancelled() or writer.result()
-
-    async def _write(self, frames: AsyncGenerator[bytes, None], send: Send) -> bool:
-        try:
-            async for frame in frames:
-                async with asyncio.timeout(self._behind_s_max):
-                    await send({"type": "http.response.body", "body": frame, "more_body": True})
-        except TimeoutError:
-            return False
-        finally:
-            await frames.aclose()  # its `finally` runs now, not some day
-        return True
+        for until in self.running:
+            if not until.expired():
+                until.reschedule(0)
 
 
-class EventStream(Response):
-    """A response of frames, in a place taken from `streams` for `owner`."""
+class EventStream(StreamingResponse):
+    """A response of frames, in a place taken from `streams` for `owner`; it ends when its listener leaves."""
 
     def __init__(self, frames: AsyncGenerator[bytes, None], streams: Streams, owner: str) -> None:
-        super().__init__(status_code=200, media_type="text/event-stream")
+        super().__init__(frames, headers=_HEADERS)
         self._frames, self._streams, self._owner = frames, streams, owner
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Stream; a listener that fell behind is left without the end of its response, and so hung up on."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Stream, and give the place back."""
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-            await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
-            if await self._streams.write(self._frames, send, receive):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await super().__call__(scope, receive, send)
         finally:
             self._streams.give_back(self._owner)
+
+    async def stream_response(self, send: Send) -> None:
+        """Send frames until they end or time is up.
+
+        A listener that falls behind is left without the end of its response, and so hung up on.
+        """
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": _BEGIN, "more_body": True})
+        until = asyncio.timeout(STREAM_S_MAX)
+        self._streams.running.add(until)
+        try:
+            async with until, contextlib.aclosing(self._frames) as frames:  # its `finally` runs now, not some day
+                async for frame in frames:
+                    async with asyncio.timeout(self._streams.behind_s_max):
+                        await send({"type": "http.response.body", "body": frame, "more_body": True})
+        except TimeoutError:
+            if not until.expired():
+                return
+        finally:
+            self._streams.running.discard(until)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class PurchaseFeed:
@@ -134,7 +127,7 @@ class PurchaseFeed:
         while True:
             try:
                 known = await self._next(purchase_id, seen)
-            except (Away, NotMigrated):
+            except Away:
                 yield _HEARTBEAT
                 await asyncio.sleep(AWAY_S)
                 continue
@@ -168,22 +161,22 @@ class SaleFeed:
         self._whole: bytes | None = None  # of this number; made when the first listener needs it
         self._next = asyncio.Event()
         self._listeners = 0
-        self._made_at = 0.0
         self._rates: dict[str, float] = {}
-        self._counted: list[tuple[float, dict[str, int]]] = []
+        self._counted: list[tuple[float, dict[str, int]]] = []  # when the latest frames were made, and the counts then
 
     async def run(self) -> None:
         """Make frames, at most ten a second, for as long as there are listeners."""
         while True:
             await asyncio.sleep(FRAME_S_MIN)
-            due = self._projection.tally.touched or time.monotonic() - self._made_at >= FRAME_S_MAX
-            if self._listeners and due:
-                self._make()
+            if self._listeners:
+                now, (made_at, _) = time.monotonic(), self._counted[-1]
+                if self._projection.tally.touched or now - made_at >= FRAME_S_MAX:
+                    self._make(now)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """Everything, then what changes; everything again after a frame was missed."""
         if not self._listeners:  # nothing was made while nobody listened
-            counts = _counts(self._projection)
+            counts = dict(self._projection.tally.decided)
             self._whole, self._rates = None, dict.fromkeys(counts, 0.0)
             self._counted = [(time.monotonic(), counts)]
             self._projection.tally.touched.clear()
@@ -199,12 +192,15 @@ class SaleFeed:
         finally:
             self._listeners -= 1
 
-    def _make(self) -> None:
+    def _make(self, now: float) -> None:
         tally = self._projection.tally
         changed = sorted(tally.touched)[:PRODUCTS_SHOWN_MAX]
         tally.touched.difference_update(changed)
-        self._made_at = time.monotonic()
-        self._rate(self._made_at)
+        counts = dict(tally.decided)
+        self._counted = [(at, then) for at, then in self._counted if now - at <= RATE_OVER_S] + [(now, counts)]
+        since, then = self._counted[0]
+        over = max(now - since, FRAME_S_MIN)
+        self._rates = {kind: round((count - then[kind]) / over, 1) for kind, count in counts.items()}
         self._number += 1
         self._delta = _frame("changes", self._body(changed))
         self._whole = None
@@ -216,25 +212,8 @@ class SaleFeed:
             self._whole = _frame("sale", self._body(sorted(self._projection.products)[:PRODUCTS_SHOWN_MAX]))
         return self._whole
 
-    def _rate(self, now: float) -> None:
-        counts = _counts(self._projection)
-        self._counted = [(at, then) for at, then in self._counted if now - at <= RATE_OVER_S] + [(now, counts)]
-        since, then = self._counted[0]
-        over = max(now - since, FRAME_S_MIN)
-        self._rates = {kind: round((count - then[kind]) / over, 1) for kind, count in counts.items()}
-
     def _body(self, product_ids: list[ProductId]) -> bytes:
-        return views.sale(self._projection, product_ids, _counts(self._projection), self._rates, self._clock.shown_ms())
-
-
-def _counts(projection: Projection) -> dict[str, int]:
-    tally = projection.tally
-    return {
-        "reserved": tally.reserved,
-        "rejected": tally.rejected,
-        "released": tally.released,
-        "confirmed": tally.confirmed,
-    }
+        return views.sale(self._projection, product_ids, self._rates, self._clock.shown_ms())
 
 
 def last_event_id(text: str | None) -> int:
@@ -245,8 +224,3 @@ def last_event_id(text: str | None) -> int:
 def _frame(event: str, data: bytes, number: int | None = None) -> bytes:
     head = b"" if number is None else b"id: %d\n" % number
     return head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -7,11 +7,11 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable
-from typing import Protocol
 
 from gateway import problems
 from gateway.admission import Headers, Subject
 from gateway.problems import Problem
+from gateway.tokens import TokenAuthenticator
 
 ADMIN_ROLE = "admin"  # in a Subject's roles: may use the operators' listener
 _USER = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -22,27 +22,10 @@ class AuthenticationRefused(Exception):
     """The chosen mode must not or cannot be used here; the message says what to do."""
 
 
-class Authenticator(Protocol):
-    """One way of knowing who asks."""
-
-    async def subject(self, headers: Headers) -> Subject | Problem:
-        """Who sent these headers, with roles; problem 401 when nobody vouches for them."""
-        ...
-
-    async def run(self) -> None:
-        """Keep what it believes by fresh, until cancelled."""
-        ...
-
-    @property
-    def healthy(self) -> bool | str:
-        """True, or why nobody can be vouched for."""
-        ...
-
-
 class HeaderAuthenticator:
     """Believes whatever X-User-Id says."""
 
-    healthy = True
+    healthy: bool | str = True
 
     async def run(self) -> None:
         """There is nothing to keep fresh."""
@@ -55,8 +38,13 @@ class HeaderAuthenticator:
         return Subject("header", value.decode("ascii"))
 
 
+# One way of knowing who asks: `subject` says who sent some headers or refuses, `run` keeps what it believes by fresh
+# until cancelled, `healthy` is True or why nobody can be vouched for.
+Authenticator = HeaderAuthenticator | TokenAuthenticator
+
+
 def authenticator(
-    mode: str, *, production: bool, host: str, tokens: Callable[[], Authenticator] | None = None
+    mode: str, *, production: bool, host: str, tokens: Callable[[], TokenAuthenticator] | None = None
 ) -> Authenticator:
     """The authenticator for `mode` (header | jwt) on a listener at `host`; `tokens` makes the one for jwt.
 

@@ -1,7 +1,8 @@
 """The keys that tokens are verified with: one from a file, or the set behind a URL, kept fresh and asked for rarely.
 
 A key that is known is found in memory, always. An unknown one may cause a fetch, but never more than one a minute,
-whatever clients send. Must not follow anything a token says.
+whatever clients send. PyJWT's own client is not used: it blocks, forgets its keys while the issuer is unavailable, and
+bounds neither a document nor how often a failed fetch is repeated. Must not follow anything a token says.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import logging
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 import jwt
 
@@ -24,45 +24,18 @@ _log = logging.getLogger(__name__)
 Key = jwt.PyJWK
 
 
-class Keys(Protocol):
-    """Where keys are found."""
-
-    version: int  # rises when the keys change: what was verified with the old ones must be verified again
-
-    def find(self, kid: str | None) -> Key | None:
-        """The key of this name, from memory."""
-        ...
-
-    async def look_again(self) -> None:
-        """Ask the issuer for its keys, if that is possible and not too soon."""
-        ...
-
-    async def run(self) -> None:
-        """Keep them fresh until cancelled."""
-        ...
-
-    @property
-    def healthy(self) -> bool | str:
-        """True, or why no token can be verified."""
-        ...
-
-
 class OneKey:
     """The one key of an installation, whatever name a token gives it."""
 
     version = 0
-    healthy = True
+    healthy: bool | str = True
 
     def __init__(self, key: Key) -> None:
         self._key = key
 
-    def find(self, kid: str | None) -> Key | None:
+    async def find(self, _kid: str | None) -> Key | None:
         """The key."""
-        del kid
         return self._key
-
-    async def look_again(self) -> None:
-        """There is nobody to ask."""
 
     async def run(self) -> None:
         """It stays as it is."""
@@ -83,27 +56,29 @@ class Jwks:
         self._document = b""
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
-        self.version = 0
+        self.version = 0  # rises when the keys change: what was verified with the old ones must be verified again
 
     @property
     def healthy(self) -> bool | str:
         """True once a key is known; keys stay known while their issuer is away."""
         return bool(self._keys) or "the keys that tokens are verified with could not be fetched yet"
 
-    def find(self, kid: str | None) -> Key | None:
-        """The key of this name; without a name, the only one there is."""
+    async def find(self, kid: str | None) -> Key | None:
+        """The key of this name; without a name, the only one there is. An unknown one may cause a fetch."""
+        if kid not in self._keys:
+            await self.look_again()
         return self._keys.get(kid)
 
     async def look_again(self) -> None:
         """Fetch, or wait for the fetch that is under way; at once when the last one began less than a minute ago."""
-        if self._asking is None and self._clock() - self._asked_at >= FETCH_S_MIN:
+        if (self._asking is None or self._asking.done()) and self._clock() - self._asked_at >= FETCH_S_MIN:
             self._asked_at = self._clock()
             self._asking = asyncio.create_task(self._fetch(), name="fetch the keys")
         if self._asking is not None:
             await asyncio.wait({self._asking}, timeout=FETCH_S_MAX)
 
     async def run(self) -> None:
-        """Fetch now and then."""
+        """Fetch now and then, until cancelled."""
         while True:
             await self.look_again()
             await asyncio.sleep(REFRESH_S if self._keys else FETCH_S_MIN)
@@ -112,44 +87,33 @@ class Jwks:
         try:
             document = await asyncio.to_thread(self._get, self._url)
             if document != self._document:
-                self._keys, self._document, self.version = (
-                    key_set(document, self._algorithm),
-                    document,
-                    self.version + 1,
-                )
+                self._keys, self._document = key_set(document, self._algorithm), document
+                self.version += 1
         except Exception as error:  # whatever the issuer's side does, tokens with known keys are verified
             _log.error("the keys for tokens could not be fetched: %s", error)
-        finally:
-            self._asking = None
+
+
+Keys = OneKey | Jwks
 
 
 def key_set(document: bytes, algorithm: str) -> dict[str | None, Key]:
     """The keys of a JWKS that can verify `algorithm`, by name; an only one is found without its name too.
 
     Raises:
-        ValueError: it is not a JWKS, or holds no such key.
+        ValueError, jwt.PyJWTError: it is not a JWKS, or holds no such key.
     """
-    listed = json.loads(document)["keys"]
-    found: dict[str | None, Key] = {}
-    for one in listed[:KEYS_MAX]:
-        key = _usable(one, algorithm)
-        if key is not None:
-            found[str(one.get("kid", ""))] = key
+    listed = json.loads(document)["keys"][:KEYS_MAX]
+    public = [{"alg": algorithm} | one for one in listed if one.get("kty") != "oct" and "d" not in one]
+    found: dict[str | None, Key] = {
+        str(key.key_id or ""): key
+        for key in jwt.PyJWKSet(public)  # leaves out keys of another kind
+        if key.algorithm_name == algorithm and key.public_key_use in (None, "sig")
+    }
     if not found:
         raise ValueError(f"there is no public key for {algorithm} among them")
     if len(found) == 1:
         found[None] = next(iter(found.values()))
     return found
-
-
-def _usable(one: dict[str, Any], algorithm: str) -> Key | None:
-    secret = one.get("kty") == "oct" or "d" in one
-    if secret or one.get("use", "sig") != "sig" or one.get("alg", algorithm) != algorithm:
-        return None
-    try:
-        return jwt.PyJWK(one, algorithm)
-    except jwt.PyJWTError:  # a key of another kind
-        return None
 
 
 def fetch(url: str) -> bytes:

@@ -9,7 +9,7 @@ from gateway.admission import IdentityKey, PurchasePlace
 from gateway.freshness import Freshness
 from gateway.projection import Projection
 from gateway.purchase_state import Accepted, Answered, Purchase, Rejected, Reserved, buyer_of
-from gateway.store import Away, NotMigrated, Store
+from gateway.store import Away, Store
 from gateway.tail import Watchers
 from stampede_schemas.identifiers import PurchaseId
 
@@ -74,7 +74,7 @@ class Lookup:
         try:
             async with asyncio.timeout(ROWS_S_MAX):
                 rows, progress = await self._store.rows(purchase_ids)
-        except (Away, NotMigrated, TimeoutError):
+        except (Away, TimeoutError):
             return set()
         told = {one: self._take(rows.get(one), progress) for one in purchase_ids}
         return {one for one, state in told.items() if state is None and self._absent(one, progress)}

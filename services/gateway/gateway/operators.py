@@ -74,10 +74,10 @@ class OperatorsApi:
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
         told = (
-            answers(200, wire.ProductState, "done, or done before", wire.PRODUCT)
-            | answers(202, wire.Undecided, "in the log, not decided yet", {"product_id": "tea", "status": "pending"})
+            answers(200, views.ProductState, "done, or done before", wire.PRODUCT)
+            | answers(202, views.Undecided, "in the log, not decided yet", {"product_id": "tea", "status": "pending"})
         )  # fmt: skip
-        created = answers(201, wire.ProductState, "on sale", wire.PRODUCT, Location="where buyers see it")
+        created = answers(201, views.ProductState, "on sale", wire.PRODUCT, Location="where buyers see it")
         kinds = (*OPERATED, problems.PRODUCT_CONFLICT, problems.OUTCOME_UNKNOWN)
         keyed, known = (*kinds, problems.KEY_REUSED), (*kinds, problems.UNKNOWN_PRODUCT)
         one = PRODUCTS_PATH + "/{product_id}"
@@ -210,7 +210,7 @@ class OperatorsApi:
 
     def _answer(self, product_id: ProductId, outcome: OperatorOutcome | None, *, repeated: bool) -> Response:
         if outcome is None:
-            body = views.encoded({"product_id": product_id, "status": "pending"})
+            body = views.encoded(views.Undecided(product_id, "pending"))
             return Response(body, 202, media_type="application/json")
         if isinstance(outcome, RestockRejected) and outcome.reason != "unknown_product":
             detail = f"The change was rejected ({outcome.reason}); {outcome.available_after} are available."

@@ -4,6 +4,7 @@ Cancelling is a command to the order-writer; 202 means that the log has it. What
 """
 
 import secrets
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import FastAPI, Query, Request
@@ -12,25 +13,18 @@ from fastapi.responses import Response
 from gateway import admission, problems, views, wire
 from gateway.access import Access, key_of
 from gateway.admission import IdentityKey
-from gateway.buyers import (
-    PAGE_DEFAULT,
-    CursorInQuery,
-    LimitInQuery,
-    PurchaseIdInPath,
-    check_cancellable,
-    read_cursor,
-)
+from gateway.buyers import PurchaseIdInPath, cancellation
 from gateway.catalogue import ProductIdInPath
 from gateway.commands import Commands
-from gateway.cursors import Cursors
+from gateway.cursors import PAGE_DEFAULT, CursorInQuery, Cursors, LimitInQuery
 from gateway.lookup import Lookup
 from gateway.operators import PRODUCTS_PATH, KeyInHeader, existing_id
-from gateway.orders_sql import orders
-from gateway.problems import Problem, Refused
+from gateway.orders_sql import Status, orders
+from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.rest import OPERATED, answers, problem_responses, says_nothing
 from gateway.store import Store
-from stampede_schemas.orders import AnyCommand, CancelProductRequested, CancelRequested
+from stampede_schemas.orders import CancelProductRequested, CancelRequested
 
 ORDERS_PATH = "/admin/v1/orders"
 BuyerInQuery = Annotated[
@@ -59,23 +53,39 @@ class OrderDesk:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        page = answers(200, wire.Orders, "a page", {"orders": [wire.ORDER], "next_cursor": None})
-        one = answers(202, wire.PurchaseAccepted, "in the log", wire.CANCELLING)
-        whole = answers(202, wire.Cancelling, "in the log", {"product_id": "tea", "status": "cancelling"})
-        gone = problem_responses(
-            *OPERATED, problems.NOT_FOUND, problems.NOT_CANCELLABLE, problems.OUTCOME_UNKNOWN, problems.UNAVAILABLE
-        )
-        unknown = problem_responses(*OPERATED, problems.UNKNOWN_PRODUCT, problems.OUTCOME_UNKNOWN)
         for path, handler, method, operation, status, responses in (
-            (ORDERS_PATH, self.page, "GET", "listOrders", 200, page | problem_responses(*OPERATED)),
-            (ORDERS_PATH + "/{purchase_id}/cancel", self.cancel, "POST", "cancelOrder", 202, one | gone),
+            (
+                ORDERS_PATH,
+                self.page,
+                "GET",
+                "listOrders",
+                200,
+                answers(200, views.Orders, "a page", {"orders": [wire.ORDER], "next_cursor": None})
+                | problem_responses(*OPERATED),
+            ),
+            (
+                ORDERS_PATH + "/{purchase_id}/cancel",
+                self.cancel,
+                "POST",
+                "cancelOrder",
+                202,
+                answers(202, views.PurchaseAccepted, "in the log", wire.CANCELLING)
+                | problem_responses(
+                    *OPERATED,
+                    problems.NOT_FOUND,
+                    problems.NOT_CANCELLABLE,
+                    problems.OUTCOME_UNKNOWN,
+                    problems.UNAVAILABLE,
+                ),
+            ),
             (
                 PRODUCTS_PATH + "/{product_id}/cancel-orders",
                 self.cancel_all,
                 "POST",
                 "cancelOrdersOfProduct",
                 202,
-                whole | unknown,
+                answers(202, views.Cancelling, "in the log", {"product_id": "tea", "status": "cancelling"})
+                | problem_responses(*OPERATED, problems.UNKNOWN_PRODUCT, problems.OUTCOME_UNKNOWN),
             ),
         ):
             app.add_api_route(
@@ -95,20 +105,17 @@ class OrderDesk:
         product_id: Annotated[
             str | None, Query(pattern=admission.PRODUCT_ID_PATTERN, description="only of this product")
         ] = None,
-        status: Annotated[wire.OrderStatus | None, Query(description="only in this state")] = None,
+        status: Annotated[Status | None, Query(description="only in this state")] = None,
         buyer_id: BuyerInQuery = None,
         limit: LimitInQuery = PAGE_DEFAULT,
         cursor: CursorInQuery = None,
     ) -> Response:
         """All orders that match, newest first. A cursor is good for the filters it was made for."""
         scope = (ACTOR, ORDERS_PATH, product_id or "", status or "", buyer_id or "")
-        after = read_cursor(self._cursors, cursor, *scope)
-        query = orders(limit + 1, after, buyer_id=buyer_id, product_id=product_id, status=status)
-        rows = await self._store.page(query)
-        following = self._cursors.write(rows[limit - 1][1], *scope) if len(rows) > limit else None
-        shown = [views.purchase_fields(row, buyer=True) for row, _ in rows[:limit]]
+        query = partial(orders, buyer_id=buyer_id, product_id=product_id, status=status)
+        rows, following = await self._cursors.page(self._store, query, limit, cursor, *scope)
         self._access.note(request, "list orders", outcome="shown", product_id=product_id, buyer_id=buyer_id)
-        body = views.encoded({"orders": shown, "next_cursor": following})
+        body = views.encoded(views.Orders([views.order(row) for row in rows], following))
         return Response(body, media_type="application/json", headers={"cache-control": "no-store"})
 
     async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
@@ -117,9 +124,7 @@ class OrderDesk:
         if known is None:
             raise Refused(Problem(problems.NOT_FOUND, "There is no order with this id."))
         await says_nothing(request)
-        check_cancellable(known)
-        request_id = self._identity.request_id("cancel by operator", known.purchase_id)
-        wish = CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=ACTOR)
+        wish = cancellation(known, self._identity.request_id("cancel by operator", known.purchase_id), ACTOR)
         await self._append(request, "cancel order", wish, known.purchase_id)
         self._projection.memory.cancel_asked(known.purchase_id)
         return Response(views.cancelling(known), 202, media_type="application/json")
@@ -136,14 +141,12 @@ class OrderDesk:
         request_id = self._identity.request_id("cancel all", known, key_of(request) or secrets.token_hex(16))
         wish = CancelProductRequested(request_id=request_id, product_id=known, actor=ACTOR)
         await self._append(request, "cancel orders of product", wish, known)
-        return Response(
-            views.encoded({"product_id": known, "status": "cancelling"}), 202, media_type="application/json"
-        )
+        return Response(views.encoded(views.Cancelling(known, "cancelling")), 202, media_type="application/json")
 
-    async def _append(self, request: Request, action: str, wish: AnyCommand, key: str) -> None:
+    async def _append(
+        self, request: Request, action: str, wish: CancelRequested | CancelProductRequested, key: str
+    ) -> None:
         refused = await self._commands.append(wish, key)
         outcome = "accepted" if refused is None else refused.kind.slug
-        request_id = wish.request_id if isinstance(wish, (CancelRequested, CancelProductRequested)) else None
-        self._access.note(request, action, of=key, request_id=request_id, outcome=outcome)
-        if refused is not None:
-            raise Refused(refused)
+        self._access.note(request, action, of=key, request_id=wish.request_id, outcome=outcome)
+        granted(refused)

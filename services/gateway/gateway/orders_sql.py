@@ -32,17 +32,6 @@ class Query(NamedTuple):
     arguments: list[object]
 
 
-def orders_of_buyer(buyer_id: str, limit: int, after: After | None = None) -> Query:
-    """The buyer's own orders, whatever became of them, newest first.
-
-    Args:
-        buyer_id: whose.
-        limit: rows at most. Ask for one more than is shown to know whether there is a next page.
-        after: the last row that was shown; None: the first page.
-    """
-    return orders(limit, after, buyer_id=buyer_id)
-
-
 def orders(
     limit: int,
     after: After | None = None,
@@ -58,7 +47,7 @@ def orders(
     page is full.
 
     Args:
-        limit: rows at most, per page.
+        limit: rows at most. Ask for one more than is shown to know whether there is a next page.
         after: the last row of the page before; None: the first page.
         buyer_id: only this buyer's.
         product_id: only of this product.

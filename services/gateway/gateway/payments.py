@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
-from gateway import problems, views, webhook, wire
+from gateway import problems, views, webhook
 from gateway.commands import Commands
-from gateway.problems import Problem, Refused
-from gateway.rest import WITH_BODY, answers, problem_responses
+from gateway.problems import Problem, Refused, granted
+from gateway.rest import WITH_BODY, answers, described_by, problem_responses
 
-_SIGNED = {"required": True, "content": {"application/json": {"schema": wire.PaymentReport.model_json_schema()}}}
+_SIGNED = {"required": True, "content": {"application/json": described_by(webhook.PaymentReport)}}
 
 
 class PaymentReports:
@@ -29,7 +29,7 @@ class PaymentReports:
             operation_id="reportPayment",
             tags=["payments"],
             status_code=202,
-            responses=answers(202, wire.Reported, "in the log", {"report_id": "evt-1", "status": "accepted"})
+            responses=answers(202, views.Reported, "in the log", {"report_id": "evt-1", "status": "accepted"})
             | problem_responses(problems.SIGNATURE_INVALID, problems.OUTCOME_UNKNOWN, *WITH_BODY),
             openapi_extra={"security": [{"signature": []}], "requestBody": _SIGNED},
         )
@@ -38,11 +38,10 @@ class PaymentReports:
         """What a payment provider reports, signed. A report that is late, or repeated, is harmless."""
         body, given = await request.body(), request.headers.getlist(webhook.SIGNATURE_HEADER)
         header = given[0] if len(given) == 1 else None
-        refused = webhook.check_signature(header, body, self._webhook_secrets, time.time())
-        command = refused or webhook.command(body)
+        granted(webhook.check_signature(header, body, self._webhook_secrets, time.time()))
+        command = webhook.command(body)
         if isinstance(command, Problem):
             raise Refused(command)
-        if (refused := await self._commands.append(command, command.purchase_id)) is not None:
-            raise Refused(refused)
-        told = {"report_id": command.report_id, "status": "accepted"}
+        granted(await self._commands.append(command, command.purchase_id))
+        told = views.Reported(command.report_id, "accepted")
         return Response(views.encoded(told), 202, media_type="application/json")

@@ -5,11 +5,13 @@ Must not hold text from a request that could be mistaken for ours: details are o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
 CONTENT_TYPE = b"application/problem+json"
 TYPE_PREFIX = "/problems/"
+T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -307,3 +309,10 @@ class Refused(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.kind.slug)
         self.problem = problem
+
+
+def granted(answer: T | Problem) -> T:
+    """The answer, unless it is a no. Raises Refused."""
+    if isinstance(answer, Problem):
+        raise Refused(answer)
+    return answer

@@ -28,7 +28,8 @@ from stampede_schemas.decisions import (
 from stampede_schemas.identifiers import Millis, Position, ProductId
 from stampede_schemas.orders import AnyOrderEvent
 
-OUTCOMES_MAX = 10_000
+OUTCOMES = ("reserved", "rejected", "released", "confirmed")  # of purchases, in the order of the feed of the sale
+OUTCOMES_MAX = 10_000  # of operators' requests
 OPENING_GRACE_MS = 50  # the keenest buyer's key must not be burnt by a clock that is a little behind
 
 SaleStatus = Literal["upcoming", "open", "paused", "sold_out", "closed"]
@@ -83,10 +84,7 @@ class Product:
 class Tally:
     """What was decided since this gateway began to read, and which products it changed; for the feed of the sale."""
 
-    reserved: int = 0
-    rejected: int = 0
-    released: int = 0
-    confirmed: int = 0
+    decided: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     touched: set[ProductId] = field(default_factory=set)
 
 
@@ -116,14 +114,11 @@ class Projection:
             match decision:
                 case Reserved() | Rejected():
                     self._set_available(decision.product_id, decision.available_after)
-                    if isinstance(decision, Reserved):
-                        self.tally.reserved += 1
-                    else:
-                        self.tally.rejected += 1
+                    self.tally.decided["reserved" if isinstance(decision, Reserved) else "rejected"] += 1
                     self.memory.decided(decided(decision, Position(partition, source_offset, index), at_ms))
                     changed.append(decision.purchase_id)
                 case Released():  # the buyer learns of it by the order event, which carries the row's version
-                    self.tally.released += 1
+                    self.tally.decided["released"] += 1
                     self._set_available(decision.product_id, decision.available_after)
                 case ProductListed() | ProductChanged() | ProductRetired():
                     self._product(decision)
@@ -154,7 +149,7 @@ class Projection:
         if product is not None:
             gained = (told.status == "confirmed") - (before is not None and before.status == "confirmed")
             product.confirmed += gained * event.quantity
-            self.tally.confirmed += max(gained, 0)
+            self.tally.decided["confirmed"] += max(gained, 0)
             self.tally.touched.add(event.product_id)
         return [event.purchase_id]
 

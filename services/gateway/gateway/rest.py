@@ -7,7 +7,6 @@ import msgspec
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,10 +15,11 @@ from gateway import admission, problems
 from gateway.lookup import Undetermined
 from gateway.problems import Kind, Problem, Refused
 from gateway.purchase import read_body, respond
-from gateway.store import Away, NotMigrated
+from gateway.store import Away
 from telemetry.ops import Checks
 from telemetry.tracing import new_traceparent, trace_id_of
 
+SCHEMAS = "#/components/schemas/"
 NULL = "<null>"  # in examples: FastAPI leaves null out of a description
 EXAMPLE_TRACE = "0af7651916cd43dd8448eb211c80319c"
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
@@ -31,10 +31,9 @@ _BY_STATUS = {
 }
 
 
-class ProblemDocument(BaseModel):
+class ProblemDocument(msgspec.Struct):
     """RFC 9457, with what a client needs for deciding whether to try again. Some types have members of their own."""
 
-    model_config = ConfigDict(extra="allow")
     type: str
     title: str
     status: int
@@ -54,10 +53,9 @@ def problem_responses(*kinds: Kind) -> Responses:
     """The OpenAPI description of these ways of saying no, each with an example."""
     found: Responses = {}
     for kind in sorted({*kinds}, key=lambda kind: (kind.status, kind.slug)):
-        schema = {"$ref": "#/components/schemas/ProblemDocument"}
         told = found.setdefault(kind.status, {"description": ""})
         told["description"] += f"{', ' if told['description'] else ''}{kind.slug}"
-        media = told.setdefault("content", {}).setdefault("application/problem+json", {"schema": schema})
+        media = told.setdefault("content", {}).setdefault("application/problem+json", described_by(ProblemDocument))
         example = msgspec.json.decode(Problem(kind, f"{kind.title}.").body(EXAMPLE_TRACE))
         media.setdefault("examples", {})[kind.slug] = {"summary": kind.title, "value": example}
         if kind.retryable:
@@ -65,10 +63,15 @@ def problem_responses(*kinds: Kind) -> Responses:
     return found
 
 
-def answers(status: int, model: type[BaseModel], description: str, example: object, **headers: str) -> Responses:
+def described_by(shape: type[msgspec.Struct]) -> dict[str, Any]:
+    """The OpenAPI description of content of this shape; `docs.py` puts the shapes of an app into its description."""
+    return {"schema": {"$ref": f"{SCHEMAS}{shape.__name__}"}}
+
+
+def answers(status: int, shape: type[msgspec.Struct], description: str, example: object, **headers: str) -> Responses:
     """The OpenAPI description of one good answer."""
-    content = {"application/json": {"example": replaced(example, None, NULL)}}
-    told: dict[str, Any] = {"model": model, "description": description, "content": content}
+    content = {"application/json": described_by(shape) | {"example": replaced(example, None, NULL)}}
+    told: dict[str, Any] = {"description": description, "content": content}
     if headers:
         shown = {name.replace("_", "-"): what for name, what in headers.items()}
         told["headers"] = {n: {"description": what, "schema": {"type": "string"}} for n, what in shown.items()}
@@ -197,7 +200,6 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Away, away)
-    app.add_exception_handler(NotMigrated, away)
     app.add_exception_handler(Exception, failed)
 
 

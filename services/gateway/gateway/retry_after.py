@@ -31,11 +31,11 @@ def limited(verdict: Verdict) -> Problem:
     return Problem(problems.RATE_LIMITED, "Come back later; nothing was done.", headers=told)
 
 
-def outcome_unknown() -> Problem:
+def outcome_unknown(advice: str = "Send the same request with the same Idempotency-Key again.") -> Problem:
     """The log did not acknowledge it in time: it may stand there, or land later, or never."""
     return Problem(
         problems.OUTCOME_UNKNOWN,
-        "The log did not acknowledge in time. Send the same request with the same Idempotency-Key again.",
+        f"The log did not acknowledge in time. {advice}",
         extra={"outcome": "unknown"},
         retry_after_s=1,
     )

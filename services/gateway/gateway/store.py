@@ -4,15 +4,16 @@ It writes what all gateways must agree on: the fingerprint of the identity key. 
 `Away`; no caller may hang on it.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from eventlog.reader import Progress
-from gateway.orders_sql import After, Query
+from gateway.orders_sql import COLUMNS, After, Query
 from gateway.projection import Product
 from gateway.purchase_state import Ordered, Purchase, Rejected, Reserved
 from gateway.remembered_ids import REJECTED_GENERATION_MAX, RememberedIds
@@ -24,7 +25,7 @@ CONNECT_S_MAX = 2.0
 READ_S_MAX = 1.0
 SNAPSHOT_S_MAX = 30.0
 RECENT_PURCHASES_MAX = 20_000
-STREAM_ROWS = 10_000
+STREAM_ROWS = 10_000  # fetched at once: there may be millions
 _AWAY = (
     OSError,
     TimeoutError,
@@ -34,12 +35,6 @@ _AWAY = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the connection broke in the middle of a protocol step
 )
-_COLUMNS = (
-    "purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency, "
-    "fingerprint, partition, source_offset, source_index, hold_until, refund, trace_id, version, updated_at"
-)
-
-
 # One statement is one snapshot: a missing row is missing at exactly this progress.
 _ROWS = (
     "SELECT g.partition AS at, g.source_offset AS applied, p.* FROM progress g "
@@ -59,12 +54,11 @@ class Away(Exception):
     """Postgres does not answer in time."""
 
 
-class NotMigrated(Exception):
-    """Postgres answers, but the tables are not there."""
+class NotMigrated(Away):
+    """Postgres answers, but the tables are not there: nothing can be asked until they are."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What the order-writer had applied at one instant; `progress` and `topic_ids` are by partition of decisions."""
 
     products: list[Product]
@@ -128,33 +122,25 @@ class Store:
 
         Raises Away, NotMigrated.
         """
-        assert self._pool is not None
-        try:
-            async with (
-                self._pool.acquire(timeout=CONNECT_S_MAX) as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                products = await connection.fetch(
-                    "SELECT p.*, coalesce(c.units, 0) AS confirmed FROM products p LEFT JOIN (SELECT product_id, "
-                    "sum(quantity) AS units FROM purchases WHERE status = 'confirmed' GROUP BY product_id) c "
-                    "USING (product_id)",
-                    timeout=SNAPSHOT_S_MAX,
-                )
-                progress = await connection.fetch("SELECT * FROM progress")
-                latest = await connection.fetch(
-                    f"SELECT {_COLUMNS} FROM purchases WHERE updated_at > now() - interval '10 s' "  # noqa: S608
-                    "ORDER BY updated_at DESC LIMIT $1",
-                    RECENT_PURCHASES_MAX,
-                    timeout=SNAPSHOT_S_MAX,
-                )
-                async for row in _stream(connection, _HELD):
-                    ids.add_held(row["purchase_id"])
-                async for row in _stream(connection, _REJECTED, 2 * REJECTED_GENERATION_MAX):
-                    ids.add_rejected(row["partition"], row["purchase_id"])
-        except asyncpg.UndefinedTableError:
-            raise NotMigrated from None
-        except _AWAY as error:
-            raise Away(str(error)) from None
+        async with self._connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            products = await connection.fetch(
+                "SELECT p.*, coalesce(c.units, 0) AS confirmed FROM products p LEFT JOIN (SELECT product_id, "
+                "sum(quantity) AS units FROM purchases WHERE status = 'confirmed' GROUP BY product_id) c "
+                "USING (product_id)",
+                timeout=SNAPSHOT_S_MAX,
+            )
+            progress = await connection.fetch("SELECT * FROM progress")
+            latest = await connection.fetch(
+                f"SELECT {COLUMNS} FROM purchases WHERE updated_at > now() - interval '10 s' "  # noqa: S608
+                "ORDER BY updated_at DESC LIMIT $1",
+                RECENT_PURCHASES_MAX,
+                timeout=SNAPSHOT_S_MAX,
+            )
+            async for row in connection.cursor(_HELD, prefetch=STREAM_ROWS, timeout=SNAPSHOT_S_MAX):
+                ids.add_held(row["purchase_id"])
+            rejected = 2 * REJECTED_GENERATION_MAX
+            async for row in connection.cursor(_REJECTED, rejected, prefetch=STREAM_ROWS, timeout=SNAPSHOT_S_MAX):
+                ids.add_rejected(row["partition"], row["purchase_id"])
         return Snapshot(
             [_product(row) for row in products],
             [_purchase(row) for row in latest],
@@ -168,28 +154,24 @@ class Store:
         )
 
     async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        async with self._connection() as connection:
+            return await connection.fetch(query, *arguments)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
+        """One of the pool's; whatever fails on it is `Away` or `NotMigrated`."""
         assert self._pool is not None
         try:
             async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection:
-                return await connection.fetch(query, *arguments)
+                yield connection
         except asyncpg.UndefinedTableError:
-            raise NotMigrated from None
+            raise NotMigrated("the tables are not there") from None
         except _AWAY as error:
             raise Away(str(error)) from None
 
 
 def _ms(at: datetime | None) -> Millis | None:
     return None if at is None else Millis(round(at.timestamp() * 1000))
-
-
-async def _stream(
-    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", query: str, *arguments: object
-) -> AsyncIterator[asyncpg.Record]:
-    """Rows in portions: there may be millions."""
-    cursor = await connection.cursor(query, *arguments, timeout=SNAPSHOT_S_MAX)
-    while rows := await cursor.fetch(STREAM_ROWS, timeout=SNAPSHOT_S_MAX):
-        for row in rows:
-            yield row
 
 
 def _purchase(row: Any) -> Purchase:

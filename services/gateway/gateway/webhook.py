@@ -12,39 +12,29 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gateway import admission, problems
+from gateway import problems
 from gateway.problems import Problem
+from gateway.wire import ID
 from stampede_schemas.identifiers import PRICE_MINOR_MAX
 from stampede_schemas.orders import PaymentReported, RefundReported
 
 SIGNATURE_HEADER = "Stampede-Signature"
 REPLAY_WINDOW_S = 300
 SIGNATURES_MAX = 4
-PURCHASE_ID_PATTERN = r"^[a-z0-9]{4}-([0-9a-f]{2}-)?[0-9a-f]{32}$"
-REPORT_ID_PATTERN = r"^[!#-\[\]-~]{1,96}$"
 
 
-def _whole(pattern: str) -> str:
-    return pattern[:-1] + r"\Z"  # Python's $ lets a final newline through
+class PaymentReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a payment provider says. `amount_minor`: all that was paid, or given back; it must be the order's total."""
 
-
-class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A provider's words. `amount_minor` is the whole of what was paid, or given back, in minor units."""
-
-    report_id: Annotated[str, msgspec.Meta(pattern=_whole(REPORT_ID_PATTERN))]
-    purchase_id: Annotated[str, msgspec.Meta(pattern=_whole(PURCHASE_ID_PATTERN))]
+    report_id: Annotated[str, msgspec.Meta(pattern=r"^[!#-\[\]-~]{1,96}\Z", examples=["evt-1"])]
+    purchase_id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{4}-([0-9a-f]{2}-)?[0-9a-f]{32}\Z", examples=[ID])]
     outcome: Literal["approved", "declined", "refunded"]
-    amount_minor: Annotated[int, msgspec.Meta(ge=0, le=PRICE_MINOR_MAX)]
-    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
+    amount_minor: Annotated[int, msgspec.Meta(ge=0, le=PRICE_MINOR_MAX, examples=[1990])]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", examples=["EUR"])]
     provider_ref: Annotated[str, msgspec.Meta(max_length=128)] = ""
 
 
-_report = msgspec.json.Decoder(Report)
-
-
-def signature(secret: str, at_s: int, body: bytes) -> str:
-    """The header value for a body signed at `at_s`."""
-    return f"t={at_s},v1={_mac(secret, str(at_s), body)}"
+_report = msgspec.json.Decoder(PaymentReport)
 
 
 def check_signature(header: str | None, body: bytes, secrets: Sequence[str], now_s: float) -> Problem | None:
@@ -68,16 +58,14 @@ def check_signature(header: str | None, body: bytes, secrets: Sequence[str], now
 
 
 def command(body: bytes) -> PaymentReported | RefundReported | Problem:
-    """The report as a command to the order-writer."""
+    """The report as a command to the order-writer; that no field appears twice is checked of every body before."""
     try:
         report = _report.decode(body)
     except msgspec.ValidationError as error:
         return Problem(problems.INVALID_BODY, f"{error}.")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Problem(problems.MALFORMED, "The body is not JSON.")
-    if (repeated := admission.without_duplicates(body)) is not None:
-        return repeated
-    fields = {name: getattr(report, name) for name in Report.__struct_fields__ if name != "outcome"}
+    fields = {name: getattr(report, name) for name in PaymentReport.__struct_fields__ if name != "outcome"}
     if report.outcome == "refunded":
         return RefundReported(**fields)
     return PaymentReported(**fields, outcome=report.outcome)

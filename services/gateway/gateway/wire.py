@@ -1,17 +1,15 @@
-"""What goes over the wire, as models: they check what operators send, and document what everybody gets.
+"""What operators send, as models that check it; and an example of each answer, for the descriptions.
 
-Answers are encoded by `views.py`; that they are what these models say is tested against the running gateway.
+The shapes of answers are those of `views.py`; what buyers and payment providers send is in `admission.py` and
+`webhook.py`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from gateway import admission, webhook
-from gateway.orders_sql import Status
-from gateway.projection import SaleStatus
-from gateway.purchase_state import PurchaseStatus
+from gateway import admission
 from stampede_schemas.identifiers import HOLD_MS_MAX, PRICE_MINOR_MAX, QUANTITY_MAX, STOCK_MAX
 
 HOLD_MS_DEFAULT = 120_000
@@ -19,140 +17,19 @@ PER_BUYER_LIMIT_DEFAULT = 10
 ID = "97ee-08-0f343b0931126a20f133d67c2b018a3b"
 AT = "2026-11-21T12:00:00.000Z"
 
-ProductId = Annotated[str, Field(pattern=admission.PRODUCT_ID_PATTERN, examples=["tea"])]
 PriceMinor = Annotated[int, Field(ge=0, le=PRICE_MINOR_MAX, strict=True, examples=[1990])]
 HoldMs = Annotated[int, Field(ge=1, le=HOLD_MS_MAX, strict=True, examples=[60_000])]
 PerBuyerLimit = Annotated[int, Field(ge=1, le=QUANTITY_MAX, strict=True, examples=[2])]
-Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class PurchaseOrder(_Strict):
-    """What to buy. Unknown fields are refused."""
-
-    product_id: ProductId
-    quantity: Annotated[int, Field(ge=1, le=QUANTITY_MAX, examples=[1])]
-    payment_method: Annotated[str, Field(pattern=admission.PAYMENT_METHOD_PATTERN)] = admission.PAYMENT_METHOD_DEFAULT
-
-
-class Links(BaseModel):
-    """Where to look next: the purchase, its events, and where to POST in order to cancel it."""
-
-    self: str
-    events: str
-    cancel: str
-
-
-class PurchaseAccepted(BaseModel):
-    """Accepted: the request is in the log, and will be acted on. `status` is what it was when this was said.
-
-    `product_id` is part of what makes a purchase: the same Idempotency-Key for another product is another purchase.
-    """
-
-    purchase_id: str
-    product_id: str | None
-    status: PurchaseStatus
-    links: Links
-
-
-class Price(BaseModel):
-    """Minor units of `currency`."""
-
-    unit_minor: int
-    total_minor: int
-    currency: str
-
-
-class LogPosition(BaseModel):
-    """Where the request stands in `stampede.requests`."""
-
-    partition: int
-    offset: int
-    index: int
-
-
-class PurchaseState(BaseModel):
-    """A purchase now.
-
-    `version` rises with every change; `changed_at` is when it became what it is; `reason` says why it was rejected
-    or released (declined payment, expired hold, cancellation …); `hold_until` is null until the order is in the
-    database, and again when nothing is on hold any more. There is no place in the queue: a record of the log holds up
-    to 500 requests, so how many buyers are ahead is not known until they are decided.
-    """
-
-    purchase_id: str
-    status: PurchaseStatus
-    version: int
-    product_id: str | None
-    quantity: int
-    reason: str | None
-    reservation_no: int | None
-    price: Price | None
-    hold_until: Instant | None
-    changed_at: Instant | None
-    refund: Literal["none", "due", "done"]
-    log_position: LogPosition | None
-    trace_id: str | None
-    links: Links
-
-
-class Purchases(BaseModel):
-    """A page of the caller's purchases, newest first; `next_cursor` null: the last page."""
-
-    purchases: list[PurchaseState]
-    next_cursor: str | None
-
-
-class ProductState(BaseModel):
-    """A product and what is left of it. `may_reopen`: units on hold may come back."""
-
-    product_id: str
-    name: str
-    status: SaleStatus
-    available: int
-    may_reopen: bool
-    stock: int
-    unit_price_minor: int
-    currency: str
-    per_buyer_limit: int
-    hold_ms: int
-    opens_at: Instant | None
-    closes_at: Instant | None
-    server_time: Instant
-
-
-class Products(BaseModel):
-    """All products, by id."""
-
-    products: list[ProductState]
-    server_time: Instant
-
-
-class PaymentReport(_Strict):
-    """What a payment provider says. `amount_minor`: all that was paid, or given back; it must be the order's total."""
-
-    report_id: Annotated[str, Field(pattern=webhook.REPORT_ID_PATTERN, examples=["evt-1"])]
-    purchase_id: Annotated[str, Field(pattern=webhook.PURCHASE_ID_PATTERN, examples=[ID])]
-    outcome: Literal["approved", "declined", "refunded"]
-    amount_minor: PriceMinor
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["EUR"])]
-    provider_ref: Annotated[str, Field(max_length=128)] = ""
-
-
-class Reported(BaseModel):
-    """The report is in the log; one that is late or repeated changes nothing."""
-
-    report_id: str
-    status: Literal["accepted"]
-
-
 class ProductToList(_Strict):
     """A product to put on sale. Instants are RFC 3339 with an offset; an absent end of the window is open."""
 
-    product_id: ProductId
+    product_id: Annotated[str, Field(pattern=admission.PRODUCT_ID_PATTERN, examples=["tea"])]
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$", examples=["First flush"])]
     unit_price_minor: PriceMinor
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", examples=["EUR"])]
@@ -197,34 +74,6 @@ class Restock(_Strict):
     ]
 
 
-class Undecided(BaseModel):
-    """The wish is in the log, but its decision was not seen in time."""
-
-    product_id: str
-    status: Literal["pending"]
-
-
-class Cancelling(BaseModel):
-    """The cancellation of all orders of a product is in the log."""
-
-    product_id: str
-    status: Literal["cancelling"]
-
-
-class Order(PurchaseState):
-    """An order as operators see it: with its buyer's pseudonym."""
-
-    buyer_id: str | None
-
-
-class Orders(BaseModel):
-    """A page of orders, newest first; `next_cursor` null: the last page."""
-
-    orders: list[Order]
-    next_cursor: str | None
-
-
-OrderStatus = Status
 _LINKS = {
     "self": f"/v1/purchases/{ID}",
     "events": f"/v1/purchases/{ID}/events",
