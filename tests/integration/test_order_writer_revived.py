@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from eventlog.reader import Progress
 from order_writer import commands, store
-from order_writer.commands import Arrived, Parked
+from order_writer.commands import Arrived, sweep_pending
 from order_writer.domain import Batch
 from order_writer.recovery import LIFT
 from order_writer.store import Move
@@ -212,7 +212,7 @@ class Logs:
 
     async def sweep(self) -> object:
         """Look after the commands that wait; how many still do."""
-        await Parked(self._units, lambda: None).sweep()
+        await sweep_pending(self._units)
         return await self._place.value("SELECT count(*) FROM pending_commands")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from eventlog.reader import LogBroken
-from order_writer.recovery import Known, check_known
+from order_writer.restore_guard import ProgressGuard, check_known
 
 
 class Progress:
@@ -25,30 +25,30 @@ class Progress:
 
 async def test_progress_that_went_back_is_an_older_database() -> None:
     """Of any partition, also of one that another process applies, also one whose progress is gone."""
-    known = Known()
-    await known.look(Progress(p3=10))
-    await known.look(Progress(p3=12, p4=1))
+    guard = ProgressGuard()
+    await guard.verify(Progress(p3=10))
+    await guard.verify(Progress(p3=12, p4=1))
     for older in (Progress(p3=11, p4=1), Progress(p3=12), Progress()):
-        for look in (known.look, known.meet):
+        for verify in (guard.verify, guard.on_connect):
             with pytest.raises(LogBroken, match=r"older database was restored.*order_writer recover"):
-                await look(older)
-    await known.meet(Progress(p3=12, p4=1))
+                await verify(older)
+    await guard.on_connect(Progress(p3=12, p4=1))
 
 
 async def test_the_first_connection_may_lead_anywhere() -> None:
     """Nothing is known yet, and there may be no tables: they are not asked for."""
     database = Progress()
     database.while_asked = lambda: pytest.fail("asked")
-    await Known().meet(database)
+    await ProgressGuard().on_connect(database)
 
 
 async def test_what_is_committed_while_postgres_answers_is_no_older_database() -> None:
     """Two lanes write while a new connection is looked at."""
-    known, database = Known(), Progress(p3=10)
-    await known.look(database)
-    database.while_asked = lambda: known.note({3: 20})
-    await known.look(database)
-    assert known[3] == 20
+    guard, database = ProgressGuard(), Progress(p3=10)
+    await guard.verify(database)
+    database.while_asked = lambda: guard.note({3: 20})
+    await guard.verify(database)
+    assert guard[3] == 20
 
 
 def test_equal_and_newer_progress_is_well() -> None:

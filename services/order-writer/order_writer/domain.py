@@ -51,6 +51,16 @@ class Row(NamedTuple):
         return Position(self.partition, self.source_offset, self.source_index)
 
 
+class Record(NamedTuple):
+    """One record as it stands in its topic, with the time at which it was appended, as the broker told it."""
+
+    partition: int
+    offset: int
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    appended_at_ms: int
+
+
 class Stock(NamedTuple):
     """What a batch did to one product: its whole new self if that was told, units added after it, and what is left."""
 
