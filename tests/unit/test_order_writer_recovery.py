@@ -1,6 +1,8 @@
 """Which progress in Postgres can only be that of an older database."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -57,3 +59,29 @@ def test_equal_and_newer_progress_is_well() -> None:
     check_known(3, known=11, applied=10)
     with pytest.raises(LogBroken, match=r"stampede.decisions/3 was applied up to 11 before, .* only up to 10"):
         check_known(3, known=10, applied=11)
+
+
+class Pool:
+    """Each acquisition leads to the next of these databases; None is away. After the last one, stop."""
+
+    def __init__(self, stopping: asyncio.Event, *databases: Progress | None) -> None:
+        self._stopping, self._databases = stopping, list(databases)
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Progress]:
+        """A connection."""
+        database = self._databases.pop(0)
+        if not self._databases:
+            self._stopping.set()
+        if database is None:
+            raise ConnectionRefusedError("away")
+        yield database
+
+
+async def test_a_database_exchanged_under_its_connections_is_noticed() -> None:
+    """No new connection is made, as behind a pooler: it is looked at all the same, also after it was away."""
+    guard, stopping = ProgressGuard(), asyncio.Event()
+    await guard.watch(Pool(stopping, None, Progress(p3=10)), stopping)  # type: ignore[arg-type]
+    assert guard[3] == 10
+    with pytest.raises(LogBroken, match="older database was restored"):
+        await guard.watch(Pool(asyncio.Event(), Progress(p3=9)), asyncio.Event())  # type: ignore[arg-type]
