@@ -9,8 +9,6 @@ is applied beyond that moment: the command may be about a later reservation, whi
 
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import NamedTuple
 
 import asyncpg
 import msgspec
@@ -19,11 +17,10 @@ from eventlog.reader import Progress
 from order_writer import saga
 from order_writer.database import columns
 from order_writer.domain import Record
-from order_writer.outgoing import dead_letter
 from order_writer.store import Move, ProgressConflict
 from order_writer.unit import Money, Unit, Units
 from stampede_schemas.codec import decode_command
-from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis
+from stampede_schemas.identifiers import Millis
 from stampede_schemas.orders import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
@@ -63,18 +60,7 @@ INSERT INTO product_cancellations (request_id, product_id)
 SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (request_id) DO NOTHING"""
 
 OfPurchase = PaymentReported | RefundReported | CancelRequested
-Headers = Sequence[tuple[str, bytes]]
 _log = logging.getLogger(__name__)
-
-
-class Arrived(NamedTuple):
-    """A command's bytes, where it stood, when it was appended, and its headers (none once it was parked)."""
-
-    value: bytes
-    partition: int
-    offset: int
-    appended_at: datetime
-    headers: Headers = ()
 
 
 class Commands:
@@ -95,28 +81,27 @@ class Commands:
         del committed
         return Progress(row["next_offset"])
 
-    def new_batch(self) -> list[Arrived]:
+    def new_batch(self) -> list[Record]:
         """In the order of their arrival."""
         return []
 
-    def is_full(self, batch: list[Arrived]) -> bool:
+    def is_full(self, batch: list[Record]) -> bool:
         """By commands."""
         return len(batch) >= COMMANDS_PER_TRANSACTION_MAX
 
-    def add(self, batch: list[Arrived], progress: Progress, record: Record) -> Progress:
+    def add(self, batch: list[Record], progress: Progress, record: Record) -> Progress:
         """Whatever it holds: what is no command becomes a dead letter."""
         del progress
-        at = datetime.fromtimestamp(min(max(record.appended_at_ms, 0), INSTANT_MS_MAX) / 1000, UTC)
-        batch.append(Arrived(record.value, record.partition, record.offset, at, record.headers))
+        batch.append(record)
         return Progress(record.offset + 1)
 
-    async def apply(self, batch: list[Arrived], moves: Mapping[int, Move]) -> None:
+    async def apply(self, batch: list[Record], moves: Mapping[int, Move]) -> None:
         """One transaction."""
         async with self._units.open() as unit:
             await apply(unit, {partition: (move.was, move.to.next_offset) for partition, move in moves.items()}, batch)
 
 
-async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Arrived]) -> None:
+async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Record]) -> None:
     """Tell the saga, park or give up what has come. `moves`: by partition, the progress before and after.
 
     Raises:
@@ -129,8 +114,8 @@ async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Seque
     await _tell(unit, arrived, skip_rejected=True)
 
 
-async def _tell(unit: Unit, arrived: Sequence[Arrived], *, skip_rejected: bool = False) -> None:
-    told: list[tuple[OfPurchase, saga.Message, Arrived]] = []
+async def _tell(unit: Unit, arrived: Sequence[Record], *, skip_rejected: bool = False) -> None:
+    told: list[tuple[OfPurchase, saga.Message, Record]] = []
     products: list[tuple[str, str]] = []
     for it in arrived:
         command = _read(it.value)
@@ -165,10 +150,10 @@ async def sweep_pending(units: Units) -> bool:
     """
     async with units.open() as unit:
         met = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX, DECISIONS.name)
-        await _tell(unit, [Arrived(*row) for row in met])
+        await _tell(unit, [Record(*row) for row in met])
     async with units.open() as unit:
         limits = (COMMANDS_PER_TRANSACTION_MAX, PARKED_S_MAX, DECISIONS.name, DECISIONS.partitions)
-        alone = [Arrived(*row) for row in await unit.connection.fetch(GIVE_UP, *limits)]
+        alone = [Record(*row) for row in await unit.connection.fetch(GIVE_UP, *limits)]
         money = Money()
         for it in alone:
             _give_up(unit, it, "no_such_purchase")
@@ -207,8 +192,7 @@ def _id_of(command: OfPurchase) -> str:
     return f"{type(command).__name__}:{command.purchase_id}:{own}"
 
 
-def _give_up(unit: Unit, it: Arrived, reason: str) -> None:
+def _give_up(unit: Unit, it: Record, reason: str) -> None:
     _log.error("a command can never be acted on (%s): dead letter", reason)
     seen = Millis(int(it.appended_at.timestamp() * 1000))
-    where = (ORDER_COMMANDS.name, it.partition, it.offset)
-    unit.bury(dead_letter(*where, reason, it.value, first_seen_ms=seen, headers=it.headers), reason)
+    unit.bury(ORDER_COMMANDS.name, it, reason, first_seen_ms=seen)

@@ -1,5 +1,7 @@
 """From counting decisions to what one transaction writes: rows, product changes and what the saga hears. Pure."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple, assert_never
 
 from order_writer import saga
@@ -52,13 +54,13 @@ class Row(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record as it stands in its topic, with the time at which it was appended, as the broker told it."""
+    """A record of a topic: its bytes, where it stands, when the broker says it was appended, and its headers."""
 
+    value: bytes
     partition: int
     offset: int
-    value: bytes
-    headers: list[tuple[str, bytes]]
-    appended_at_ms: int
+    appended_at: datetime
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Stock(NamedTuple):

@@ -8,10 +8,7 @@ grace of uninterrupted running, in which the provider is asked first. A call to 
 
 import math
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
-
-import asyncpg
 
 from order_writer import saga
 from order_writer.metrics import Metrics
@@ -35,15 +32,6 @@ LOCK = """
 SELECT purchase_id FROM purchases WHERE purchase_id = ANY($1::text[]) AND status = 'reserved'
 ORDER BY purchase_id FOR UPDATE SKIP LOCKED"""
 BEGINNING = datetime.min.replace(tzinfo=UTC), ""
-
-
-def heard(overdue: list[asyncpg.Record], applied: Mapping[int, datetime]) -> list[str]:
-    """Those for whom all that was said before their hold's end is applied: other partitions may be behind."""
-    return [
-        row["purchase_id"]
-        for row in overdue
-        if (until := applied.get(partition_of(row["purchase_id"]))) is not None and row["hold_until"] < until
-    ]
 
 
 class Sweeper:
@@ -71,7 +59,12 @@ class Sweeper:
             applied = {row["partition"]: row["until"] for row in found}
             limits = (HOLDS_PER_TRANSACTION_MAX, self._grace_s, ORDER_COMMANDS.name)
             overdue = await unit.connection.fetch(OVERDUE, *limits, *self._after)
-            ending = heard(overdue, applied)
+            # Whose own partition is applied beyond the hold's end; in others an approval may still be unread.
+            ending = [
+                row["purchase_id"]
+                for row in overdue
+                if (until := applied.get(partition_of(row["purchase_id"]))) is not None and row["hold_until"] < until
+            ]
             locked = await unit.connection.fetch(LOCK, ending) if ending else []
             await unit.tell([(PurchaseId(row["purchase_id"]), saga.HoldExpired()) for row in locked])
         self._metrics.expired.inc(len(locked))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -24,6 +25,7 @@ from order_writer.domain import Record
 from order_writer.restore_guard import committed_offsets
 from order_writer.row_errors import PartitionBroken
 from order_writer.store import Move, ProgressConflict
+from stampede_schemas.identifiers import INSTANT_MS_MAX
 
 RECORDS_PER_READ_MAX = 1_000
 RECORDS_PER_SHARD = 50
@@ -306,5 +308,6 @@ def _record(message: Message) -> Record:
     assert partition is not None
     assert offset is not None
     headers = cast(list[tuple[str, bytes | None]], message.headers() or [])
+    at = datetime.fromtimestamp(min(max(message.timestamp()[1], 0), INSTANT_MS_MAX) / 1000, UTC)
     kept = [(name, value or b"") for name, value in headers]
-    return Record(partition, offset, message.value() or b"", kept, message.timestamp()[1])
+    return Record(message.value() or b"", partition, offset, at, kept)

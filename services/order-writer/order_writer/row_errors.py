@@ -14,7 +14,7 @@ from eventlog.reader import LogBroken
 from order_writer import saga
 from order_writer.database import Connection, DatabaseWrong, said
 from order_writer.domain import Record, Row, order_of
-from order_writer.outgoing import dead_letter, order_event
+from order_writer.outgoing import order_event
 from order_writer.unit import Unit
 from stampede_schemas.codec import decode_envelope
 from stampede_schemas.identifiers import ProductId
@@ -110,22 +110,19 @@ def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source
     envelope = decode_envelope(source.value)
     assert envelope is not None
     content = bytes(_raws.decode(envelope.decisions)[row.source_index])
-    _bury(unit, source, ROW_ERROR, content, error, row.source_index)
+    _bury(unit, source._replace(value=content), ROW_ERROR, error, row.source_index)
 
 
 def bury_change(unit: Unit, source: Record, product_id: ProductId, error: BaseException) -> None:
     """Keep a record as a dead letter whose change of a product the catalogue cannot hold."""
     _log.error("the catalogue shows an older %s", product_id)
-    _bury(unit, source, "product_error", source.value, error)
+    _bury(unit, source, "product_error", error)
 
 
-def _bury(
-    unit: Unit, source: Record, reason: str, content: bytes, error: BaseException, index: int | None = None
-) -> None:
+def _bury(unit: Unit, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
     where = (DECISIONS.name, source.partition, source.offset)
     _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, said(error))
-    letter = dead_letter(*where, reason, content, index=index, headers=source.headers, first_seen_ms=unit.now_ms)
-    unit.bury(letter, reason)
+    unit.bury(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)
 
 
 def _storable(text: str) -> str:
