@@ -116,14 +116,11 @@ def dead_letter(
 
 def _event(state: saga.Confirmed | saga.Released, now_ms: Millis) -> AnyOrderEvent:
     order = state.order
-    match state:
-        case saga.Confirmed():
-            kind: type[OrderConfirmed | OrderReleased | OrderRefunded] = OrderConfirmed
-            reason, refund = None, "none"
-        case saga.Released(refund="done"):
-            kind, reason, refund = OrderRefunded, state.reason, "done"
-        case saga.Released():
-            kind, reason, refund = OrderReleased, state.reason, state.refund
+    kind: type[OrderConfirmed | OrderReleased | OrderRefunded] = OrderConfirmed
+    reason, refund = None, "none"
+    if isinstance(state, saga.Released):
+        kind = OrderRefunded if state.refund == "done" else OrderReleased
+        reason, refund = state.reason, state.refund
     return kind(
         purchase_id=order.purchase_id,
         version=state.version,

@@ -7,9 +7,8 @@ may the partitions go on of which the group has committed more than Postgres kno
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from confluent_kafka import Consumer
 
 from eventlog.kafka import consumer, read_range, topic_ids, watermarks
 from eventlog.reader import LogBroken
-from order_writer.database import Connection, Pool
+from order_writer.database import Connection, Pool, columns
 from order_writer.outgoing import Outgoing, decode_outbox, encode_outbox
 from order_writer.restore_guard import committed_offsets
 from stampede_schemas.codec import decode_order_event
@@ -79,29 +78,25 @@ async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
 
 async def _remember(client: Consumer, pool: Pool) -> int:
     """Note down the highest version told of each order, chunk by chunk; how many events there are."""
-    count = 0
-    for partition in range(ORDERS.partitions):
-        read = partial(_chunk, _told(client, partition))
-        while chunk := await asyncio.to_thread(read):
-            await pool.execute(REMEMBER, [name for name, _ in chunk], [version for _, version in chunk])
-            count += len(chunk)
+    count, told = 0, _told(client)
+    while chunk := await asyncio.to_thread(list, islice(told, EVENTS_PER_READ_MAX)):
+        await pool.execute(REMEMBER, *columns(chunk, 2))
+        count += len(chunk)
     return count
 
 
-def _chunk(told: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
-    return list(islice(told, EVENTS_PER_READ_MAX))
-
-
-def _told(client: Consumer, partition: int) -> Iterator[tuple[str, int]]:
-    for message in read_range(client, ORDERS.name, partition, *watermarks(client, ORDERS.name, partition)):
-        try:
-            event = decode_order_event(message.value() or b"")
-        except msgspec.DecodeError as error:
-            raise LogBroken(
-                f"{ORDERS.name}/{partition} holds at {message.offset()} what this version cannot read ({error}): "
-                "recover with the version that wrote it"
-            ) from None
-        yield event.purchase_id, event.version
+def _told(client: Consumer) -> Iterator[tuple[str, int]]:
+    """Order and version of every event."""
+    for partition in range(ORDERS.partitions):
+        for message in read_range(client, ORDERS.name, partition, *watermarks(client, ORDERS.name, partition)):
+            try:
+                event = decode_order_event(message.value() or b"")
+            except msgspec.DecodeError as error:
+                raise LogBroken(
+                    f"{ORDERS.name}/{partition} holds at {message.offset()} what this version cannot read ({error}): "
+                    "recover with the version that wrote it"
+                ) from None
+            yield event.purchase_id, event.version
 
 
 async def _drop_what_was_sent(connection: Connection) -> int:
@@ -110,12 +105,9 @@ async def _drop_what_was_sent(connection: Connection) -> int:
     while rows := await connection.fetch(OUTBOX, last, OUTBOX_ROWS_PER_READ_MAX):
         for row in rows:
             messages = decode_outbox(row["messages"])
-            versions = {n: _version(message) for n, message in enumerate(messages) if message.topic == ORDERS.name}
-            names = list({name for name, _ in versions.values()})
+            names = [decode_order_event(it.value).purchase_id for it in messages if it.topic == ORDERS.name]
             told = {found["purchase_id"]: found["version"] for found in await connection.fetch(TOLD, names)}
-            kept = [
-                m for n, m in enumerate(messages) if n not in versions or versions[n][1] > told.get(versions[n][0], 0)
-            ]
+            kept = [message for message in messages if not _is_told(message, told)]
             if len(kept) < len(messages):
                 dropped += len(messages) - len(kept)
                 await connection.execute(
@@ -125,6 +117,8 @@ async def _drop_what_was_sent(connection: Connection) -> int:
     return dropped
 
 
-def _version(message: Outgoing) -> tuple[str, int]:
+def _is_told(message: Outgoing, told: Mapping[str, int]) -> bool:
+    if message.topic != ORDERS.name:
+        return False
     event = decode_order_event(message.value)
-    return event.purchase_id, event.version
+    return event.version <= told.get(event.purchase_id, 0)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
@@ -132,16 +133,13 @@ async def apply(
         new.update((record["purchase_id"], record["version"]) for record in inserted)
         heard.extend((record["purchase_id"], saga.PaymentDeclined()) for record in inserted if record["void"])
 
-    async def catalogue(some: list[Change]) -> None:
-        await _catalogue(unit, some)
-
     if sources is None:
         if rows:
             await insert(rows)
         await _catalogue(unit, list(batch.stocks.items()))
     else:
         rows = await _insert_what_can_be(unit, rows, new, insert, sources)
-        stale = await in_parts(unit.connection, list(batch.stocks.items()), catalogue)
+        stale = await in_parts(unit.connection, list(batch.stocks.items()), partial(_catalogue, unit))
         for at, (name, error) in {(n, stock.source_offset): (name, e) for ((n, name), stock), e in stale}.items():
             bury_change(unit, sources[at], name, error)  # a record holds many products: one letter
     unit.payments_due = bool(rows) and not confirm
