@@ -11,7 +11,7 @@ import pytest
 from eventlog.reader import Progress
 from order_writer import store
 from order_writer.domain import Batch
-from order_writer.store import Move, Overtaken
+from order_writer.store import Move, ProgressConflict
 from order_writer.unit import Units
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
@@ -94,7 +94,7 @@ async def offer(units: Units, shard: Shard, cut: int, *, confirm: bool) -> None:
 
     for move, batch in shard.batches(cut):
         done = await asyncio.gather(write(move, batch), write(move, batch), return_exceptions=True)
-        assert sorted(map(type, done), key=str) == [type(None), Overtaken], done
+        assert sorted(map(type, done), key=str) == [type(None), ProgressConflict], done
 
 
 async def begin(place: Installation, *, lifted: int) -> None:

@@ -7,10 +7,11 @@ import asyncpg
 import pytest
 
 from eventlog.reader import LogBroken
-from order_writer import commands
-from order_writer.commands import Arrived, Parked
+from order_writer import commands, product_cancel
+from order_writer.commands import sweep_pending
+from order_writer.domain import Record
 from order_writer.payment import Approved, Verdict, Voided
-from order_writer.product_cancel import ORDERS_PER_TRANSACTION_MAX, ProductCanceller
+from order_writer.product_cancel import ORDERS_PER_TRANSACTION_MAX
 from order_writer.saga import Order
 from order_writer.unit import Units
 from stampede_schemas.codec import encode
@@ -176,10 +177,10 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
                VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
         )
         async with units.open() as unit:
-            await commands.apply(unit, {0: (0, 1)}, [Arrived(encode(paid("p1")), 0, 0, NOW)])
+            await commands.apply(unit, {0: (0, 1)}, [Record(encode(paid("p1")), 0, 0, NOW)])
         await begun.commit()
     assert await quiet.statuses() == {"p1": "reserved"}
-    await Parked(units, lambda: None).sweep()
+    await sweep_pending(units)
     assert await quiet.statuses() == {"p1": "confirmed"}
     assert await quiet.value("SELECT count(*) FROM pending_commands") == 0
 
@@ -187,16 +188,16 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
 async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(quiet: Installation, units: Units) -> None:
     """Ten minutes after it came, by what `decisions` is applied to: a backlog of any length does not bury it."""
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
-    arrived = [Arrived(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancel("p2")))]
+    arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancel("p2")))]
     async with units.open() as unit:
         await commands.apply(unit, {0: (0, 2)}, arrived)
     await quiet.rows("UPDATE pending_commands SET parked_at = now() - interval '1 hour'")
     for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -3_600.0 + 599)):
         await applied_until(quiet, DECISIONS.name, seconds, partitions)
-        await Parked(units, lambda: None).sweep()
+        await sweep_pending(units)
         assert await quiet.value("SELECT count(*) FROM pending_commands") == 2
     await applied_until(quiet, DECISIONS.name, -3_600.0 + 601)
-    await Parked(units, lambda: None).sweep()
+    await sweep_pending(units)
     assert await quiet.value("SELECT count(*) FROM pending_commands") == 0
     buried = await waiting_messages(quiet)
     assert sorted(message.value for message in buried) == sorted(it.value for it in arrived)
@@ -230,13 +231,13 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     for n in range(2):  # the second time is a repetition
         async with units.open() as unit:
-            await commands.apply(unit, {0: (n, n + 1)}, [Arrived(encode(ask), 0, n, NOW)])
-    assert await ProductCanceller(units, lambda: None).batch("c1")
+            await commands.apply(unit, {0: (n, n + 1)}, [Record(encode(ask), 0, n, NOW)])
+    assert await product_cancel.batch(units, "c1")
     progress = "SELECT reached, cancelled, done_at IS NOT NULL FROM product_cancellations"
     [first] = await quiet.rows(progress)
     assert tuple(first) == (ORDERS_PER_TRANSACTION_MAX, ORDERS_PER_TRANSACTION_MAX, False)
-    successor = ProductCanceller(units, lambda: None)
-    await successor.sweep(asyncio.Event())
+    while await product_cancel.sweep(units):
+        pass
     [reached] = await quiet.rows(progress)
     assert tuple(reached) == (700, 700, False)  # not done: some may still be on their way from the log
     assert await quiet.value("SELECT count(*) FROM purchases WHERE status = 'released' AND refund = 'due'") == 700
@@ -247,7 +248,7 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
            VALUES ('late', 'b', 'shoe', 2, 'reserved', 701, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
     )
     await applied_until(quiet, DECISIONS.name, 0.0)
-    await successor.sweep(asyncio.Event())
+    assert not await product_cancel.sweep(units)
     assert await quiet.value("SELECT reason FROM purchases WHERE purchase_id = 'late'") == "cancelled_by_operator"
     assert [tuple(row) for row in await quiet.rows(progress)] == [(701, 701, True)]
 

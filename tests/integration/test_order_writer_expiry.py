@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from order_writer import saga
+from order_writer.database import repeat
 from order_writer.expiry import HOLDS_PER_TRANSACTION_MAX, SWEEP_EVERY_S, Sweeper
 from order_writer.metrics import Metrics
 from order_writer.unit import Unit, Units
@@ -23,7 +24,7 @@ GRACE_S = 5.0
 
 def sweeper(units: Units, grace_s: float = GRACE_S) -> Sweeper:
     """One that sweeps when the test says so."""
-    return Sweeper(units, Metrics("test"), lambda: None, grace_s)
+    return Sweeper(units, Metrics("test"), grace_s)
 
 
 async def released(quiet: Installation) -> int:
@@ -152,7 +153,8 @@ async def test_sweeping_begins_after_one_grace_without_interruption(quiet: Insta
     await insert_orders(quiet, 1)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     stopping, began = asyncio.Event(), time.monotonic()
-    task = asyncio.create_task(sweeper(interrupted, grace_s).run(stopping))
+    sweep = sweeper(interrupted, grace_s).round
+    task = asyncio.create_task(repeat(sweep, lambda: None, stopping, "sweeping", every_s=SWEEP_EVERY_S))
     await until(lambda: released(quiet), "the hold's end", task=task)
     ended = time.monotonic()
     stopping.set()

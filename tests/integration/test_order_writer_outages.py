@@ -19,7 +19,9 @@ import psutil
 import pytest
 
 from eventlog.kafka import consumer, read_range, watermarks
-from stampede_schemas.topics import DECISIONS, ORDERS, partition_of
+from stampede_schemas.identifiers import ProductId, RequestId
+from stampede_schemas.orders import CancelProductRequested
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic, partition_of
 from tests.support.orders import Installation, until
 from tests.support.outages import EACH, at_rest, nothing_lost_or_undone, sell, stored, through
 from tests.support.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
@@ -220,7 +222,8 @@ async def _deadlocks(place: Installation) -> object:
 
 
 async def test_without_postgres_it_holds_still_and_stays_in_its_group(place: Installation, between: Proxy) -> None:
-    """Kafka is the buffer: 60 MB sold meanwhile do not pile up, and a second member gets its share of partitions."""
+    """Kafka is the buffer: 60 MB sold meanwhile do not pile up, and a second member gets its share of partitions, of
+    the decisions and of the commands."""
     sell(place, 0, 1)
     env = {"STAMPEDE_KAFKA": place.kafka, "STAMPEDE_POSTGRES": through(between, place), "STAMPEDE_PAYMENT": "none"}
     command = [sys.executable, "-m", "order_writer"]
@@ -232,7 +235,12 @@ async def test_without_postgres_it_holds_still_and_stays_in_its_group(place: Ins
         padding = b"\x00" * 100_000  # void records: nobody has to parse them
         for partition in range(12):
             place.log.append_raw(partition, *[padding] * 50)
-        assert await asyncio.to_thread(_joins, place.kafka) > 0
+        of_no_order = CancelProductRequested(
+            request_id=RequestId("c1"), product_id=ProductId("another"), actor="operator"
+        )
+        await asyncio.to_thread(place.command, of_no_order)
+        assert await asyncio.to_thread(_joins, place.kafka, "order-writer", DECISIONS) > 0
+        assert await asyncio.to_thread(_joins, place.kafka, "order-writer-commands", ORDER_COMMANDS) > 0
         growth = (psutil.Process(process.pid).memory_info().rss - before) / 2**20
         assert growth < RSS_GROWTH_MIB_MAX, f"{growth:.0f} MiB more"
         between.heal()
@@ -244,11 +252,11 @@ async def test_without_postgres_it_holds_still_and_stays_in_its_group(place: Ins
     nothing_lost_or_undone(place, 6 * EACH)
 
 
-def _joins(kafka: str) -> int:
-    """Join the writers' group and leave it again; how many partitions one gets: none while the other does not poll."""
-    client = consumer(kafka, **{"group.id": "order-writer", "session.timeout.ms": 6_000})
+def _joins(kafka: str, group: str, topic: Topic) -> int:
+    """Join a group and leave it again; how many partitions one gets: none while the other does not poll."""
+    client = consumer(kafka, **{"group.id": group, "session.timeout.ms": 6_000})
     try:
-        client.subscribe([DECISIONS.name])
+        client.subscribe([topic.name])
         deadline = time.monotonic() + 15
         while not (mine := client.assignment()) and time.monotonic() < deadline:
             client.poll(0.1)

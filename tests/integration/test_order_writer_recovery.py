@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import pytest
 
+from eventlog.kafka import producer
 from eventlog.reader import LogBroken
 from order_writer.migrate import migrate
 from order_writer.outgoing import Outgoing, encode_outbox
@@ -24,7 +25,7 @@ from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
-from stampede_schemas.topics import ORDERS
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic
 from tests.support.orders import Installation, listed, rejected, released, reserved, until
 from tests.support.stack import LocalStack
 
@@ -240,6 +241,25 @@ async def test_a_log_that_lost_its_tail_stops_the_writer(place: Installation, da
         async with place.writer(payment="none") as task:
             await task
     assert await place.statuses() == {"p1": "confirmed"}
+
+
+@pytest.mark.parametrize("topic", [DECISIONS, ORDER_COMMANDS], ids=lambda topic: topic.name)
+async def test_a_hole_in_the_log_stops_the_writer(place: Installation, topic: Topic) -> None:
+    """A transaction's end takes an offset and is no record: what comes after it is not the next one, however often it
+    is read."""
+
+    def write() -> None:
+        client = producer(place.kafka, **{"transactional.id": "hole"})
+        client.init_transactions()
+        for _ in range(2):
+            client.begin_transaction()
+            client.produce(topic.name, b"", partition=3)
+            client.commit_transaction()
+
+    await asyncio.to_thread(write)
+    with refused(f"{topic.name}/3 jumps from offset 1 to 2: part of the log is gone"):
+        async with asyncio.timeout(30), place.writer(payment="none") as task:
+            await task
 
 
 async def sold(place: Installation, purchase_id: str) -> object:

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from eventlog.reader import Progress
 from order_writer import commands, store
-from order_writer.commands import Arrived, Parked
-from order_writer.domain import Batch
+from order_writer.commands import sweep_pending
+from order_writer.domain import Batch, Record
 from order_writer.recovery import LIFT
 from order_writer.store import Move
 from order_writer.unit import Units
@@ -208,11 +208,11 @@ class Logs:
         at = self._commands
         self._commands += 1
         async with self._units.open() as unit:
-            await commands.apply(unit, {0: (at, at + 1)}, [Arrived(encode(heard), 0, at, LONG_AGO)])
+            await commands.apply(unit, {0: (at, at + 1)}, [Record(encode(heard), 0, at, LONG_AGO)])
 
     async def sweep(self) -> object:
         """Look after the commands that wait; how many still do."""
-        await Parked(self._units, lambda: None).sweep()
+        await sweep_pending(self._units)
         return await self._place.value("SELECT count(*) FROM pending_commands")
 
 

@@ -13,9 +13,8 @@ import asyncpg
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import NewTopic
 
-from eventlog.kafka import admin_client, consumer, producer, read_range, watermarks
+from eventlog.kafka import admin_client, consumer, producer, read_range, retry_on_election, watermarks
 from order_writer import app
-from order_writer.member import patiently
 from order_writer.migrate import migrate
 from order_writer.outgoing import Outgoing, decode_outbox
 from order_writer.payment import Provider
@@ -266,7 +265,8 @@ def _records(kafka: str, topic: str) -> Iterator[Message]:
     client = consumer(kafka)
     try:
         for partition in range(12):
-            yield from read_range(client, topic, partition, *patiently(partial(watermarks, client, topic, partition)))
+            ends = retry_on_election(partial(watermarks, client, topic, partition))
+            yield from read_range(client, topic, partition, *ends)
     finally:
         client.close()
 

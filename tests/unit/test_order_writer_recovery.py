@@ -1,11 +1,13 @@
 """Which progress in Postgres can only be that of an older database."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from eventlog.reader import LogBroken
-from order_writer.recovery import Known, check_known
+from order_writer.restore_guard import ProgressGuard, check_known
 
 
 class Progress:
@@ -25,30 +27,30 @@ class Progress:
 
 async def test_progress_that_went_back_is_an_older_database() -> None:
     """Of any partition, also of one that another process applies, also one whose progress is gone."""
-    known = Known()
-    await known.look(Progress(p3=10))
-    await known.look(Progress(p3=12, p4=1))
+    guard = ProgressGuard()
+    await guard.verify(Progress(p3=10))
+    await guard.verify(Progress(p3=12, p4=1))
     for older in (Progress(p3=11, p4=1), Progress(p3=12), Progress()):
-        for look in (known.look, known.meet):
+        for verify in (guard.verify, guard.on_connect):
             with pytest.raises(LogBroken, match=r"older database was restored.*order_writer recover"):
-                await look(older)
-    await known.meet(Progress(p3=12, p4=1))
+                await verify(older)
+    await guard.on_connect(Progress(p3=12, p4=1))
 
 
 async def test_the_first_connection_may_lead_anywhere() -> None:
     """Nothing is known yet, and there may be no tables: they are not asked for."""
     database = Progress()
     database.while_asked = lambda: pytest.fail("asked")
-    await Known().meet(database)
+    await ProgressGuard().on_connect(database)
 
 
 async def test_what_is_committed_while_postgres_answers_is_no_older_database() -> None:
     """Two lanes write while a new connection is looked at."""
-    known, database = Known(), Progress(p3=10)
-    await known.look(database)
-    database.while_asked = lambda: known.note({3: 20})
-    await known.look(database)
-    assert known[3] == 20
+    guard, database = ProgressGuard(), Progress(p3=10)
+    await guard.verify(database)
+    database.while_asked = lambda: guard.note({3: 20})
+    await guard.verify(database)
+    assert guard[3] == 20
 
 
 def test_equal_and_newer_progress_is_well() -> None:
@@ -57,3 +59,29 @@ def test_equal_and_newer_progress_is_well() -> None:
     check_known(3, known=11, applied=10)
     with pytest.raises(LogBroken, match=r"stampede.decisions/3 was applied up to 11 before, .* only up to 10"):
         check_known(3, known=10, applied=11)
+
+
+class Pool:
+    """Each acquisition leads to the next of these databases; None is away. After the last one, stop."""
+
+    def __init__(self, stopping: asyncio.Event, *databases: Progress | None) -> None:
+        self._stopping, self._databases = stopping, list(databases)
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Progress]:
+        """A connection."""
+        database = self._databases.pop(0)
+        if not self._databases:
+            self._stopping.set()
+        if database is None:
+            raise ConnectionRefusedError("away")
+        yield database
+
+
+async def test_a_database_exchanged_under_its_connections_is_noticed() -> None:
+    """No new connection is made, as behind a pooler: it is looked at all the same, also after it was away."""
+    guard, stopping = ProgressGuard(), asyncio.Event()
+    await guard.watch(Pool(stopping, None, Progress(p3=10)), stopping)  # type: ignore[arg-type]
+    assert guard[3] == 10
+    with pytest.raises(LogBroken, match="older database was restored"):
+        await guard.watch(Pool(asyncio.Event(), Progress(p3=9)), asyncio.Event())  # type: ignore[arg-type]

@@ -4,9 +4,9 @@ Blocking calls of confluent-kafka; callers on an event loop run them in a thread
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
@@ -18,7 +18,10 @@ DELIVERY_TIMEOUT_MS = 5_000  # a gateway must know a purchase's fate before its 
 READ_BATCH_MAX = 1_000
 READ_STALL_S_MAX = 30.0
 METADATA_TIMEOUT_S = 10.0
+ELECTION_S_MAX = 10.0
+ELECTION_POLL_S = 0.1
 
+T = TypeVar("T")
 _CLIENT: dict[str, str | int | float | bool] = {
     "reconnect.backoff.ms": 100,
     "reconnect.backoff.max.ms": 1_000,
@@ -27,6 +30,14 @@ _CLIENT: dict[str, str | int | float | bool] = {
     "topic.metadata.refresh.interval.ms": 5_000,
     "metadata.max.age.ms": 5_000,
     "log_level": 2,  # an absent broker is said once by whoever needs it, not 20 times a second by librdkafka
+}
+
+# What a broker says of a topic that was just made, or while it elects.
+_ELECTING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
 }
 
 
@@ -72,6 +83,22 @@ def consumer(kafka: str, **settings: Any) -> Consumer:
         }
         | settings
     )
+
+
+def retry_on_election(work: Callable[[], T]) -> T:
+    """Do `work` again while leaders are being elected, for ten seconds.
+
+    Raises:
+        KafkaException: another error, or they still are.
+    """
+    deadline = time.monotonic() + ELECTION_S_MAX
+    while True:
+        try:
+            return work()
+        except KafkaException as error:
+            if error.args[0].code() not in _ELECTING or time.monotonic() > deadline:
+                raise
+        time.sleep(ELECTION_POLL_S)
 
 
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:

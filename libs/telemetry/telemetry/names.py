@@ -78,4 +78,3 @@ COMMANDS_PARKED: Final = "stampede_commands_parked"
 ORDERS_OVERRULED: Final = "stampede_orders_overruled"  # confirmed, but the log had released them
 PARTITIONS_STOPPED: Final = "stampede_partitions_stopped"
 HOLDS_EXPIRED: Final = "stampede_holds_expired"
-DECISIONS_LAG_RECORDS: Final = "stampede_decisions_lag_records"

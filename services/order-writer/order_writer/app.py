@@ -3,36 +3,43 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import closing
 from functools import partial
 from typing import Any
 
-from eventlog.kafka import consumer, topic_ids, watermarks
-from order_writer.applied import Sampler
-from order_writer.command_reader import CommandReader
-from order_writer.commands import Parked
-from order_writer.database import Pool, open_pool, pause, retry_outages
-from order_writer.expiry import Sweeper
+from eventlog.kafka import consumer, retry_on_election, topic_ids, watermarks
+from order_writer import applied, commands, expiry, product_cancel
+from order_writer.commands import Commands
+from order_writer.database import Pool, open_pool, pause, repeat, retry_outages
+from order_writer.decisions import Decisions
 from order_writer.health import Health
-from order_writer.member import patiently
 from order_writer.metrics import Metrics
 from order_writer.outbox import Relay
 from order_writer.payer import Payer
 from order_writer.payment import Provider, provider_named
-from order_writer.product_cancel import ProductCanceller
-from order_writer.recovery import Known
+from order_writer.progress_consumer import ProgressConsumer
+from order_writer.restore_guard import ProgressGuard
 from order_writer.settings import Settings
 from order_writer.spans import Spans
 from order_writer.unit import Unit, Units
-from order_writer.writer import Writer
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure
 
 CATCH_UP_LOOK_S = 0.05
-# Of this very topic: whoever is given a partition of another one stops.
-PROGRESS = "SELECT partition, next_offset, stopped FROM progress WHERE topic_id = $1"
-COMMAND_PROGRESS = "SELECT partition, next_offset, false AS stopped FROM command_progress WHERE topic_id = $1"
+# Whether partitions (`$2`) of this very topic (`$1`) are not applied up to where they ended (`$3`). A consumer that is
+# given a partition of another topic stops; what is broken in a stopped partition must not hold all up.
+BEHIND = """
+SELECT EXISTS (
+  SELECT FROM unnest($2::int[], $3::bigint[]) AS e (partition, ends_at)
+  LEFT JOIN progress p ON p.partition = e.partition AND p.topic_id = $1
+  WHERE p.stopped IS NULL AND coalesce(p.next_offset, -1) < e.ends_at)"""
+COMMANDS_BEHIND = """
+SELECT EXISTS (
+  SELECT FROM unnest($2::int[], $3::bigint[]) AS e (partition, ends_at)
+  LEFT JOIN command_progress p ON p.partition = e.partition AND p.topic_id = $1
+  WHERE coalesce(p.next_offset, -1) < e.ends_at)"""
 _log = logging.getLogger(__name__)
 
 
@@ -45,9 +52,11 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     """
     paying = provider or provider_named(settings.payment, os.environ, production=settings.env == "prod")
     ids = await asyncio.to_thread(topic_ids, settings.kafka)
-    ends = await asyncio.to_thread(patiently, partial(_ends, settings.kafka))
-    known = Known()
-    pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled, meet=known.meet)
+    ends = await asyncio.to_thread(retry_on_election, partial(_ends, settings.kafka))
+    guard = ProgressGuard()
+    pool = await open_pool(
+        settings.postgres, settings.instance, pooled=settings.postgres_pooled, on_connect=guard.on_connect
+    )
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
     metrics = Metrics(settings.instance, tracing)
     health = Health(settings.kafka, ids, pool, metrics)
@@ -62,24 +71,29 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
             spans.changes(unit, start_ns)
 
         units = Units(pool, committed)
-        member = (settings.kafka, settings.group, settings.instance, settings.session_timeout_s)
-        selling_at_once = settings.payment == "none"
+        member = (settings.kafka, settings.instance, settings.session_timeout_s, pool)
         topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
-        writer = Writer(*member, topic_id, units, known, metrics, spans, health.beat("writer"), confirm=selling_at_once)
+        decisions = Decisions(units, guard, metrics, spans, confirm=settings.payment == "none")
+        writer = ProgressConsumer(*member, settings.group, topic_id, decisions, health.beat("writer"))
+        sample = applied.Sampler(settings.kafka, pool).look
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(stopping))
+            group.create_task(guard.watch(pool, stopping))
             group.create_task(health.watch(stopping))
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
-            group.create_task(Sampler(settings.kafka, pool, health.beat("sampler")).run(stopping))
-            if await _caught_up(pool, PROGRESS, topic_id, ends[DECISIONS.name], health, stopping):
-                reader = CommandReader(*member, commands_id, units, health.beat("commands"))
+            group.create_task(
+                repeat(sample, health.beat("sampler"), stopping, "sampling", every_s=applied.SAMPLE_EVERY_S)
+            )
+            if await _caught_up(pool, BEHIND, topic_id, ends[DECISIONS.name], health, stopping):
+                its_group, beat = f"{settings.group}-commands", health.beat("commands")
+                reader = ProgressConsumer(*member, its_group, commands_id, Commands(units), beat)
                 group.create_task(reader.run(stopping))
-            if await _caught_up(pool, COMMAND_PROGRESS, commands_id, ends[ORDER_COMMANDS.name], health, stopping):
+            if await _caught_up(pool, COMMANDS_BEHIND, commands_id, ends[ORDER_COMMANDS.name], health, stopping):
                 health.forget("catching up")
                 health.caught_up.set()
                 _log.info("caught up")
-                for loop in _endings(settings, units, paying, metrics, spans, health):
-                    group.create_task(loop(stopping))
+                for loop in _endings(settings, units, paying, metrics, spans, health, stopping):
+                    group.create_task(loop)
     finally:
         stopping.set()
         await ops.close()
@@ -89,44 +103,45 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
 
 
 def _endings(
-    settings: Settings, units: Units, paying: Provider, metrics: Metrics, spans: Spans, health: Health
-) -> Iterator[Callable[[asyncio.Event], Coroutine[Any, Any, None]]]:
+    settings: Settings,
+    units: Units,
+    paying: Provider,
+    metrics: Metrics,
+    spans: Spans,
+    health: Health,
+    stopping: asyncio.Event,
+) -> Iterator[Coroutine[Any, Any, None]]:
     """What ends reservations and tells of it. Not before both logs are applied to where they ended at the start.
 
     Until then a row may say less than what was decided and asked: nobody pays, expires or publishes.
     """
+
+    def loop(name: str, work: Callable[[], Awaitable[bool]], every_s: float) -> Coroutine[Any, Any, None]:
+        return repeat(work, health.beat(name), stopping, name, every_s=every_s)
+
     limits = settings.payments_in_flight, settings.payment_timeout_s, settings.payment_horizon_s
-    yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run
-    yield Sweeper(units, metrics, health.beat("sweeper"), settings.authorize_grace_ms / 1000).run
-    yield Relay(settings.kafka, settings.instance, units, health.beat("relay")).run
-    yield Parked(units, health.beat("parked commands")).run
-    yield ProductCanceller(units, health.beat("cancellations")).run
+    yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run(stopping)
+    sweeper = expiry.Sweeper(units, metrics, settings.authorize_grace_ms / 1000)
+    yield loop("sweeper", sweeper.round, expiry.SWEEP_EVERY_S)
+    yield Relay(settings.kafka, settings.instance, units, health.beat("relay")).run(stopping)
+    yield loop("parked commands", partial(commands.sweep_pending, units), commands.SWEEP_EVERY_S)
+    yield loop("cancellations", partial(product_cancel.sweep, units), product_cancel.SWEEP_EVERY_S)
 
 
 def _ends(kafka: str) -> dict[str, dict[int, int]]:
     """By topic and partition, where it ends."""
-    client = consumer(kafka)
-    try:
+    with closing(consumer(kafka)) as client:
         return {
             topic.name: {n: watermarks(client, topic.name, n)[1] for n in range(topic.partitions)}
             for topic in (DECISIONS, ORDER_COMMANDS)
         }
-    finally:
-        client.close()
 
 
 async def _caught_up(
     pool: Pool, query: str, topic_id: str, ends: dict[int, int], health: Health, stopping: asyncio.Event
 ) -> bool:
     """Wait until all partitions are applied to `ends`, whoever applies them; False when asked to stop before."""
-    beat = health.beat("catching up")
-
-    async def behind() -> bool:
-        found = await pool.fetch(query, topic_id)
-        reached: dict[int, int] = {row["partition"]: row["next_offset"] for row in found}
-        stopped = {row["partition"] for row in found if row["stopped"]}  # what is broken there must not hold all up
-        return any(reached.get(n, -1) < end for n, end in ends.items() if n not in stopped)
-
-    while await retry_outages(behind, beat, stopping, "catching up"):
+    behind = partial(pool.fetchval, query, topic_id, list(ends), list(ends.values()))
+    while await retry_outages(behind, health.beat("catching up"), stopping, "catching up"):
         await pause(stopping, CATCH_UP_LOOK_S)
     return not stopping.is_set()

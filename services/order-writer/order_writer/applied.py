@@ -7,14 +7,13 @@ clocks of brokers and gateways are not trusted, they do not enter. A sample that
 
 import asyncio
 import logging
-from collections.abc import Callable
 from datetime import datetime
 
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from eventlog.kafka import admin_client
-from order_writer.database import Pool, columns, pause, retry_outages
+from order_writer.database import Pool, columns
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 SAMPLE_EVERY_S = 1.0
@@ -41,18 +40,12 @@ KEYS: tuple[Key, ...] = tuple((topic.name, n) for topic in (DECISIONS, ORDER_COM
 class Sampler:
     """Keeps one sample a partition until it is reached, so that a partition always behind gets on all the same."""
 
-    def __init__(self, kafka: str, pool: Pool, beat: Callable[[], None]) -> None:
-        self._kafka, self._pool, self._beat = kafka, pool, beat
+    def __init__(self, kafka: str, pool: Pool) -> None:
+        self._kafka, self._pool = kafka, pool
         self._waiting: dict[Key, tuple[int, datetime]] = {}
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Sample until asked to stop. Several writers may."""
-        while not stopping.is_set():
-            await retry_outages(self.look, self._beat, stopping, "sampling how far the topics are applied")
-            await pause(stopping, SAMPLE_EVERY_S)
-
     async def look(self) -> None:
-        """One round: sample the partitions without a waiting sample, keep what is reached."""
+        """One round: sample the partitions without a waiting sample, keep what is reached. Several writers may."""
         if fresh := [key for key in KEYS if key not in self._waiting]:
             at = await self._pool.fetchval(NOW)  # before the ends: see above
             ends = await asyncio.to_thread(self._ends, fresh)

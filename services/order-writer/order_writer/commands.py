@@ -7,18 +7,17 @@ approval among those is voided: the money goes back. A rejected row counts as no
 is applied beyond that moment: the command may be about a later reservation, which is read only after it.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
+import asyncpg
 import msgspec
 
+from eventlog.reader import Progress
 from order_writer import saga
-from order_writer.database import columns, pause, retry_outages
-from order_writer.outgoing import dead_letter
-from order_writer.store import Overtaken
+from order_writer.database import columns
+from order_writer.domain import Record
+from order_writer.store import Move, ProgressConflict
 from order_writer.unit import Money, Unit, Units
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import Millis
@@ -61,35 +60,62 @@ INSERT INTO product_cancellations (request_id, product_id)
 SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (request_id) DO NOTHING"""
 
 OfPurchase = PaymentReported | RefundReported | CancelRequested
-Headers = Sequence[tuple[str, bytes]]
 _log = logging.getLogger(__name__)
 
 
-class Arrived(NamedTuple):
-    """A command's bytes, where it stood, when it was appended, and its headers (none once it was parked)."""
+class Commands:
+    """See `progress_consumer.BatchHandler`: every record counts, and the progress is an offset alone."""
 
-    value: bytes
-    partition: int
-    offset: int
-    appended_at: datetime
-    headers: Headers = ()
+    topic = ORDER_COMMANDS.name
+    shards_max = 1
+    begin = """
+    INSERT INTO command_progress (partition, next_offset, topic_id)
+    SELECT unnest($1::int[]), 0, $2 ON CONFLICT (partition) DO NOTHING"""
+    stored = "SELECT partition, next_offset, topic_id FROM command_progress WHERE partition = ANY($1::int[])"
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+
+    def progress_of(self, row: asyncpg.Record, committed: int) -> Progress:
+        """A restored database may be behind the group: `recover` lets commands be applied again."""
+        del committed
+        return Progress(row["next_offset"])
+
+    def new_batch(self) -> list[Record]:
+        """In the order of their arrival."""
+        return []
+
+    def is_full(self, batch: list[Record]) -> bool:
+        """By commands."""
+        return len(batch) >= COMMANDS_PER_TRANSACTION_MAX
+
+    def add(self, batch: list[Record], progress: Progress, record: Record) -> Progress:
+        """Whatever it holds: what is no command becomes a dead letter."""
+        del progress
+        batch.append(record)
+        return Progress(record.offset + 1)
+
+    async def apply(self, batch: list[Record], moves: Mapping[int, Move]) -> None:
+        """One transaction."""
+        async with self._units.open() as unit:
+            await apply(unit, {partition: (move.was, move.to.next_offset) for partition, move in moves.items()}, batch)
 
 
-async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Arrived]) -> None:
+async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Record]) -> None:
     """Tell the saga, park or give up what has come. `moves`: by partition, the progress before and after.
 
     Raises:
-        Overtaken: another writer has moved a partition on; nothing of it may be committed.
+        ProgressConflict: another writer has moved a partition on; nothing of it may be committed.
     """
     await unit.connection.execute(LOCK_PROGRESS, list(moves))
     rows = [(partition, was, to) for partition, (was, to) in moves.items()]
     if await unit.connection.execute(ADVANCE, *columns(rows, 3)) != f"UPDATE {len(rows)}":
-        raise Overtaken
+        raise ProgressConflict
     await _tell(unit, arrived, skip_rejected=True)
 
 
-async def _tell(unit: Unit, arrived: Sequence[Arrived], *, skip_rejected: bool = False) -> None:
-    told: list[tuple[OfPurchase, saga.Message, Arrived]] = []
+async def _tell(unit: Unit, arrived: Sequence[Record], *, skip_rejected: bool = False) -> None:
+    told: list[tuple[OfPurchase, saga.Message, Record]] = []
     products: list[tuple[str, str]] = []
     for it in arrived:
         command = _read(it.value)
@@ -117,34 +143,25 @@ async def _tell(unit: Unit, arrived: Sequence[Arrived], *, skip_rejected: bool =
                 _give_up(unit, it, refused.reason)
 
 
-class Parked:
-    """Looks after the commands that wait. Several may run at once: each takes what the others have not locked."""
+async def sweep_pending(units: Units) -> bool:
+    """Tell pending commands whose row is decided by now, give up those whose row will not come; whether there is more.
 
-    def __init__(self, units: Units, beat: Callable[[], None]) -> None:
-        self._units, self._beat = units, beat
-
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Look each second until asked to stop."""
-        while not stopping.is_set():
-            if not await retry_outages(self.sweep, self._beat, stopping, "parked commands"):
-                await pause(stopping, SWEEP_EVERY_S)
-
-    async def sweep(self) -> bool:
-        """Tell those whose row is decided by now, give up those whose row will not come; whether there may be more."""
-        async with self._units.open() as unit:
-            met = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX, DECISIONS.name)
-            await _tell(unit, [Arrived(*row) for row in met])
-        async with self._units.open() as unit:
-            limits = (COMMANDS_PER_TRANSACTION_MAX, PARKED_S_MAX, DECISIONS.name, DECISIONS.partitions)
-            alone = [Arrived(*row) for row in await unit.connection.fetch(GIVE_UP, *limits)]
-            money = Money()
-            for it in alone:
-                _give_up(unit, it, "no_such_purchase")
-                command = _read(it.value)
-                if isinstance(command, PaymentReported) and command.outcome == "approved":
-                    money.voids[command.purchase_id] = REPORTED, True
-            await unit.pay(money)
-        return max(len(met), len(alone)) == COMMANDS_PER_TRANSACTION_MAX
+    Several sweeps may run at once: each takes what the others have not locked.
+    """
+    async with units.open() as unit:
+        met = await unit.connection.fetch(UNPARK, COMMANDS_PER_TRANSACTION_MAX, DECISIONS.name)
+        await _tell(unit, [Record(*row) for row in met])
+    async with units.open() as unit:
+        limits = (COMMANDS_PER_TRANSACTION_MAX, PARKED_S_MAX, DECISIONS.name, DECISIONS.partitions)
+        alone = [Record(*row) for row in await unit.connection.fetch(GIVE_UP, *limits)]
+        money = Money()
+        for it in alone:
+            _give_up(unit, it, "no_such_purchase")
+            command = _read(it.value)
+            if isinstance(command, PaymentReported) and command.outcome == "approved":
+                money.voids[command.purchase_id] = REPORTED, True
+        await unit.pay(money)
+    return max(len(met), len(alone)) == COMMANDS_PER_TRANSACTION_MAX
 
 
 def message_of(command: OfPurchase) -> saga.Message:
@@ -175,8 +192,7 @@ def _id_of(command: OfPurchase) -> str:
     return f"{type(command).__name__}:{command.purchase_id}:{own}"
 
 
-def _give_up(unit: Unit, it: Arrived, reason: str) -> None:
+def _give_up(unit: Unit, it: Record, reason: str) -> None:
     _log.error("a command can never be acted on (%s): dead letter", reason)
     seen = Millis(int(it.appended_at.timestamp() * 1000))
-    where = (ORDER_COMMANDS.name, it.partition, it.offset)
-    unit.bury(dead_letter(*where, reason, it.value, first_seen_ms=seen, headers=it.headers), reason)
+    unit.bury(ORDER_COMMANDS.name, it, reason, first_seen_ms=seen)

@@ -5,7 +5,8 @@ No transaction stays open across a call to anything but Postgres.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
@@ -49,7 +50,7 @@ async def open_pool(
     instance: str,
     *,
     pooled: bool = False,
-    meet: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+    on_connect: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
     """Connect and look for the tables.
 
@@ -58,7 +59,7 @@ async def open_pool(
         instance: shown in pg_stat_activity.
         pooled: a pooler in transaction mode stands in between: no statement is prepared for later, and nothing is
             asked of a session that may be another's next.
-        meet: done with each new connection before its first use; what it raises, whoever wants a connection meets.
+        on_connect: awaited once for each new connection before its first use; `acquire` raises what it raises.
 
     Raises:
         DatabaseWrong: nothing answers there, or the schema is missing.
@@ -70,7 +71,7 @@ async def open_pool(
             max_size=CONNECTIONS_MAX,
             command_timeout=COMMAND_TIMEOUT_S,
             timeout=CONNECT_S_MAX,
-            init=meet,
+            init=on_connect,
             reset=_leave_as_it_is,
             server_settings=({} if pooled else _SESSION) | {"application_name": f"order-writer/{instance}"[:63]},
             statement_cache_size=0 if pooled else STATEMENTS_KEPT_MAX,
@@ -89,6 +90,17 @@ async def _leave_as_it_is(_connection: object) -> None:
     """No session is ever changed here: resetting it at every release would cost a round trip for nothing."""
 
 
+@contextmanager
+def outage_logged(what: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Log an outage in the block and go on after it; any other error is raised."""
+    try:
+        yield
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        _log.log(level, "%s: %s", what, said(error))
+
+
 async def retry_outages(
     work: Callable[[], Awaitable[T]], beat: Callable[[], None], stopping: asyncio.Event, what: str
 ) -> T | None:
@@ -99,15 +111,31 @@ async def retry_outages(
     wait_s = 1.0
     while not stopping.is_set():
         beat()
-        try:
+        with outage_logged(f"{what} waits for Postgres, {wait_s:.0f} s"):
             return await work()
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            _log.warning("%s waits for Postgres, %.0f s: %s", what, wait_s, said(error))
         await pause(stopping, wait_s)
         wait_s = min(wait_s * 2, BACKOFF_S_MAX)
     return None
+
+
+async def repeat(
+    work: Callable[[], Awaitable[bool | None]],
+    beat: Callable[[], None],
+    stopping: asyncio.Event,
+    what: str,
+    *,
+    every_s: float,
+    wake: asyncio.Event | None = None,
+) -> None:
+    """Do `work` until asked to stop, through outages: at once again while it returns True, else after `every_s`.
+
+    Setting `wake` cuts a pause short; what it stands for must be there before it is set.
+    """
+    while not stopping.is_set():
+        if wake:
+            wake.clear()
+        if not await retry_outages(work, beat, stopping, what):
+            await pause(wake or stopping, every_s)
 
 
 def said(error: BaseException) -> str:
@@ -117,11 +145,9 @@ def said(error: BaseException) -> str:
 
 async def pause(event: asyncio.Event, seconds: float) -> None:
     """Wait for `event`, but no longer than `seconds`."""
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        pass
 
 
 def columns(rows: list[Any], width: int) -> list[list[Any]]:

@@ -1,5 +1,7 @@
 """From counting decisions to what one transaction writes: rows, product changes and what the saga hears. Pure."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple, assert_never
 
 from order_writer import saga
@@ -49,6 +51,16 @@ class Row(NamedTuple):
     def position(self) -> Position:
         """Where its request stands in the log."""
         return Position(self.partition, self.source_offset, self.source_index)
+
+
+class Record(NamedTuple):
+    """A record of a topic: its bytes, where it stands, when the broker says it was appended, and its headers."""
+
+    value: bytes
+    partition: int
+    offset: int
+    appended_at: datetime
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class Stock(NamedTuple):

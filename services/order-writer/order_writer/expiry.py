@@ -6,16 +6,11 @@ grace of uninterrupted running, in which the provider is asked first. A call to 
 `hold_until` and is still open has one grace more to return; whoever commits first, it or this sweep, decides.
 """
 
-import asyncio
-import logging
+import math
 import time
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-import asyncpg
-
 from order_writer import saga
-from order_writer.database import is_outage, pause, said
 from order_writer.metrics import Metrics
 from order_writer.unit import Units
 from stampede_schemas.identifiers import PurchaseId
@@ -37,49 +32,25 @@ LOCK = """
 SELECT purchase_id FROM purchases WHERE purchase_id = ANY($1::text[]) AND status = 'reserved'
 ORDER BY purchase_id FOR UPDATE SKIP LOCKED"""
 BEGINNING = datetime.min.replace(tzinfo=UTC), ""
-_log = logging.getLogger(__name__)
-
-
-def heard(overdue: list[asyncpg.Record], applied: Mapping[int, datetime]) -> list[str]:
-    """Those for whom all that was said before their hold's end is applied: other partitions may be behind."""
-    return [
-        row["purchase_id"]
-        for row in overdue
-        if (until := applied.get(partition_of(row["purchase_id"]))) is not None and row["hold_until"] < until
-    ]
 
 
 class Sweeper:
     """Several may run at once: each takes what the others have not locked."""
 
-    def __init__(self, units: Units, metrics: Metrics, beat: Callable[[], None], grace_s: float) -> None:
-        self._units, self._metrics, self._beat = units, metrics, beat
-        self._grace_s = grace_s
+    def __init__(self, units: Units, metrics: Metrics, grace_s: float) -> None:
+        self._units, self._metrics, self._grace_s = units, metrics, grace_s
+        self._since = self._last = -math.inf  # running without interruption; the last round that was finished
         self._after: tuple[datetime, str] = BEGINNING  # those that cannot end yet must not hide the ones behind them
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Sweep until asked to stop."""
-        running_since = last = time.monotonic()
-        while not stopping.is_set():
-            now = time.monotonic()
-            if now - last > max(self._grace_s, FROZEN_S):  # frozen, or without a database
-                running_since = now
-            last = now
-            if now - running_since >= self._grace_s and not await self._swept(stopping):
-                running_since = time.monotonic()
-            self._beat()
-            await pause(stopping, SWEEP_EVERY_S)
-
-    async def _swept(self, stopping: asyncio.Event) -> bool:
-        try:
-            while not stopping.is_set() and await self.sweep():
-                self._beat()
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            _log.warning("holds wait for Postgres: %s", said(error))
-            return False
-        return True
+    async def round(self) -> bool:
+        """Sweep, but only after one grace without an interruption; whether to go on at once."""
+        now = time.monotonic()
+        if now - self._last > max(self._grace_s, FROZEN_S):  # just begun, frozen, or without a database
+            self._since = now
+        self._last = -math.inf  # an outage leaves it so
+        more = now - self._since >= self._grace_s and await self.sweep()
+        self._last = now
+        return more
 
     async def sweep(self) -> bool:
         """Release what may end of one batch of overdue holds; whether there may be more, which is for the next call."""
@@ -88,7 +59,12 @@ class Sweeper:
             applied = {row["partition"]: row["until"] for row in found}
             limits = (HOLDS_PER_TRANSACTION_MAX, self._grace_s, ORDER_COMMANDS.name)
             overdue = await unit.connection.fetch(OVERDUE, *limits, *self._after)
-            ending = heard(overdue, applied)
+            # Whose own partition is applied beyond the hold's end; in others an approval may still be unread.
+            ending = [
+                row["purchase_id"]
+                for row in overdue
+                if (until := applied.get(partition_of(row["purchase_id"]))) is not None and row["hold_until"] < until
+            ]
             locked = await unit.connection.fetch(LOCK, ending) if ending else []
             await unit.tell([(PurchaseId(row["purchase_id"]), saga.HoldExpired()) for row in locked])
         self._metrics.expired.inc(len(locked))

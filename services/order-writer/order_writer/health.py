@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
 
+from eventlog.kafka import admin_client
 from eventlog.reader import LogBroken
 from order_writer.database import Pool, is_outage, pause, said
 from order_writer.metrics import Metrics
@@ -23,7 +23,7 @@ class Health:
     def __init__(self, kafka: str, topic_ids: Mapping[str, str], pool: Pool, metrics: Metrics) -> None:
         self._topic_ids = {topic.name: topic_ids[topic.name] for topic in (DECISIONS, ORDER_COMMANDS)}
         self._pool, self._metrics = pool, metrics
-        self._admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
+        self._admin = admin_client(kafka)
         self._beats: dict[str, float] = {}
         self._postgres: bool | str = "not looked at yet"
         self._kafka: bool | str = "not looked at yet"
@@ -77,11 +77,8 @@ class Health:
                 raise
             return f"does not answer: {said(error)}"
         assert waiting is not None
-        self._metrics.outbox.set(waiting["outbox"])
-        self._metrics.payments_open.set(waiting["payments"])
-        self._metrics.refunds_due.set(waiting["refunds"])
-        self._metrics.parked.set(waiting["parked"])
-        self._metrics.stopped.set(waiting["stopped"])
+        for column, count in waiting.items():
+            self._metrics.waiting[column].set(count)
         return True
 
     async def _look_kafka(self) -> bool | str:

@@ -22,31 +22,28 @@ class Metrics:
             names.ORDER_BATCH_SECONDS, "One batch, read to committed", buckets=SECONDS, registry=self.registry
         )
         self.void = Counter(names.DECISIONS_VOID, "Records that change nothing", ["reason"], registry=self.registry)
-        self.lag = Gauge(
-            names.DECISIONS_LAG_RECORDS, "Decisions not yet in Postgres", ["partition"], registry=self.registry
-        )
-        self.outbox = Gauge(names.OUTBOX_MESSAGES, "Transactions whose messages are not sent", registry=self.registry)
         self.payments = Counter(names.PAYMENTS, "What the provider answered", ["outcome"], registry=self.registry)
-        self.payments_open = Gauge(names.PAYMENTS_OPEN, "Payments and voids without an answer", registry=self.registry)
-        self.refunds_due = Gauge(
-            names.REFUNDS_DUE, "Captured, to be given back, not yet answered", registry=self.registry
-        )
         self.circuit_state = Gauge(
             names.PAYMENT_CIRCUIT_STATE, "0 closed, 1 half open, 2 open: nobody is asked", registry=self.registry
         )
         self.circuit_opened = Counter(
             names.PAYMENT_CIRCUIT_OPENED, "Times the payment provider was left in peace", registry=self.registry
         )
-        self.parked = Gauge(names.COMMANDS_PARKED, "Commands that wait for their purchase", registry=self.registry)
         self.expired = Counter(names.HOLDS_EXPIRED, "Holds that ran out", registry=self.registry)
         self.dead_letters = Counter(names.DEAD_LETTERS, "Messages given up on", ["reason"], registry=self.registry)
-
         self.overruled = Counter(
             names.ORDERS_OVERRULED, "Confirmed orders that the log had released", registry=self.registry
         )
-        self.stopped = Gauge(
-            names.PARTITIONS_STOPPED, "Partitions whose decisions cannot be applied", registry=self.registry
-        )
+        self.waiting = {  # by column of what `Health` asks Postgres
+            column: Gauge(name, text, registry=self.registry)
+            for column, name, text in (
+                ("outbox", names.OUTBOX_MESSAGES, "Transactions whose messages are not sent"),
+                ("payments", names.PAYMENTS_OPEN, "Payments and voids without an answer"),
+                ("refunds", names.REFUNDS_DUE, "Captured, to be given back, not yet answered"),
+                ("parked", names.COMMANDS_PARKED, "Commands that wait for their purchase"),
+                ("stopped", names.PARTITIONS_STOPPED, "Partitions whose decisions cannot be applied"),
+            )
+        }
 
     def changed(self, unit: Unit) -> None:
         """Count what a committed unit made of orders."""

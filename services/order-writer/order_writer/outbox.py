@@ -8,13 +8,14 @@ that outlives its lease repeats records, which is harmless.
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 import asyncpg
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from eventlog.kafka import producer
 from eventlog.producer import RenewedProducer
-from order_writer.database import pause, retry_outages
+from order_writer.database import repeat
 from order_writer.outgoing import Outgoing, decode_outbox
 from order_writer.unit import Units
 
@@ -45,24 +46,17 @@ class Relay:
     async def run(self, stopping: asyncio.Event) -> None:
         """Send until asked to stop."""
         wake = self._units.outbox_filled
-        while not stopping.is_set():
-            wake.clear()
-            sent = await retry_outages(self.round, self._beat, stopping, "sending the outbox")
-            if sent is False:
-                await pause(stopping, AGAIN_AFTER_S)
-            elif sent is None:
-                await pause(wake, POLL_EVERY_S)
+        await repeat(self.round, self._beat, stopping, "sending the outbox", every_s=POLL_EVERY_S, wake=wake)
 
-    async def round(self) -> bool | None:
-        """Send what is there. None: nothing to do (or not ours), True: all acknowledged, False: some were not."""
-        if not await self._leased():
-            return None
-        rows = await self._units.pool.fetch(SELECT, ROWS_PER_ROUND_MAX)
-        if not rows:
-            return None
-        acknowledged = await asyncio.to_thread(self._send, rows)
-        await self._units.pool.execute(DELETE, acknowledged)
-        return len(acknowledged) == len(rows)
+    async def round(self) -> bool:
+        """Send what is there; whether there was anything, and it is ours to send."""
+        rows = await self._units.pool.fetch(SELECT, ROWS_PER_ROUND_MAX) if await self._leased() else []
+        if rows:
+            acknowledged = await asyncio.to_thread(self._send, rows)
+            await self._units.pool.execute(DELETE, acknowledged)
+            if len(acknowledged) < len(rows):
+                await asyncio.sleep(AGAIN_AFTER_S)
+        return bool(rows)
 
     async def _leased(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -76,21 +70,17 @@ class Relay:
         """Produce every message; the ids of the rows of which each one was acknowledged."""
         missing: dict[int, int] = {}
 
-        def reported(row_id: int) -> Callable[[KafkaError | None, Message], None]:
-            def report(error: KafkaError | None, message: Message) -> None:
-                if error is None:
-                    missing[row_id] -= 1
-                else:
-                    _log.warning("not sent to %s: %s", message.topic(), error.str())
-
-            return report
+        def report(row_id: int, error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                missing[row_id] -= 1
+            else:
+                _log.warning("not sent to %s: %s", message.topic(), error.str())
 
         for row in rows:
             messages = decode_outbox(row["messages"])
             missing[row["id"]] = len(messages)
-            report = reported(row["id"])
             for message in messages:
-                self._produce(message, report)
+                self._produce(message, partial(report, row["id"]))
         self._producer.flush(SEND_S_MAX)
         return [row_id for row_id, count in missing.items() if count == 0]
 

@@ -3,13 +3,13 @@
 Pure. Repeats are harmless: a second release is answered `Ignored`, an event is skipped by (purchase_id, version).
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
 
 from order_writer import saga
+from order_writer.domain import Record
 from stampede_schemas.codec import REQUESTS_PER_RECORD_MAX, encode, encode_requests
 from stampede_schemas.identifiers import Millis
 from stampede_schemas.orders import AnyOrderEvent, OrderConfirmed, OrderRefunded, OrderReleased
@@ -87,47 +87,40 @@ def _ce_time(now_ms: Millis) -> bytes:
 
 
 def dead_letter(
-    topic: str,
-    partition: int,
-    offset: int,
-    reason: str,
-    value: bytes,
-    *,
-    first_seen_ms: Millis,
-    index: int | None = None,
-    headers: Sequence[tuple[str, bytes]] = (),
+    topic: str, record: Record, reason: str, *, first_seen_ms: Millis, index: int | None = None
 ) -> Outgoing:
     """What can never be acted on: its bytes unchanged; where it stood, since when and why it lies here in the headers.
 
     Args:
-        topic, partition, offset: the record's place; with `index`, `value` is one part of it.
+        topic, record: the bytes as they came and where they stood; the record's headers are kept under `original.`.
         reason: a stable word.
-        value: the bytes as they came.
         first_seen_ms: when it was given up.
-        index: which of the record's decisions.
-        headers: of the record itself, kept under `original.`.
+        index: which of the record's decisions its value is, if it is only a part.
     """
-    place = {"topic": topic, "partition": partition, "offset": offset, "index": index, "first_seen_ms": first_seen_ms}
+    place = {
+        "topic": topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "index": index,
+        "first_seen_ms": first_seen_ms,
+    }
     known = {name: str(value).encode() for name, value in place.items() if value is not None}
     return Outgoing(
         DEAD_LETTERS.name,
         partition_of(topic),
         "/".join(str(place[name]) for name in ("topic", "partition", "offset", "index") if name in known).encode(),
-        value,
-        [("reason", reason.encode()), *known.items(), *((f"original.{name}", value) for name, value in headers)],
+        record.value,
+        [("reason", reason.encode()), *known.items(), *((f"original.{name}", value) for name, value in record.headers)],
     )
 
 
 def _event(state: saga.Confirmed | saga.Released, now_ms: Millis) -> AnyOrderEvent:
     order = state.order
-    match state:
-        case saga.Confirmed():
-            kind: type[OrderConfirmed | OrderReleased | OrderRefunded] = OrderConfirmed
-            reason, refund = None, "none"
-        case saga.Released(refund="done"):
-            kind, reason, refund = OrderRefunded, state.reason, "done"
-        case saga.Released():
-            kind, reason, refund = OrderReleased, state.reason, state.refund
+    kind: type[OrderConfirmed | OrderReleased | OrderRefunded] = OrderConfirmed
+    reason, refund = None, "none"
+    if isinstance(state, saga.Released):
+        kind = OrderRefunded if state.refund == "done" else OrderReleased
+        reason, refund = state.reason, state.refund
     return kind(
         purchase_id=order.purchase_id,
         version=state.version,

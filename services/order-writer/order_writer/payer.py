@@ -10,14 +10,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple, assert_never
 
 import asyncpg
 
 from order_writer import saga
 from order_writer.breaker import STATES, Breaker
-from order_writer.database import columns, is_outage, pause, retry_outages, said
+from order_writer.database import columns, outage_logged, repeat, said
 from order_writer.metrics import Metrics
 from order_writer.payment import Answer, Approved, Awaited, Declined, Provider, Unknown, Voided
 from order_writer.spans import Spans
@@ -102,37 +101,34 @@ class Payer:
         self._in_flight_max, self._timeout_s, self._horizon_s = in_flight_max, timeout_s, horizon_s
         self._metrics, self._spans, self._beat = metrics, spans, beat
         self._calls: dict[tuple[PurchaseId, bool], asyncio.Task[None]] = {}
-        self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()  # no longer than the calls are many
+        self._outcomes: list[Outcome] = []  # not written down yet; no longer than the calls are many
+        self._answered = asyncio.Event()
         self._breaker = Breaker()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Pay until asked to stop; open calls are then left to whoever leases them next."""
+        beat, due, answered = self._beat, self._units.payments_due, self._answered
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._lease(stopping))
-                group.create_task(self._settle(stopping))
-                group.create_task(self._renew(stopping))
+                group.create_task(repeat(self._lease, beat, stopping, "paying", every_s=POLL_EVERY_S, wake=due))
+                group.create_task(repeat(self._settle, beat, stopping, "settling", every_s=POLL_EVERY_S, wake=answered))
+                group.create_task(repeat(self._renew, beat, stopping, "renewing leases", every_s=RENEW_EVERY_S))
+            if calls := [purchase_id for purchase_id, _ in self._calls]:
+                with outage_logged("payment leases were not given up"):
+                    await self._units.pool.execute(GIVE_UP_LEASES, calls)
         finally:
             for task in self._calls.values():
                 task.cancel()
             await asyncio.gather(*self._calls.values(), return_exceptions=True)
 
-    async def _lease(self, stopping: asyncio.Event) -> None:
-        wake = self._units.payments_due
-        while not stopping.is_set():
-            wake.clear()
-            free = self._breaker.room(self._in_flight_max - len(self._calls), time.monotonic())
-            self._metrics.circuit_state.set(STATES.index(self._breaker.state))
-            rows = await retry_outages(partial(self._leased, free), self._beat, stopping, "paying")
-            for row in rows or ():
-                self._begin(row)
-            if not rows or len(rows) == free:
-                await pause(wake, POLL_EVERY_S)
-
-    async def _leased(self, free: int) -> list[asyncpg.Record]:
-        if free <= 0:
-            return []
-        return await self._units.pool.fetch(LEASE, free, LEASE_S, self._horizon_s)
+    async def _lease(self) -> bool:
+        """Begin as many calls as there is room for; whether there still is."""
+        free = self._breaker.room(self._in_flight_max - len(self._calls), time.monotonic())
+        self._metrics.circuit_state.set(STATES.index(self._breaker.state))
+        rows = await self._units.pool.fetch(LEASE, free, LEASE_S, self._horizon_s) if free > 0 else []
+        for row in rows:
+            self._begin(row)
+        return 0 < len(rows) < free
 
     def _begin(self, row: asyncpg.Record) -> None:
         due = Due(row["purchase_id"], None, row["attempts"], row["captured"], bool(row["forgotten"]))
@@ -168,7 +164,8 @@ class Payer:
         if due.order is not None:
             told = f"declined: {answer.reason}" if isinstance(answer, Declined) else name
             self._spans.payment(due.order, started, told)
-        self._outcomes.put_nowait(Outcome(due, answer))
+        self._outcomes.append(Outcome(due, answer))
+        self._answered.set()
 
     async def _ask(self, due: Due) -> Answer:
         if due.order is None:
@@ -176,19 +173,16 @@ class Payer:
         ask = self._provider.query if due.forgotten else self._provider.authorize
         return await ask(due.order)
 
-    async def _settle(self, stopping: asyncio.Event) -> None:
-        while not stopping.is_set():
-            try:
-                async with asyncio.timeout(POLL_EVERY_S):
-                    outcomes = [await self._outcomes.get()]
-            except TimeoutError:
-                continue
-            while not self._outcomes.empty() and len(outcomes) < OUTCOMES_PER_TRANSACTION_MAX:
-                outcomes.append(self._outcomes.get_nowait())
-            await retry_outages(partial(self._write, outcomes), self._beat, stopping, "settling")
+    async def _settle(self) -> bool:
+        """Write down what was answered; whether there was anything. It stays here until that is committed."""
+        outcomes = self._outcomes[:OUTCOMES_PER_TRANSACTION_MAX]
+        if outcomes:
+            await self._write(outcomes)
+            del self._outcomes[: len(outcomes)]
             for outcome in outcomes:
                 self._calls.pop(outcome.due.key, None)
             self._units.payments_due.set()
+        return bool(outcomes)
 
     async def _write(self, outcomes: list[Outcome]) -> None:
         heard: list[tuple[PurchaseId, saga.Message]] = []
@@ -212,17 +206,9 @@ class Payer:
             if again:
                 await unit.connection.execute(ASK_AGAIN, *columns(sorted(again), 2))
 
-    async def _renew(self, stopping: asyncio.Event) -> None:
-        while not stopping.is_set():
-            await pause(stopping, RENEW_EVERY_S)
-            if calls := [purchase_id for purchase_id, _ in self._calls]:
-                query, arguments = (GIVE_UP_LEASES, (calls,)) if stopping.is_set() else (RENEW, (calls, LEASE_S))
-                try:
-                    await self._units.pool.execute(query, *arguments)
-                except Exception as error:
-                    if not is_outage(error):
-                        raise
-                    _log.info("payment leases were not renewed: %s", said(error))
+    async def _renew(self) -> None:
+        if calls := [purchase_id for purchase_id, _ in self._calls]:
+            await self._units.pool.execute(RENEW, calls, LEASE_S)
 
 
 def retry_after_s(attempts: int) -> float:

@@ -4,18 +4,14 @@ The number reached is committed with the orders it stands for: whoever goes on a
 reserved before the cancellation was heard, but is still on its way from the log, is waited for.
 """
 
-import asyncio
-from collections.abc import Callable
-
 from order_writer import saga
-from order_writer.database import pause, retry_outages
 from order_writer.unit import Units
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import DECISIONS, partition_of
 
 ORDERS_PER_TRANSACTION_MAX = 300
 OPEN_MAX = 100
-LOOK_EVERY_S = 1.0
+SWEEP_EVERY_S = 1.0
 
 OPEN = "SELECT request_id FROM product_cancellations WHERE done_at IS NULL ORDER BY asked_at LIMIT $1"
 TAKE = """
@@ -32,39 +28,32 @@ UPDATE product_cancellations SET reached = greatest(reached, $2), cancelled = ca
 WHERE request_id = $1"""
 
 
-class ProductCanceller:
-    """Several may run at once: each takes what the others have not locked."""
+async def sweep(units: Units) -> bool:
+    """One batch of the oldest cancellation that has one to do; whether there may be more now.
 
-    def __init__(self, units: Units, beat: Callable[[], None]) -> None:
-        self._units, self._beat = units, beat
+    Several sweeps may run at once: each takes what the others have not locked.
+    """
+    for row in await units.pool.fetch(OPEN, OPEN_MAX):
+        if await batch(units, row["request_id"]):
+            return True
+    return False
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Look each second until asked to stop."""
-        while not stopping.is_set():
-            await retry_outages(lambda: self.sweep(stopping), self._beat, stopping, "cancelling products")
-            await pause(stopping, LOOK_EVERY_S)
 
-    async def sweep(self, stopping: asyncio.Event) -> None:
-        """Go on with each open cancellation as far as there are orders."""
-        for row in await self._units.pool.fetch(OPEN, OPEN_MAX):
-            while not stopping.is_set() and await self.batch(row["request_id"]):
-                self._beat()
-
-    async def batch(self, request_id: str) -> bool:
-        """One transaction; whether there may be more now."""
-        async with self._units.open() as unit:
-            open_ = await unit.connection.fetchrow(TAKE, request_id)
-            if open_ is None:
-                return False  # done, or somebody else is at it
-            product_id = open_["product_id"]
-            where = (DECISIONS.name, partition_of(product_id), open_["asked_at"])
-            complete = await unit.connection.fetchval(APPLIED, *where)  # before the orders are looked for
-            limits = (product_id, open_["reached"], ORDERS_PER_TRANSACTION_MAX)
-            found = await unit.connection.fetch(ORDERS, *limits)
-            asked = saga.CancelAsked("operator")
-            await unit.tell([(PurchaseId(row["purchase_id"]), asked) for row in found])
-            more = len(found) == ORDERS_PER_TRANSACTION_MAX
-            reached = found[-1]["reservation_no"] if found else 0
-            done = bool(complete) and not more
-            await unit.connection.execute(REACHED, request_id, reached, len(found), done)
-        return more
+async def batch(units: Units, request_id: str) -> bool:
+    """One transaction; whether there may be more now."""
+    async with units.open() as unit:
+        open_ = await unit.connection.fetchrow(TAKE, request_id)
+        if open_ is None:
+            return False  # done, or somebody else is at it
+        product_id = open_["product_id"]
+        where = (DECISIONS.name, partition_of(product_id), open_["asked_at"])
+        complete = await unit.connection.fetchval(APPLIED, *where)  # before the orders are looked for
+        limits = (product_id, open_["reached"], ORDERS_PER_TRANSACTION_MAX)
+        found = await unit.connection.fetch(ORDERS, *limits)
+        asked = saga.CancelAsked("operator")
+        await unit.tell([(PurchaseId(row["purchase_id"]), asked) for row in found])
+        more = len(found) == ORDERS_PER_TRANSACTION_MAX
+        reached = found[-1]["reservation_no"] if found else 0
+        done = bool(complete) and not more
+        await unit.connection.execute(REACHED, request_id, reached, len(found), done)
+    return more

@@ -1,4 +1,4 @@
-"""After an older copy of Postgres was restored (or all of it was lost): what has to be known before the log is applied.
+"""`recover`: after an older copy of Postgres was restored (or all of it was lost), before the log is applied again.
 
 The log gives everything back but one thing: which versions of an order the world was told of before. A row that began
 again at an old version would publish its versions twice. So `recover` reads `stampede.orders` first, lifts the rows
@@ -7,27 +7,26 @@ may the partitions go on of which the group has committed more than Postgres kno
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer
 
 from eventlog.kafka import consumer, read_range, topic_ids, watermarks
 from eventlog.reader import LogBroken
-from order_writer.database import Connection, Pool
+from order_writer.database import Connection, Pool, columns
 from order_writer.outgoing import Outgoing, decode_outbox, encode_outbox
+from order_writer.restore_guard import committed_offsets
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.topics import DECISIONS, ORDERS
 
 EVENTS_PER_READ_MAX = 10_000
 OUTBOX_ROWS_PER_READ_MAX = 500
-COMMITTED_S_MAX = 10.0
 LIFT_S_MAX = 3_600.0
 
-SEEN = "SELECT partition, next_offset FROM progress"
 REMEMBER = """
 INSERT INTO published AS p (purchase_id, version)
 SELECT purchase_id, max(version) FROM unnest($1::text[], $2::int[]) AS t (purchase_id, version) GROUP BY purchase_id
@@ -57,72 +56,6 @@ class Recovered(NamedTuple):
     dropped: int
 
 
-def check_known(partition: int, known: int, applied: int) -> None:
-    """Compare up to where Postgres has a partition (or may be older, says `recover`) with what was applied before.
-
-    Raises:
-        LogBroken: Postgres knows less.
-    """
-    if known < applied:
-        raise LogBroken(
-            f"{DECISIONS.name}/{partition} was applied up to {applied} before, but Postgres has it only up to {known}: "
-            "an older database was restored. Nothing was changed. Run `python -m order_writer recover`, then start "
-            "again."
-        )
-
-
-class Asked(Protocol):
-    """Any connection."""
-
-    def fetch(self, query: str, /) -> Awaitable[list[Any]]:
-        """All rows."""
-
-
-class Known:
-    """Up to where this process has seen each partition of `decisions` in Postgres: it must not act on an older one.
-
-    A process without a partition pays, expires and sends like the others: it must notice too.
-    """
-
-    def __init__(self) -> None:
-        self._reached: dict[int, int] = {}
-
-    def __getitem__(self, partition: int) -> int:
-        return self._reached.get(partition, 0)
-
-    def note(self, reached: Mapping[int, int]) -> None:
-        """What was seen or committed."""
-        self._reached |= {n: max(offset, self[n]) for n, offset in reached.items()}
-
-    async def look(self, connection: Asked) -> None:
-        """Compare, and note what is there.
-
-        Raises:
-            LogBroken: this database is older than what this process has seen.
-        """
-        before = dict(self._reached)  # what is committed while Postgres answers is no contradiction
-        found = {row["partition"]: row["next_offset"] for row in await connection.fetch(SEEN)}
-        for partition, applied in before.items():
-            check_known(partition, found.get(partition, 0), applied)
-        self.note(found)
-
-    async def meet(self, connection: Asked) -> None:
-        """The same before the first use of a connection: it may lead to another database. At the start to any."""
-        if self._reached:
-            await self.look(connection)
-
-
-def committed_offsets(client: Consumer, partitions: list[int]) -> dict[int, int]:
-    """What the client's group has committed of `decisions`; nothing where it never has. Raises KafkaException."""
-    if not partitions:
-        return {}
-    found = client.committed([TopicPartition(DECISIONS.name, n) for n in partitions], timeout=COMMITTED_S_MAX)
-    for one in found:
-        if one.error is not None:
-            raise KafkaException(one.error)
-    return {one.partition: one.offset for one in found if one.offset >= 0}
-
-
 async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
     """Make a restored database fit to go on. Repeating it, also after a crash half-way, is harmless.
 
@@ -130,12 +63,10 @@ async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
         TopicsWrong, LogBroken, KafkaException: the log could not be read; no partition may go on yet.
     """
     ids = await asyncio.to_thread(topic_ids, kafka)
-    client = consumer(kafka, **{"group.id": group})
-    try:
-        committed = await asyncio.to_thread(committed_offsets, client, list(range(DECISIONS.partitions)))
+    with closing(consumer(kafka, **{"group.id": group})) as client:
+        partitions = list(range(DECISIONS.partitions))
+        committed = await asyncio.to_thread(committed_offsets, client, DECISIONS.name, partitions)
         events = await _remember(client, pool)
-    finally:
-        client.close()
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL statement_timeout = 0")
         lifted = await connection.execute(LIFT, timeout=LIFT_S_MAX)
@@ -147,29 +78,25 @@ async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
 
 async def _remember(client: Consumer, pool: Pool) -> int:
     """Note down the highest version told of each order, chunk by chunk; how many events there are."""
-    count = 0
-    for partition in range(ORDERS.partitions):
-        read = partial(_chunk, _told(client, partition))
-        while chunk := await asyncio.to_thread(read):
-            await pool.execute(REMEMBER, [name for name, _ in chunk], [version for _, version in chunk])
-            count += len(chunk)
+    count, told = 0, _told(client)
+    while chunk := await asyncio.to_thread(list, islice(told, EVENTS_PER_READ_MAX)):
+        await pool.execute(REMEMBER, *columns(chunk, 2))
+        count += len(chunk)
     return count
 
 
-def _chunk(told: Iterator[tuple[str, int]]) -> list[tuple[str, int]]:
-    return list(islice(told, EVENTS_PER_READ_MAX))
-
-
-def _told(client: Consumer, partition: int) -> Iterator[tuple[str, int]]:
-    for message in read_range(client, ORDERS.name, partition, *watermarks(client, ORDERS.name, partition)):
-        try:
-            event = decode_order_event(message.value() or b"")
-        except msgspec.DecodeError as error:
-            raise LogBroken(
-                f"{ORDERS.name}/{partition} holds at {message.offset()} what this version cannot read ({error}): "
-                "recover with the version that wrote it"
-            ) from None
-        yield event.purchase_id, event.version
+def _told(client: Consumer) -> Iterator[tuple[str, int]]:
+    """Order and version of every event."""
+    for partition in range(ORDERS.partitions):
+        for message in read_range(client, ORDERS.name, partition, *watermarks(client, ORDERS.name, partition)):
+            try:
+                event = decode_order_event(message.value() or b"")
+            except msgspec.DecodeError as error:
+                raise LogBroken(
+                    f"{ORDERS.name}/{partition} holds at {message.offset()} what this version cannot read ({error}): "
+                    "recover with the version that wrote it"
+                ) from None
+            yield event.purchase_id, event.version
 
 
 async def _drop_what_was_sent(connection: Connection) -> int:
@@ -178,12 +105,9 @@ async def _drop_what_was_sent(connection: Connection) -> int:
     while rows := await connection.fetch(OUTBOX, last, OUTBOX_ROWS_PER_READ_MAX):
         for row in rows:
             messages = decode_outbox(row["messages"])
-            versions = {n: _version(message) for n, message in enumerate(messages) if message.topic == ORDERS.name}
-            names = list({name for name, _ in versions.values()})
+            names = [decode_order_event(it.value).purchase_id for it in messages if it.topic == ORDERS.name]
             told = {found["purchase_id"]: found["version"] for found in await connection.fetch(TOLD, names)}
-            kept = [
-                m for n, m in enumerate(messages) if n not in versions or versions[n][1] > told.get(versions[n][0], 0)
-            ]
+            kept = [message for message in messages if not _is_told(message, told)]
             if len(kept) < len(messages):
                 dropped += len(messages) - len(kept)
                 await connection.execute(
@@ -193,6 +117,8 @@ async def _drop_what_was_sent(connection: Connection) -> int:
     return dropped
 
 
-def _version(message: Outgoing) -> tuple[str, int]:
+def _is_told(message: Outgoing, told: Mapping[str, int]) -> bool:
+    if message.topic != ORDERS.name:
+        return False
     event = decode_order_event(message.value)
-    return event.purchase_id, event.version
+    return event.version <= told.get(event.purchase_id, 0)

@@ -5,7 +5,7 @@ An outage is waited for; a row that no waiting helps must not hold its partition
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import asyncpg
 import msgspec
@@ -13,8 +13,8 @@ import msgspec
 from eventlog.reader import LogBroken
 from order_writer import saga
 from order_writer.database import Connection, DatabaseWrong, said
-from order_writer.domain import Row, order_of
-from order_writer.outgoing import dead_letter, order_event
+from order_writer.domain import Record, Row, order_of
+from order_writer.outgoing import order_event
 from order_writer.unit import Unit
 from stampede_schemas.codec import decode_envelope
 from stampede_schemas.identifiers import ProductId
@@ -28,15 +28,6 @@ _CLASSES = ("22", "23")
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-class Source(NamedTuple):
-    """The `decisions` record that a row came from, as it stands in the log."""
-
-    partition: int
-    offset: int
-    value: bytes
-    headers: list[tuple[str, bytes]]
 
 
 class PartitionBroken(LogBroken):
@@ -103,7 +94,7 @@ def stub(row: Row) -> Row:
     )
 
 
-def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source: Source) -> None:
+def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source: Record) -> None:
     """Give back what the row held, tell the world how it ended, and keep the decision's own bytes as a dead letter.
 
     `version` is that of its stub; None when not even that could be kept.
@@ -119,22 +110,19 @@ def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source
     envelope = decode_envelope(source.value)
     assert envelope is not None
     content = bytes(_raws.decode(envelope.decisions)[row.source_index])
-    _bury(unit, source, ROW_ERROR, content, error, row.source_index)
+    _bury(unit, source._replace(value=content), ROW_ERROR, error, row.source_index)
 
 
-def bury_change(unit: Unit, source: Source, product_id: ProductId, error: BaseException) -> None:
+def bury_change(unit: Unit, source: Record, product_id: ProductId, error: BaseException) -> None:
     """Keep a record as a dead letter whose change of a product the catalogue cannot hold."""
     _log.error("the catalogue shows an older %s", product_id)
-    _bury(unit, source, "product_error", source.value, error)
+    _bury(unit, source, "product_error", error)
 
 
-def _bury(
-    unit: Unit, source: Source, reason: str, content: bytes, error: BaseException, index: int | None = None
-) -> None:
+def _bury(unit: Unit, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
     where = (DECISIONS.name, source.partition, source.offset)
     _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, said(error))
-    letter = dead_letter(*where, reason, content, index=index, headers=source.headers, first_seen_ms=unit.now_ms)
-    unit.bury(letter, reason)
+    unit.bury(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)
 
 
 def _storable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
@@ -9,9 +10,9 @@ import asyncpg
 from eventlog.reader import Progress
 from order_writer import saga
 from order_writer.database import columns, said
-from order_writer.domain import Batch, Row, Stock, order_of
+from order_writer.domain import Batch, Record, Row, Stock, order_of
 from order_writer.outgoing import Outgoing, order_event
-from order_writer.row_errors import NUMBERS_CONSTRAINT, PartitionBroken, Source, bury, bury_change, in_parts, stub
+from order_writer.row_errors import NUMBERS_CONSTRAINT, PartitionBroken, bury, bury_change, in_parts, stub
 from order_writer.unit import Unit
 from stampede_schemas.identifiers import Millis, Position, ProductId, PurchaseId
 
@@ -91,12 +92,12 @@ class Move(NamedTuple):
     to: Progress
 
 
-class Overtaken(Exception):
+class ProgressConflict(Exception):
     """Another writer has moved a partition on: this batch is dropped, and reading goes on from the stored progress."""
 
 
 async def apply(
-    unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm: bool, sources: Mapping[At, Source] | None = None
+    unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm: bool, sources: Mapping[At, Record] | None = None
 ) -> list[Row]:
     """Write one batch; the caller's transaction makes it one step. Returns the rows that are new or replaced a no.
 
@@ -108,7 +109,7 @@ async def apply(
         sources: the records, after Postgres refused the batch as a whole: it is split, and what is refused is buried.
 
     Raises:
-        Overtaken: nothing of it may be committed.
+        ProgressConflict: nothing of it may be committed.
         PartitionBroken: a purchase was reserved twice, or a reservation number came twice; the latter only with
             `sources`, since only then it is known where.
         Exception: a row error, without `sources`.
@@ -132,16 +133,13 @@ async def apply(
         new.update((record["purchase_id"], record["version"]) for record in inserted)
         heard.extend((record["purchase_id"], saga.PaymentDeclined()) for record in inserted if record["void"])
 
-    async def catalogue(some: list[Change]) -> None:
-        await _catalogue(unit, some)
-
     if sources is None:
         if rows:
             await insert(rows)
         await _catalogue(unit, list(batch.stocks.items()))
     else:
         rows = await _insert_what_can_be(unit, rows, new, insert, sources)
-        stale = await in_parts(unit.connection, list(batch.stocks.items()), catalogue)
+        stale = await in_parts(unit.connection, list(batch.stocks.items()), partial(_catalogue, unit))
         for at, (name, error) in {(n, stock.source_offset): (name, e) for ((n, name), stock), e in stale}.items():
             bury_change(unit, sources[at], name, error)  # a record holds many products: one letter
     unit.payments_due = bool(rows) and not confirm
@@ -162,7 +160,7 @@ async def _insert(unit: Unit, rows: list[Row], *, confirm: bool) -> list[asyncpg
 
 
 async def _insert_what_can_be(
-    unit: Unit, rows: list[Row], new: dict[str, int], insert: Insert, sources: Mapping[At, Source]
+    unit: Unit, rows: list[Row], new: dict[str, int], insert: Insert, sources: Mapping[At, Record]
 ) -> list[Row]:
     """Insert by halves, each refused row as a stub. The rows that are there now, or were before."""
     refused = await in_parts(unit.connection, rows, insert)
@@ -203,11 +201,11 @@ async def _expect_known(unit: Unit, rows: list[Row]) -> None:
 
 
 async def _advance(unit: Unit, moves: Mapping[int, Move]) -> None:
-    """First in the transaction: a second writer of the same records waits here, then finds itself overtaken."""
+    """First in the transaction: a second writer of the same records waits here, then finds that progress has moved."""
     await unit.connection.execute(LOCK_PROGRESS, list(moves))
     rows = [(p, m.was, m.to.next_offset, m.to.source_offset, m.to.load, m.to.anchor) for p, m in moves.items()]
     if await unit.connection.execute(ADVANCE, *columns(rows, 6)) != f"UPDATE {len(rows)}":
-        raise Overtaken
+        raise ProgressConflict
 
 
 def _sale(row: Row, version: int, now_ms: Millis) -> Sale:

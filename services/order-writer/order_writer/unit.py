@@ -14,7 +14,8 @@ import asyncpg
 
 from order_writer import saga
 from order_writer.database import Connection, Pool, columns
-from order_writer.outgoing import Outgoing, encode_outbox, order_event, releases
+from order_writer.domain import Record
+from order_writer.outgoing import Outgoing, dead_letter, encode_outbox, order_event, releases
 from stampede_schemas.identifiers import Millis, Position, ProductId, PurchaseId
 
 NO_CURRENCY = "XXX"  # as ISO 4217 says it
@@ -166,9 +167,9 @@ class Unit:
             done = await self.connection.execute(CHANGE, *columns(changes, 7))
             assert done == f"UPDATE {len(changes)}", "rows changed under their own locks"
 
-    def bury(self, letter: Outgoing, reason: str) -> None:
+    def bury(self, topic: str, record: Record, reason: str, *, first_seen_ms: Millis, index: int | None = None) -> None:
         """Send a dead letter with this transaction."""
-        self.sending.append(letter)
+        self.sending.append(dead_letter(topic, record, reason, first_seen_ms=first_seen_ms, index=index))
         self.buried.append(reason)
 
     async def close(self) -> None:

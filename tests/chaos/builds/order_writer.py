@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 from confluent_kafka import Consumer
@@ -10,8 +11,9 @@ from order_writer import __main__ as program
 from order_writer import app
 from order_writer.outbox import Relay
 from order_writer.payer import Outcome, Payer
+from order_writer.progress_consumer import ProgressConsumer
 from order_writer.unit import Unit, Units
-from order_writer.writer import Writer
+from stampede_schemas.topics import DECISIONS
 from tests.chaos.builds.points import Points, exchange
 
 POINTS = Points()
@@ -34,11 +36,11 @@ class DyingUnits(Units):
             yield unit
 
 
-class DyingWriter(Writer):
-    """Dies when a batch is committed and its group offset is not."""
+class DyingConsumer(ProgressConsumer[Any]):
+    """Dies when a batch of decisions is committed and its group offset is not."""
 
     def _commit(self, client: Consumer, *, last: bool = False) -> None:
-        if self._reached:
+        if self._reached and self._topic == DECISIONS.name:
             POINTS.passed("after COMMIT, before the offset")
         super()._commit(client, last=last)
 
@@ -63,7 +65,7 @@ class DyingPayer(Payer):
 
 def main() -> None:
     """The shipped program, with mortal parts."""
-    exchange(app, Units=DyingUnits, Writer=DyingWriter, Relay=DyingRelay, Payer=DyingPayer)
+    exchange(app, Units=DyingUnits, ProgressConsumer=DyingConsumer, Relay=DyingRelay, Payer=DyingPayer)
     program.main()
 
 

@@ -4,14 +4,11 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from msgspec.structs import replace
 
-from eventlog.kafka import resume
-from eventlog.reader import CountingReader
 from order_writer import __main__ as program
-from order_writer import domain, saga, store, unit, writer
+from order_writer import decisions, domain, saga, store, unit
 from order_writer.domain import Batch, Row
 from order_writer.outgoing import Outgoing, releases
 from order_writer.store import Move
@@ -68,10 +65,6 @@ def _elsewhere(effects: list[saga.GiveBack]) -> list[Outgoing]:
     return releases([moved(give) for give in effects])
 
 
-def _first_copy(*where: Any) -> CountingReader:
-    return FirstCopyCounts(resume(*where).progress)
-
-
 def _no_releases(_effects: list[saga.GiveBack]) -> list[Outgoing]:
     return []
 
@@ -84,9 +77,9 @@ async def _no_voids(opened: Unit, money: unit.Money) -> None:
 BUGS: dict[str, Callable[[], None]] = {
     "another price in the row": lambda: exchange(domain, _row=_another_price),
     "progress is committed before its rows": lambda: exchange(store, _advance=_progress_first),
-    "a rejection leaves no row": lambda: exchange(writer, Batch=ForgetsRejections),
-    "a void decision is applied": lambda: exchange(writer, resume=_first_copy),
-    "the catalogue shows one unit too many": lambda: exchange(writer, Batch=ShowsOneMore),
+    "a rejection leaves no row": lambda: exchange(decisions, Batch=ForgetsRejections),
+    "a void decision is applied": lambda: exchange(decisions, CountingReader=FirstCopyCounts),
+    "the catalogue shows one unit too many": lambda: exchange(decisions, Batch=ShowsOneMore),
     "the return of units is not heard": lambda: exchange(saga, react=_deaf_to_returns),
     "a declined payment releases nothing": lambda: exchange(unit, releases=_no_releases),
     "a cancelled order is not refunded": lambda: exchange(Unit, pay=_no_voids),
