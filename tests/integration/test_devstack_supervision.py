@@ -118,11 +118,11 @@ async def test_a_program_that_is_not_there_is_one_sentence(supervisor: Superviso
 @pytest.mark.parametrize("behaviour", ["stubborn", "stopped"])
 async def test_stopping_always_ends(supervisor: Supervisor, behaviour: str) -> None:
     """A child that ignores SIGTERM is killed at its deadline; one stopped by SIGSTOP ends all the same."""
-    patience = 0.3 if behaviour == "stubborn" else 10.0
+    patience = 0.3 if behaviour == "stubborn" else 10 * SOON_S
     await supervisor.start([stub("one", *([behaviour] * (behaviour == "stubborn")), stop_wait_s=patience)])
     number = signal.SIGSTOP if behaviour == "stopped" else signal.SIGCONT
     pid = supervisor.send("one", number)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON_S):
         await supervisor.stop(["one"])
     assert not psutil.pid_exists(pid)
     assert supervisor.kept == {}

@@ -38,7 +38,16 @@ from tests.support.gateway import (
 BUYER = Subject("ann", "127.0.0.1")
 HERE = partition_of("lamp")
 AT = Position(HERE, 0, 0)
+LONG_S = 20.0
 SOLD_OUT: dict[str, Gate] = {"lamp": "sold out"}
+
+
+class Patient(Freshness):
+    """A view that is waited for as long as it takes: what the gate does meanwhile is the test's matter, not time's."""
+
+    async def fresh(self, partition: int, moment: float, within_s: float) -> bool:
+        """See Freshness; `within_s` is for another test."""
+        return await super().fresh(partition, moment, LONG_S)
 
 
 class Rig:
@@ -51,11 +60,12 @@ class Rig:
         *,
         end: int | None = 0,
         rows_away: bool = False,
+        patient: bool = False,
     ) -> None:
         self.log, self.limits, self.gate = MemoryProducer(), AllowAll(), OpenGate(closed)
         self.memory, self.watchers, self.requests = PurchaseMemory(), Watchers(), EndOfRequests(end)
         self.rows = NoRows(self.memory, rows, away=rows_away)
-        self.freshness = Freshness(self.requests.ends, lambda *_: None)
+        self.freshness = (Patient if patient else Freshness)(self.requests.ends, lambda *_: None)
         producer: RenewedProducer = self.log  # type: ignore[assignment]  # the methods that the appender uses
         self.appender = Appender(
             producer,
@@ -97,12 +107,19 @@ async def running(rig: Rig) -> AsyncIterator[Rig]:
     """The appender at work."""
     tasks = [asyncio.create_task(rig.appender.run()), asyncio.create_task(rig.freshness.run())]
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LONG_S):
             yield rig
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def asked(rig: Rig, more: int = 1) -> None:
+    """Wait until the end of the log was asked for so many times more: somebody is at the gate by then."""
+    wanted = rig.requests.asked + more
+    while rig.requests.asked < wanted:  # noqa: ASYNC110 - the questions are counted, not told
+        await asyncio.sleep(0.001)
 
 
 def kinds(*answers: Answer) -> set[Kind]:
@@ -292,9 +309,9 @@ async def test_an_unknown_outcome_is_forgotten_when_nothing_can_land_any_more() 
 async def test_the_gate_looks_once_more_when_the_view_is_fresh() -> None:
     """The end was not applied yet: what it brings decides. A purchase that is known by then gets its first answer."""
     for decision, answer in ((reserved(), REPLAYED), (rejected(), REPLAYED)):
-        async with running(Rig(SOLD_OUT, end=1)) as rig:
+        async with running(Rig(SOLD_OUT, end=1, patient=True)) as rig:
             waiting = rig.send()
-            await asyncio.sleep(0.02)
+            await asked(rig)
             assert not waiting.done()
             rig.decide(decision)
             rig.freshness.applied(HERE, 0)
@@ -315,9 +332,9 @@ async def test_what_sold_out_while_the_limits_were_asked_is_refused_at_the_gate(
 
 async def test_a_gate_that_reopened_meanwhile_lets_through() -> None:
     """A unit came back in what was applied."""
-    async with running(Rig(SOLD_OUT, end=1)) as rig:
+    async with running(Rig(SOLD_OUT, end=1, patient=True)) as rig:
         waiting = rig.send()
-        await asyncio.sleep(0.02)
+        await asked(rig)
         rig.gate.closed = {}
         rig.freshness.applied(HERE, 0)
         assert await waiting == AT
@@ -325,14 +342,14 @@ async def test_a_gate_that_reopened_meanwhile_lets_through() -> None:
 
 async def test_a_repeat_that_joins_at_the_gate_makes_its_arrival_now() -> None:
     """The end asked for before it came does not cover what it may have brought into the log elsewhere."""
-    async with running(Rig(SOLD_OUT, end=1)) as rig:
+    async with running(Rig(SOLD_OUT, end=1, patient=True)) as rig:
         first = rig.send()
-        await asyncio.sleep(0.02)
+        await asked(rig)
         rig.requests.end = 2  # its own send through another gateway
         joined = rig.send()
         await asyncio.sleep(0)
         rig.freshness.applied(HERE, 0)
-        await asyncio.sleep(0.02)
+        await asked(rig)
         assert not first.done()
         rig.decide(reserved(), Position(HERE, 1, 0))
         rig.freshness.applied(HERE, 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from telemetry.tracing import QUEUE_SPANS_MAX, Kind, child_of, configure, new_traceparent, sampled, trace_id_of, valid
+from tests.support.stack import eventually
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -151,9 +152,7 @@ def test_killed_processes_leave_whole_lines(tmp_path: Path) -> None:
     for process in processes:
         assert process.stdout
         assert process.stdout.readline() == b"recorded\n"
-    deadline = time.monotonic() + 5
-    while file.read_bytes().count(b"\n") < 6000:
-        assert time.monotonic() < deadline, "spans are not written while the process idles"
+    eventually(lambda: file.read_bytes().count(b"\n") >= 6000, what="the spans, written while the processes idle")
     for process in processes:
         process.send_signal(signal.SIGKILL)
         process.communicate()
