@@ -4,8 +4,6 @@ An operator has the key whose hash the settings hold, or a verified token with t
 operator by a pseudonym; the token itself is nowhere.
 """
 
-import hashlib
-import hmac
 import logging
 
 from fastapi import Request
@@ -14,6 +12,7 @@ from gateway import admission, problems
 from gateway.admission import IdentityKey, Subject
 from gateway.identity import ADMIN_ROLE, Authenticator
 from gateway.problems import Problem, Refused, granted
+from service.operator_key import holds_key
 
 KEY_ACTOR = "key"
 _audit = logging.getLogger("gateway.audit")
@@ -23,14 +22,12 @@ class Access:
     """The check, and the audit."""
 
     def __init__(self, key_sha256: str, authenticator: Authenticator, identity: IdentityKey) -> None:
-        self._key_sha256, self._authenticator, self._identity = key_sha256.lower(), authenticator, identity
+        self._key_sha256, self._authenticator, self._identity = key_sha256, authenticator, identity
 
     async def authorise(self, request: Request) -> None:
         """Let an operator pass. Raises Refused: 401 for nobody known, 403 for somebody else."""
         headers = admission.pick(request.headers.raw)
-        scheme, _, token = (headers.get(b"authorization") or b"").partition(b" ")
-        digest = hashlib.sha256(token.strip()).hexdigest()
-        if scheme.lower() == b"bearer" and hmac.compare_digest(digest, self._key_sha256):
+        if holds_key(headers.get(b"authorization") or b"", self._key_sha256):
             request.state.actor = KEY_ACTOR
             return
         subject = await self._authenticator.subject(headers)

@@ -1,25 +1,35 @@
 """The limiter over HTTP: batches, a check for reverse proxies, the policies and their change. Connects to nothing."""
 
-import hashlib
-import hmac
 import logging
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, Header, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratelimit.limiter import BATCH_MAX, Limiter, RedisAway, Subject, Verdict
-from telemetry.tracing import new_traceparent, trace_id_of
+from service.operator_key import holds_key
+from service.problem_details import Kind, Problem, Refused, add_problem_handlers, answer
 
 BODY_BYTES_MAX = 256 * 1024
 LINE_CHARS_MAX = 1_024
 NAME_CHARS_MAX, ADDRESS_CHARS_MAX = 256, 64
-_KINDS = {400: "malformed-request", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+INVALID_BODY = Kind("invalid-body", 422, "Validation failed")
+UNAUTHENTICATED = Kind("unauthenticated", 401, "Authentication required")
+RATE_LIMITED = Kind("rate-limited", 429, "Too many requests", retryable=True)
+UNAVAILABLE = Kind("unavailable", 503, "Service unavailable", retryable=True)
+INTERNAL = Kind("internal-error", 500, "The service failed", retryable=True)
+_KINDS = {
+    400: Kind("malformed-request", 400, "Malformed request"),
+    404: Kind("not-found", 404, "Not found"),
+    405: Kind("method-not-allowed", 405, "Method not allowed"),
+    413: Kind("too-large", 413, f"A body has at most {BODY_BYTES_MAX} bytes"),
+    422: INVALID_BODY,
+}
 _audit = logging.getLogger("ratelimit.audit")
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
@@ -86,14 +96,6 @@ class PolicyChange(BaseModel):
     limits: Annotated[str, Field(max_length=LINE_CHARS_MAX)]
 
 
-class Refused(Exception):
-    """Carries a problem out of a route."""
-
-    def __init__(self, status: HTTPStatus, kind: str, detail: str, *, retryable: bool = False) -> None:
-        super().__init__(kind)
-        self.status, self.kind, self.detail, self.retryable = status, kind, detail, retryable
-
-
 class BodyLimit:
     """Refuses a body over BODY_BYTES_MAX before more of it is read."""
 
@@ -109,7 +111,7 @@ class BodyLimit:
             message = await receive()
             length += len(message.get("body", b""))
             if length > BODY_BYTES_MAX:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {BODY_BYTES_MAX} bytes.")
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             return message
 
         await self._app(scope, counted, send)
@@ -119,7 +121,7 @@ class Api:
     """The handlers over a limiter; without a key's hash nobody may change anything."""
 
     def __init__(self, limiter: Limiter, admin_key_sha256: str = "") -> None:
-        self._limiter, self._key_sha256 = limiter, admin_key_sha256.lower()
+        self._limiter, self._key_sha256 = limiter, admin_key_sha256
 
     def build(self) -> FastAPI:
         """The app."""
@@ -129,9 +131,7 @@ class Api:
         app.get("/v1/check", operation_id="check_one", status_code=204, response_class=Response)(self.check_one)
         app.get("/v1/policies", operation_id="list_policies")(self.policies)
         app.put("/v1/policies", operation_id="change_policies")(self.change)
-        app.add_exception_handler(RequestValidationError, _unreadable)
-        app.add_exception_handler(Refused, _refused)
-        app.add_exception_handler(HTTPException, _http)
+        add_problem_handlers(app, _KINDS, Problem(INTERNAL, "The service failed; its log says why."))
         return app
 
     async def check(self, request: CheckRequest) -> CheckResponse:
@@ -154,10 +154,9 @@ class Api:
         (verdict,) = await self._limiter.check([subject])
         if verdict.allowed:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=verdict.headers())
-        status = HTTPStatus(int(refused))
-        problem = _problem(status, "rate-limited", "Come back later.", retryable=True)
-        problem.headers.update(verdict.headers())
-        return problem
+        response = answer(Problem(replace(RATE_LIMITED, status=int(refused)), "Come back later."))
+        response.headers.update(verdict.headers())
+        return response
 
     async def policies(self) -> ListedPolicies:
         """Show the policies in force."""
@@ -170,21 +169,19 @@ class Api:
         try:
             version = await self._limiter.change(change.limits)
         except ValueError as error:
-            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-body", f"limits: {error}") from None
+            raise Refused(Problem(INVALID_BODY, f"limits: {error}")) from None
         except RedisAway:
             detail = "Redis does not answer: whether the limits were changed is not known. Send the same again."
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, retryable=True) from None
+            raise Refused(Problem(UNAVAILABLE, detail)) from None
         told = {"action": "change limits", "before": before, "version": version, "limits": change.limits}
         _audit.info("operator action", extra=told | {"outcome": "changed"})
         return self._listed()
 
     def _authorise(self, request: Request) -> None:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        digest = hashlib.sha256(token.strip().encode()).hexdigest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(digest, self._key_sha256):
+        if not holds_key(request.headers.get("authorization", "").encode("latin-1"), self._key_sha256):
             _audit.warning("operator action", extra={"action": "change limits", "outcome": "refused"})
             detail = "Send Authorization: Bearer with the operators' key."
-            raise Refused(HTTPStatus.UNAUTHORIZED, "unauthenticated", detail)
+            raise Refused(Problem(UNAUTHENTICATED, detail))
 
     def _listed(self) -> ListedPolicies:
         listed = [
@@ -210,32 +207,3 @@ def _shown(verdict: Verdict) -> CheckVerdict:
         degraded=verdict.degraded,
         headers=verdict.headers(),
     )
-
-
-async def _unreadable(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    detail = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-body", detail)
-
-
-async def _http(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _problem(HTTPStatus(error.status_code), _KINDS[error.status_code], error.detail)
-
-
-async def _refused(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    return _problem(error.status, error.kind, error.detail, retryable=error.retryable)
-
-
-def _problem(status: HTTPStatus, kind: str, detail: str, *, retryable: bool = False) -> JSONResponse:
-    problem = {
-        "type": f"/problems/{kind}",
-        "title": status.phrase,
-        "status": status,
-        "detail": detail,
-        "retryable": retryable,
-        "trace_id": trace_id_of(new_traceparent(0.0)),
-    }
-    return JSONResponse(problem, status, media_type="application/problem+json")

@@ -1,0 +1,137 @@
+"""Every no over HTTP as an RFC 9457 problem document. Needs FastAPI, which the services with HTTP bring.
+
+Must not hold text from a request that could be mistaken for ours: details are our own sentences.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+
+from telemetry.tracing import new_traceparent, trace_id_of
+
+CONTENT_TYPE = b"application/problem+json"
+TYPE_PREFIX = "/problems/"
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A stable type of problem. `retryable`: the same request may succeed later. `meaning`, `advice`: Markdown."""
+
+    slug: str
+    status: int
+    title: str
+    meaning: str = ""
+    advice: str = ""
+    retryable: bool = False
+
+    @property
+    def type(self) -> str:
+        """The address of its page, on any listener."""
+        return TYPE_PREFIX + self.slug
+
+    def page(self) -> str:
+        """What is to be read there, in Markdown."""
+        again = "The same request may succeed later" if self.retryable else "Repeating the request changes nothing"
+        return (
+            f"# {self.title}\n\n`{self.status}`, type `{self.type}`\n\n{self.meaning}\n\n**What to do.** {self.advice}"
+            f"\n\n{again} (`retryable` is {str(self.retryable).lower()}).\n"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One answer that is a no. `extra` members join the body, `headers` the response; Retry-After is in seconds."""
+
+    kind: Kind
+    detail: str
+    extra: Mapping[str, object] = field(default_factory=dict)
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    retry_after_s: int | None = None
+    close: bool = False  # the connection cannot be used on: the request's body was left unread
+
+    def body(self, trace_id: str) -> bytes:
+        """The problem document."""
+        kind = self.kind
+        return _encode(
+            {
+                "type": kind.type,
+                "title": kind.title,
+                "status": kind.status,
+                "detail": self.detail,
+                "retryable": kind.retryable,
+                "trace_id": trace_id,
+                **self.extra,
+            }
+        )
+
+    def response_headers(self) -> list[tuple[bytes, bytes]]:
+        """All but the length."""
+        headers = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-store"), *self.headers]
+        if self.retry_after_s is not None:
+            headers.append((b"retry-after", str(self.retry_after_s).encode()))
+        if self.kind.slug == "unauthenticated":
+            headers.append((b"www-authenticate", b"Bearer"))
+        if self.close:
+            headers.append((b"connection", b"close"))
+        return headers
+
+
+class Refused(Exception):
+    """Carries a problem out of a FastAPI route; a hot path returns problems instead."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.kind.slug)
+        self.problem = problem
+
+
+def answer(problem: Problem) -> Response:
+    """A problem as a response of FastAPI."""
+    response = Response(problem.body(trace_id_of(new_traceparent(0.0))), problem.kind.status)
+    response.raw_headers = [*problem.response_headers(), (b"content-length", b"%d" % len(response.body))]
+    return response
+
+
+def add_problem_handlers(app: FastAPI, kinds: Mapping[int, Kind], failed: Problem) -> None:
+    """Make every error of this app a problem document: of its status' kind (422 for validation), else `failed`."""
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return answer(error.problem)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if (kind := kinds.get(error.status_code)) is None:
+            return answer(failed)
+        headers = error.headers or {}
+        if error.status_code == 405:
+            headers = {"allow": ", ".join(_allowed(app, request))}
+        told = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
+        return answer(Problem(kind, f"{kind.title}.", headers=told))
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        return answer(Problem(kinds[422], f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"))
+
+    async def internal(_: Request, _error: Exception) -> Response:
+        return answer(failed)
+
+    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, internal)
+
+
+def _allowed(app: FastAPI, request: Request) -> list[str]:
+    """What can be done with this path: the router tells of its first route alone."""
+    matching = [
+        route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
+    ]
+    return sorted({method for route in matching for method in route.methods or ()})
