@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gateway import admission
 from gateway.admission import PurchaseOrder
-from gateway.problems import Problem
 from gateway.projection import Projection
+from service.problem_details import Problem
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Position
 from stampede_schemas.orders import AnyOrderEvent

@@ -16,11 +16,11 @@ from confluent_kafka import KafkaError
 from devstack.ports import anywhere, is_free
 from gateway import problems
 from gateway.decide import Gate
-from gateway.problems import Problem
 from gateway.projection import Projection
 from gateway.purchase_memory import PurchaseMemory
 from gateway.purchase_state import Accepted, Purchase
 from ratelimit.limiter import Subject, Verdict
+from service.problem_details import Problem
 from stampede_schemas.codec import split_requests
 from stampede_schemas.decisions import (
     AnyDecision,

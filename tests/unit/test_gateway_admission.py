@@ -4,7 +4,7 @@ import pytest
 
 from gateway import admission, problems
 from gateway.admission import IdentityKey, PurchaseOrder, PurchasePlace, Subject, pick
-from gateway.problems import Kind, Problem
+from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import PARTITIONS, partition_of
 from tests.support.gateway import IDENTITY_KEY

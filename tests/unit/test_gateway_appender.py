@@ -15,12 +15,12 @@ from gateway.decide import Gate
 from gateway.freshness import Freshness
 from gateway.in_flight import REPLAYED, Answer
 from gateway.metrics import Metrics
-from gateway.problems import Kind, Problem
 from gateway.purchase_memory import PurchaseMemory
 from gateway.purchase_state import Purchase, decided
 from gateway.sale_gate import STALE_APPENDS_PER_S
 from gateway.tail import BrokerClock, Watchers
 from ratelimit.limiter import Subject
+from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import partition_of

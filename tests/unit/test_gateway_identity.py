@@ -9,9 +9,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from gateway import problems
 from gateway.admission import Subject
 from gateway.identity import AuthenticationRefused, authenticator
-from gateway.problems import Problem
 from gateway.settings import Settings
 from gateway.tail import BrokerClock
+from service.problem_details import Problem
 
 
 class Given(Settings):

@@ -15,8 +15,8 @@ from gateway import jwks, problems
 from gateway.admission import Subject
 from gateway.identity import AuthenticationRefused, authenticator
 from gateway.jwks import Jwks, Key, OneKey, key_set
-from gateway.problems import Problem
 from gateway.tokens import VERIFIED_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
+from service.problem_details import Problem
 from tests.support.tokens import AUDIENCE, ISSUER, SECRET, Issuer, forged, jwks_server
 
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA", "HS256")
@@ -167,10 +167,10 @@ class CountedKey(OneKey):
 
     found = 0
 
-    def find(self, kid: str | None) -> Key | None:
+    async def find(self, kid: str | None) -> Key | None:
         """See OneKey; each verification looks for the key."""
         self.found += 1
-        return super().find(kid)
+        return await super().find(kid)
 
 
 async def test_a_verified_token_is_remembered_until_it_expires() -> None:

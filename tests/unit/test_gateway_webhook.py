@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from gateway.apps import described
 from gateway.cursors import Cursors
 from gateway.orders_sql import After
-from gateway.problems import Problem, Refused
 from gateway.rest import BodyGuard
 from gateway.webhook import REPLAY_WINDOW_S, check_signature, command
+from service.problem_details import Problem, Refused
 from stampede_schemas.orders import PaymentReported, RefundReported
 from tests.support.webhook import signature
 

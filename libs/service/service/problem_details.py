@@ -5,6 +5,7 @@ Must not hold text from a request that could be mistaken for ours: details are o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -18,6 +19,7 @@ from telemetry.tracing import new_traceparent, trace_id_of
 CONTENT_TYPE = b"application/problem+json"
 TYPE_PREFIX = "/problems/"
 _encode = msgspec.json.Encoder().encode
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,13 @@ class Refused(Exception):
         self.problem = problem
 
 
+def granted(given: _T | Problem) -> _T:
+    """What was given, unless it is a no. Raises Refused."""
+    if isinstance(given, Problem):
+        raise Refused(given)
+    return given
+
+
 def answer(problem: Problem) -> Response:
     """A problem as a response of FastAPI."""
     response = Response(problem.body(trace_id_of(new_traceparent(0.0))), problem.kind.status)
@@ -98,8 +107,13 @@ def answer(problem: Problem) -> Response:
     return response
 
 
-def add_problem_handlers(app: FastAPI, kinds: Mapping[int, Kind], failed: Problem) -> None:
-    """Make every error of this app a problem document: of its status' kind (422 for validation), else `failed`."""
+def add_problem_handlers(
+    app: FastAPI, kinds: Mapping[int, Kind], failed: Problem, fields: Mapping[tuple[str, ...], Kind] | None = None
+) -> None:
+    """Make every error of this app a problem document: of the kind of its status, else `failed`.
+
+    A request that fails validation is of the kind of 422, or of the one that `fields` has for where it fails.
+    """
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
@@ -118,7 +132,8 @@ def add_problem_handlers(app: FastAPI, kinds: Mapping[int, Kind], failed: Proble
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        return answer(Problem(kinds[422], f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"))
+        where = tuple(str(part) for part in first["loc"])
+        return answer(Problem((fields or {}).get(where, kinds[422]), f"{'.'.join(where)}: {first['msg']}"))
 
     async def internal(_: Request, _error: Exception) -> Response:
         return answer(failed)

@@ -11,8 +11,8 @@ from fastapi import Request
 from gateway import admission, problems
 from gateway.admission import IdentityKey, Subject
 from gateway.identity import ADMIN_ROLE, Authenticator
-from gateway.problems import Problem, Refused, granted
 from service.operator_key import holds_key
+from service.problem_details import Problem, Refused, granted
 
 KEY_ACTOR = "key"
 _audit = logging.getLogger("gateway.audit")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from gateway import problems
-from gateway.problems import Problem
+from service.problem_details import Problem
 from stampede_schemas.identifiers import QUANTITY_MAX, BuyerId, ProductId, PurchaseId, RequestId
 from stampede_schemas.topics import PARTITIONS, partition_of
 

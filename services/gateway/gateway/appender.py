@@ -21,13 +21,13 @@ from gateway.freshness import Freshness
 from gateway.in_flight import REPLAYED, Answer, InFlight, Send
 from gateway.lookup import Lookup
 from gateway.metrics import Metrics
-from gateway.problems import Problem
 from gateway.purchase_memory import PurchaseMemory
 from gateway.purchase_state import Accepted, accepted
 from gateway.retry_after import key_reused, limited, outcome_unknown, overloaded, undecided
 from gateway.sale_gate import SaleGate, StaleAppends
 from gateway.tail import BrokerClock, Watchers
 from ratelimit.limiter import BATCH_MAX, Limiter, Subject
+from service.problem_details import Problem
 from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested

@@ -22,7 +22,7 @@ from gateway.operators import OperatorsApi
 from gateway.order_desk import OrderDesk
 from gateway.payments import PaymentReports
 from gateway.projection import Projection
-from gateway.rest import Probes, add_problem_handlers
+from gateway.rest import Probes, add_handlers
 from gateway.store import Store
 from gateway.tail import BrokerClock, Watchers
 
@@ -107,7 +107,7 @@ def _app(
         redirect_slashes=False,
         dependencies=dependencies,
     )
-    add_problem_handlers(app)
+    add_handlers(app)
     add_docs(app, security_schemes, shapes)
     for each in handlers:
         each.add_to(app)

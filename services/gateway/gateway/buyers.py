@@ -17,11 +17,11 @@ from gateway.events import EventStream, PurchaseFeed, Streams
 from gateway.identity import Authenticator
 from gateway.lookup import Lookup
 from gateway.orders_sql import orders
-from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change, newest
 from gateway.rest import ANYWHERE, WITH_BODY, answers, described_by, event_stream, problem_responses, says_nothing
 from gateway.store import Store
+from service.problem_details import Problem, Refused, granted
 from stampede_schemas.identifiers import BuyerId, RequestId
 from stampede_schemas.orders import CancelRequested
 

@@ -10,10 +10,10 @@ from fastapi.responses import Response
 
 from gateway import events, problems, views, wire
 from gateway.events import EventStream, SaleFeed, Streams
-from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.rest import ANYWHERE, OPEN, Responses, answers, event_stream, problem_responses
 from gateway.tail import BrokerClock
+from service.problem_details import Problem, Refused, granted
 from stampede_schemas.identifiers import ProductId
 
 CACHE_S = 1

@@ -10,8 +10,8 @@ import logging
 from confluent_kafka import KafkaError, Message
 
 from eventlog.producer import RenewedProducer
-from gateway.problems import Problem
 from gateway.retry_after import outcome_unknown, overloaded
+from service.problem_details import Problem
 from stampede_schemas.codec import encode
 from stampede_schemas.orders import AnyCommand
 from stampede_schemas.topics import ORDER_COMMANDS, partition_of

@@ -14,9 +14,9 @@ from itsdangerous import BadData, URLSafeSerializer
 
 from gateway import orders_sql, problems
 from gateway.orders_sql import After
-from gateway.problems import Problem, Refused
 from gateway.purchase_state import Purchase
 from gateway.store import Store
+from service.problem_details import Problem, Refused
 
 CURSOR_LENGTH_MAX = 200
 PAGE_MAX = 100

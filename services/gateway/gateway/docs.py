@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import problems
-from gateway.problems import Problem
-from gateway.rest import NULL, SCHEMAS, ProblemDocument, answer, replaced
+from gateway.rest import NULL, SCHEMAS, ProblemDocument, replaced
+from service.problem_details import TYPE_PREFIX, Problem, answer
 
 FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -78,7 +78,7 @@ def add_docs(app: FastAPI, security_schemes: dict[str, Any], shapes: Sequence[ty
             return answer(Problem(problems.NOT_FOUND, "There is no such problem."))
         return Response(kind.page(), media_type="text/plain", headers=_SAFE | _KEPT)
 
-    app.add_route(problems.TYPE_PREFIX + "{slug}", explained, include_in_schema=False)
+    app.add_route(TYPE_PREFIX + "{slug}", explained, include_in_schema=False)
     app.add_route("/docs", shown, include_in_schema=False)
     app.add_route("/docs/{name}", part, include_in_schema=False)
 

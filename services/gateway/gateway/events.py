@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import problems, views
 from gateway.lookup import Lookup
-from gateway.problems import Problem
 from gateway.projection import Projection
 from gateway.purchase_state import Answered, Purchase, may_change
 from gateway.retry_after import overloaded
 from gateway.store import Away
 from gateway.tail import BrokerClock, Watchers
+from service.problem_details import Problem
 from stampede_schemas.identifiers import ProductId
 
 STREAMS_MAX = 5_000

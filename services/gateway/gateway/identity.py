@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from gateway import problems
 from gateway.admission import Headers, Subject
-from gateway.problems import Problem
 from gateway.tokens import TokenAuthenticator
+from service.problem_details import Problem
 
 ADMIN_ROLE = "admin"  # in a Subject's roles: may use the operators' listener
 _USER = re.compile(rb"[\x21-\x7e]{1,128}")

@@ -10,10 +10,10 @@ from typing import Final
 
 from gateway.admission import partition_of_product
 from gateway.decide import Known
-from gateway.problems import Problem
 from gateway.purchase_memory import PurchaseMemory
 from gateway.purchase_state import Accepted, Answered
 from ratelimit.limiter import Subject
+from service.problem_details import Problem
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
 

@@ -25,8 +25,8 @@ from uvicorn.server import ServerState
 
 from gateway import problems
 from gateway.admission import BODY_BYTES_MAX, too_large
-from gateway.problems import Problem, Refused
 from gateway.retry_after import overloaded
+from service.problem_details import Problem, Refused
 from telemetry.tracing import new_traceparent, trace_id_of
 
 URL_BYTES_MAX = 8_192

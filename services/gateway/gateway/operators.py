@@ -16,10 +16,10 @@ from gateway.access import Access, key_of
 from gateway.admission import IdentityKey
 from gateway.appender import Appender
 from gateway.catalogue import ProductIdInPath
-from gateway.problems import Problem, Refused
 from gateway.projection import OperatorOutcome, Projection
 from gateway.rest import OPERATED, answers, problem_responses, says_nothing
 from gateway.tail import BrokerClock, Watchers
+from service.problem_details import Problem, Refused
 from stampede_schemas.decisions import Ignored, ProductListed, RestockRejected
 from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis, ProductId, RequestId
 from stampede_schemas.requests import (

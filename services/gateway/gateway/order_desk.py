@@ -20,10 +20,10 @@ from gateway.cursors import PAGE_DEFAULT, CursorInQuery, Cursors, LimitInQuery
 from gateway.lookup import Lookup
 from gateway.operators import PRODUCTS_PATH, KeyInHeader, existing_id
 from gateway.orders_sql import Status, orders
-from gateway.problems import Problem, Refused, granted
 from gateway.projection import Projection
 from gateway.rest import OPERATED, answers, problem_responses, says_nothing
 from gateway.store import Store
+from service.problem_details import Problem, Refused, granted
 from stampede_schemas.orders import CancelProductRequested, CancelRequested
 
 ORDERS_PATH = "/admin/v1/orders"

@@ -8,8 +8,8 @@ from fastapi.responses import Response
 
 from gateway import problems, views, webhook
 from gateway.commands import Commands
-from gateway.problems import Problem, Refused, granted
 from gateway.rest import WITH_BODY, answers, described_by, problem_responses
+from service.problem_details import Problem, Refused, granted
 
 _SIGNED = {"required": True, "content": {"application/json": described_by(webhook.PaymentReport)}}
 

@@ -18,11 +18,11 @@ from gateway.identity import Authenticator
 from gateway.in_flight import REPLAYED
 from gateway.lookup import Lookup
 from gateway.metrics import Metrics
-from gateway.problems import Problem
 from gateway.purchase_state import Ordered, Purchase, Rejected, Reserved
 from gateway.retry_after import key_reused
 from gateway.store import Away, NotMigrated
 from ratelimit.limiter import Subject
+from service.problem_details import Problem
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import REQUESTS

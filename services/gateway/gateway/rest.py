@@ -5,17 +5,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import admission, problems
 from gateway.lookup import Undetermined
-from gateway.problems import Kind, Problem, Refused
 from gateway.purchase import read_body, respond
 from gateway.store import Away
+from service.problem_details import Kind, Problem, Refused, add_problem_handlers, answer
 from telemetry.ops import Checks
 from telemetry.tracing import new_traceparent, trace_id_of
 
@@ -129,20 +126,13 @@ async def says_nothing(request: Request) -> None:
         raise Refused(Problem(problems.INVALID_BODY, "There is nothing to say in a body here; send none."))
 
 
-def answer(problem: Problem) -> Response:
-    """A problem as a response of FastAPI."""
-    response = Response(problem.body(trace_id_of(new_traceparent(0.0))), problem.kind.status)
-    response.raw_headers = [*problem.response_headers(), (b"content-length", b"%d" % len(response.body))]
-    return response
-
-
 def health(checks: Checks, *, verbose: bool) -> Response:
     """The answer of /livez and /readyz."""
     failed = {name: state for name, state in checks.items() if state is not True}
     if failed:
         return answer(Problem(problems.UNAVAILABLE, "Not ready.", extra={"checks": failed}))
     shown: Mapping[str, object] = {"status": "ok"} | ({"checks": dict(checks)} if verbose else {})
-    return Response(problems._encode(shown), media_type="application/json")
+    return Response(msgspec.json.encode(shown), media_type="application/json")
 
 
 class Probes(NamedTuple):
@@ -165,47 +155,14 @@ class Probes(NamedTuple):
             app.add_route(path, probe(checks), include_in_schema=False)
 
 
-def add_problem_handlers(app: FastAPI) -> None:
+def add_handlers(app: FastAPI) -> None:
     """Make every error of this app a problem document."""
-
-    async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        return answer(error.problem)
-
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        kind = _BY_STATUS.get(error.status_code, problems.INTERNAL)
-        headers = error.headers or {}
-        if kind is problems.METHOD_NOT_ALLOWED:
-            headers = {"allow": ", ".join(_allowed(app, request))}
-        allowed = tuple((k.lower().encode(), v.encode()) for k, v in headers.items())
-        return answer(Problem(kind, f"{kind.title}.", headers=allowed))
-
-    async def invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        if tuple(first["loc"]) == ("header", "idempotency-key"):
-            return answer(Problem(problems.KEY_INVALID, f"Send one Idempotency-Key header: {first['msg']}."))
-        return answer(Problem(problems.INVALID_BODY, f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"))
 
     async def away(_: Request, error: Exception) -> Response:
         unsure = "It cannot be told now whether there is such a purchase; ask again."
         detail = unsure if isinstance(error, Undetermined) else "The database cannot be asked now."
         return answer(Problem(problems.UNAVAILABLE, detail, retry_after_s=1))
 
-    async def failed(_: Request, _error: Exception) -> Response:
-        return answer(Problem(problems.INTERNAL, "The gateway failed; the log of the gateway says why."))
-
-    app.add_exception_handler(Refused, refused)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, invalid)
+    failed = Problem(problems.INTERNAL, "The gateway failed; the log of the gateway says why.")
+    add_problem_handlers(app, _BY_STATUS, failed, {("header", "idempotency-key"): problems.KEY_INVALID})
     app.add_exception_handler(Away, away)
-    app.add_exception_handler(Exception, failed)
-
-
-def _allowed(app: FastAPI, request: Request) -> list[str]:
-    """What can be done with this path: the router tells of its first route alone."""
-    matching = [
-        route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
-    ]
-    return sorted({method for route in matching for method in route.methods or ()})

@@ -3,8 +3,8 @@
 import random
 
 from gateway import problems
-from gateway.problems import Problem
 from ratelimit.limiter import Verdict
+from service.problem_details import Problem
 
 NOTHING_DONE = "Too many requests are waiting; nothing was done."
 

@@ -3,9 +3,9 @@ it says here is by the last known state, and whether the view is fresh is for `d
 
 from gateway import problems
 from gateway.decide import Gate, gate_of
-from gateway.problems import Problem
 from gateway.projection import Projection
 from gateway.tail import BrokerClock
+from service.problem_details import Problem
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import PARTITIONS
 

@@ -15,7 +15,7 @@ from jwt.utils import base64url_encode
 from gateway import problems
 from gateway.admission import Headers, Subject
 from gateway.jwks import Jwks, Key, Keys, OneKey, key_set
-from gateway.problems import Problem
+from service.problem_details import Problem
 
 TOKEN_BYTES_MAX = 8_192
 NAME_LENGTH_MAX = 255

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from gateway import problems
-from gateway.problems import Problem
 from gateway.wire import ID
+from service.problem_details import Problem
 from stampede_schemas.identifiers import PRICE_MINOR_MAX
 from stampede_schemas.orders import PaymentReported, RefundReported
 
