@@ -1,4 +1,4 @@
-"""Every no over HTTP as an RFC 9457 problem document. Needs FastAPI, which the services with HTTP bring.
+"""Every no over HTTP as an RFC 9457 problem document. Pure.
 
 Must not hold text from a request that could be mistaken for ours: details are our own sentences.
 """
@@ -8,13 +8,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
-
-from telemetry.tracing import new_traceparent, trace_id_of
 
 CONTENT_TYPE = b"application/problem+json"
 TYPE_PREFIX = "/problems/"
@@ -98,55 +91,3 @@ def granted(given: _T | Problem) -> _T:
     if isinstance(given, Problem):
         raise Refused(given)
     return given
-
-
-def answer(problem: Problem) -> Response:
-    """A problem as a response of FastAPI."""
-    response = Response(problem.body(trace_id_of(new_traceparent(0.0))), problem.kind.status)
-    response.raw_headers = [*problem.response_headers(), (b"content-length", b"%d" % len(response.body))]
-    return response
-
-
-def add_problem_handlers(
-    app: FastAPI, kinds: Mapping[int, Kind], failed: Problem, fields: Mapping[tuple[str, ...], Kind] | None = None
-) -> None:
-    """Make every error of this app a problem document: of the kind of its status, else `failed`.
-
-    A request that fails validation is of the kind of 422, or of the one that `fields` has for where it fails.
-    """
-
-    async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        return answer(error.problem)
-
-    async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if (kind := kinds.get(error.status_code)) is None:
-            return answer(failed)
-        headers = error.headers or {}
-        if error.status_code == 405:
-            headers = {"allow": ", ".join(_allowed(app, request))}
-        told = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
-        return answer(Problem(kind, f"{kind.title}.", headers=told))
-
-    async def invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        where = tuple(str(part) for part in first["loc"])
-        return answer(Problem((fields or {}).get(where, kinds[422]), f"{'.'.join(where)}: {first['msg']}"))
-
-    async def internal(_: Request, _error: Exception) -> Response:
-        return answer(failed)
-
-    app.add_exception_handler(Refused, refused)
-    app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, internal)
-
-
-def _allowed(app: FastAPI, request: Request) -> list[str]:
-    """What can be done with this path: the router tells of its first route alone."""
-    matching = [
-        route for route in app.routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
-    ]
-    return sorted({method for route in matching for method in route.methods or ()})

@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from gateway import problems
 from gateway.rest import NULL, SCHEMAS, ProblemDocument, replaced
-from service.problem_details import TYPE_PREFIX, Problem, answer
+from service.problem_details import TYPE_PREFIX, Problem
+from service.problem_handlers import answer
 
 FILES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",

@@ -12,7 +12,8 @@ from gateway import admission, problems
 from gateway.lookup import Undetermined
 from gateway.purchase import read_body, respond
 from gateway.store import Away
-from service.problem_details import Kind, Problem, Refused, add_problem_handlers, answer
+from service.problem_details import Kind, Problem, Refused
+from service.problem_handlers import add_problem_handlers, answer
 from telemetry.ops import Checks
 from telemetry.tracing import new_traceparent, trace_id_of
 

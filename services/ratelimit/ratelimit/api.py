@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratelimit.limiter import BATCH_MAX, Limiter, RedisAway, Subject, Verdict
 from service.operator_key import holds_key
-from service.problem_details import Kind, Problem, Refused, add_problem_handlers, answer
+from service.problem_details import Kind, Problem, Refused
+from service.problem_handlers import add_problem_handlers, answer
 
 BODY_BYTES_MAX = 256 * 1024
 LINE_CHARS_MAX = 1_024
