@@ -44,8 +44,9 @@ class Commands:
 
         self._in_flight.add(done)
         try:
-            value, partition = encode(command), partition_of(key)
-            self._producer.produce(ORDER_COMMANDS.name, value, key=key, partition=partition, on_delivery=reported)
+            self._producer.produce(
+                ORDER_COMMANDS.name, encode(command), key=key, partition=partition_of(key), on_delivery=reported
+            )
             self._sent.set()
             async with asyncio.timeout(ANSWER_S_MAX):
                 if await done:

@@ -138,8 +138,9 @@ class Store:
             )
             async for row in connection.cursor(_HELD, prefetch=STREAM_ROWS, timeout=SNAPSHOT_S_MAX):
                 ids.add_held(row["purchase_id"])
-            rejected = 2 * REJECTED_GENERATION_MAX
-            async for row in connection.cursor(_REJECTED, rejected, prefetch=STREAM_ROWS, timeout=SNAPSHOT_S_MAX):
+            async for row in connection.cursor(
+                _REJECTED, 2 * REJECTED_GENERATION_MAX, prefetch=STREAM_ROWS, timeout=SNAPSHOT_S_MAX
+            ):
                 ids.add_rejected(row["partition"], row["purchase_id"])
         return Snapshot(
             [_product(row) for row in products],

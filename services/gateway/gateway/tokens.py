@@ -82,14 +82,13 @@ class TokenAuthenticator:
                 return Problem(problems.UNAVAILABLE, "No token can be verified now.", retry_after_s=5)
             if key is None:
                 return _nobody("The token is signed with a key that is not known here.")
-            rules = self._rules
             claims = jwt.decode(
                 token,
                 key,
-                algorithms=[rules.algorithm],
-                issuer=rules.issuer,
-                audience=rules.audience,
-                leeway=rules.leeway_s,
+                algorithms=[self._rules.algorithm],
+                issuer=self._rules.issuer,
+                audience=self._rules.audience,
+                leeway=self._rules.leeway_s,
                 options={"require": list(_REQUIRED), "enforce_minimum_key_length": True},
             )
             subject, expires = self._read(claims)
