@@ -21,7 +21,7 @@ def server() -> Iterator[RedisServer]:
 def looked(watch: Watch) -> None:
     """Wait until it has seen what there is to see now."""
     before = watch.memory.looks
-    eventually(lambda: watch.memory.looks > before + 1, 5, "two looks")
+    eventually(lambda: watch.memory.looks > before + 1, what="two looks")
 
 
 def counts(memory: Memory) -> tuple[int, int, int]:
@@ -53,7 +53,7 @@ def test_a_memory_that_is_thrown_back_is_lost_one_that_comes_back_whole_was_only
         assert counts(watch.memory) == (1, 1, 0)
         server.freeze()
         try:
-            eventually(lambda: not watch.answered, 5, "no answer")
+            eventually(lambda: not watch.answered, what="no answer")
         finally:
             server.thaw()
         looked(watch)

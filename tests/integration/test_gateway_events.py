@@ -5,8 +5,10 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -18,7 +20,7 @@ from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, P
 from stampede_schemas.orders import OrderConfirmed, OrderRefunded, OrderReleased
 from stampede_schemas.topics import ORDERS, partition_of
 from tests.support.gateway import GatewayProcess
-from tests.support.sale import Sale, buy
+from tests.support.sale import Sale, buy, order
 from tests.support.stack import eventually
 
 Event = tuple[str | None, str, dict[str, Any]]  # id, name, data
@@ -101,15 +103,17 @@ def test_a_stream_goes_on_at_another_gateway(sale: Sale, tmp_path: Path) -> None
     gateway = GatewayProcess(sale.stack, tmp_path)
     try:
         gateway.await_ready()
-        with sale.buyer("mover", gateway) as there, sale.buyer("mover") as here:
+        with sale.buyer("mover", gateway) as there, sale.buyer("mover") as here, ThreadPoolExecutor(1) as pool:
             won = buy(there, tea, wait=5).json()
             path = f"/v1/purchases/{won['purchase_id']}/events"
             events = listen(there, path)
             number = next(events)[0]
+            waiting = pool.submit(there.get, path.removesuffix("/events"), params={"wait": 5})
             gateway.process.terminate()
-            began = time.monotonic()
             assert list(events) == []
-            assert time.monotonic() - began < 2
+            time.sleep(0.5)  # not a wait for anything: by so much and more the port outlasts the streams
+            assert httpx.get(f"{gateway.url}/livez").status_code == 200, "somebody is still connected"
+            assert waiting.result().status_code == 200
             after = listen(here, path, last=number)
             tell(sale, won, buyer_of(sale, "mover"), 3)
             assert next(after)[:2] == ("3", "confirmed")
@@ -132,7 +136,7 @@ def test_nobody_holds_more_streams_than_a_few(sale: Sale) -> None:
             with ann.stream("GET", path) as stream:
                 return stream.status_code == 200
 
-        eventually(free, 5, "a free place")
+        eventually(free, what="a free place")
 
 
 def test_the_sale_is_told_whole_and_then_by_what_changes(sale: Sale) -> None:
@@ -162,35 +166,36 @@ def test_the_sale_is_told_whole_and_then_by_what_changes(sale: Sale) -> None:
 
 async def test_many_listeners_hear_the_same_few_frames(sale: Sale) -> None:
     """However much is decided, at most ten frames a second, and equal bytes for all."""
-    tea = sale.product(1_000)
-
-    async def crowd(client: httpx.AsyncClient, until: float) -> int:
-        bought = 0
-        while asyncio.get_running_loop().time() < until:
-            headers = {"X-User-Id": f"crowd-{bought}", "Idempotency-Key": f"k{bought}"}
-            await client.post("/v1/purchases", json={"product_id": tea, "quantity": 1}, headers=headers)
-            bought += 1
-        return bought
-
-    seconds = 2.0
-    async with httpx.AsyncClient(base_url=sale.gateway.url, timeout=10) as client:
-        until = asyncio.get_running_loop().time() + seconds
-        *heard, bought = await asyncio.gather(*(_collect(client, until) for _ in range(20)), crowd(client, until))
-    assert isinstance(bought, int)
-    assert bought > 50
-    lists = [found for found in heard if isinstance(found, list)]
-    for found in lists:
-        assert 5 < len(found) <= seconds / FRAME_S_MIN + 2
-    last = set(lists[0][-3:])
-    assert sum(bool(last & set(found)) for found in lists) == len(lists)
+    tea, frames, began = sale.product(100_000), 12, time.monotonic()
+    async with httpx.AsyncClient(base_url=sale.gateway.url, timeout=30, limits=httpx.Limits()) as client:
+        buying = [asyncio.create_task(_buy_on(client, tea)) for _ in range(4)]
+        heard = await asyncio.gather(*(_hear(client, frames) for _ in range(20)))
+        took = time.monotonic() - began
+        for one in buying:
+            one.cancel()
+        await asyncio.gather(*buying, return_exceptions=True)
+    for found in heard:
+        decided = [frame["decided"]["reserved"] for frame in map(json.loads, found)]
+        assert decided[-1] - decided[0] > frames, "more was decided than there are frames"
+    assert len({frame for found in heard for frame in found[1:]}) <= took / FRAME_S_MIN + 1
 
 
-async def _collect(client: httpx.AsyncClient, until: float) -> list[str]:
+async def _buy_on(client: httpx.AsyncClient, product_id: str) -> None:
+    """One purchase after the other, until cancelled."""
+    while True:
+        headers = {"X-User-Id": uuid4().hex, "Idempotency-Key": "k"}
+        answer = await client.post("/v1/purchases", json=order(product_id), headers=headers)
+        assert answer.status_code == 202
+
+
+async def _hear(client: httpx.AsyncClient, frames: int) -> list[str]:
+    """The data of that many frames, the first one that of everything."""
     found: list[str] = []
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(until), client.stream("GET", "/v1/sale/events") as answer:
-            async for line in answer.aiter_lines():
-                found += [line] if line.startswith("data: ") else []
+    async with client.stream("GET", "/v1/sale/events") as answer:
+        async for line in answer.aiter_lines():
+            found += [line.removeprefix("data: ")] if line.startswith("data: ") else []
+            if len(found) == frames:
+                break
     return found
 
 

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,15 +85,12 @@ def test_sigterm_under_load_breaks_no_promise(sale: Sale, tmp_path: Path) -> Non
     with ThreadPoolExecutor(BUYERS) as pool:
         running = [pool.submit(buyers.run, number) for number in range(BUYERS)]
         eventually(lambda: len(buyers.accepted) > 200, 30.0, "a load")
-        began = time.monotonic()
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(25) == 0, gateway.said()
-        took = time.monotonic() - began
         for one in running:
             one.result()
     assert buyers.broken == []
     assert buyers.last_ones == BUYERS
-    assert took < 25
     assert "Traceback" not in gateway.said()
     log = Log(sale.stack.kafka)
     records = (record for partition in range(REQUESTS.partitions) for record in log.records(REQUESTS.name, partition))
@@ -113,10 +109,11 @@ def test_reads_give_way_to_purchases(sale: Sale, tmp_path: Path) -> None:
         with sale.buyer("ann", gateway) as ann, ThreadPoolExecutor(12) as pool:
             location = buy(ann, product, wait=5).headers["location"]
             waits = [pool.submit(lambda: ann.get(location, params={"wait": 5}).status_code) for _ in range(12)]
-            eventually(lambda: ann.get(location).status_code == 503, 4.0, "a refusal")
+            eventually(lambda: sum(one.done() for one in waits) == 4, what="four refusals, eight that wait")
             refused = ann.get(location)
             assert (refused.status_code, refused.json()["type"]) == (503, "/problems/overloaded")
             assert refused.headers["retry-after"] in {"1", "2", "3"}
+            assert not any(one.done() and one.result() == 200 for one in waits), "eight are still waiting"
             assert buy(ann, product).status_code == 202
             assert ann.get("/readyz").status_code == 200
             headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -127,19 +124,19 @@ def test_reads_give_way_to_purchases(sale: Sale, tmp_path: Path) -> None:
 
 
 def test_a_log_that_does_not_answer_makes_the_gateway_unready(sale: Sale) -> None:
-    """Within five seconds, with the reason; it is ready again when the broker is."""
+    """While its buyer still waits, with the reason; it is ready again when the broker is."""
     product = sale.product(100)
     broker = psutil.Process(sale.stack.endpoints.processes["kafka"][0]["pid"])
     with sale.buyer("ann") as ann:
         assert buy(ann, product).status_code == 202
         broker.suspend()
         try:
-            began = time.monotonic()
             with ThreadPoolExecutor(1) as pool:
                 stuck = pool.submit(buy, ann, product)
                 with sale.buyer("bob") as bob:
-                    eventually(lambda: bob.get("/readyz").status_code == 503, 5.0, "unreadiness")
-                    assert time.monotonic() - began < 5.0
+                    why = "has not acknowledged a record"  # of a purchase that is given up, it says something else
+                    eventually(lambda: why in bob.get("/readyz").text, what="unreadiness for this reason")
+                    assert bob.get("/readyz").status_code == 503
                     assert bob.get("/livez").status_code == 200
                 answer = stuck.result()
             assert (answer.status_code, answer.json()["type"]) == (503, "/problems/outcome-unknown")

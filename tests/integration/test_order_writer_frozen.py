@@ -53,7 +53,7 @@ async def test_a_command_that_crosses_its_row_is_heard(place: Installation) -> N
             await until(lambda: place.value(waiting), "the row is there, uncommitted", task=task)
             command = CancelRequested(request_id=RequestId("c1"), purchase_id=PurchaseId("p1"), actor="buyer-of-p1")
             await asyncio.to_thread(place.command, command)
-            await until(lambda: place.value("SELECT true FROM pending_commands"), "parked", 4, task)
+            await until(lambda: place.value("SELECT true FROM pending_commands"), "parked", task=task)
             assert await place.statuses() == {"p0": "confirmed"}
         cancelled = "SELECT true FROM purchases WHERE purchase_id = 'p1' AND reason = 'cancelled'"
         await until(lambda: place.value(cancelled), "heard", task=task)

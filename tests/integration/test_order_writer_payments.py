@@ -138,7 +138,7 @@ async def test_a_call_that_hangs_gives_its_place_up(quiet: Installation, units: 
     provider = Hanging(4)
     async with paying(units, provider, in_flight_max=4, timeout_s=0.5):
         confirmed = "SELECT count(*) = 16 FROM purchases WHERE status = 'confirmed'"
-        await until(lambda: quiet.value(confirmed), "the others are paid", 5.0)
+        await until(lambda: quiet.value(confirmed), "the others are paid")
         assert await quiet.value("SELECT count(*) FROM payments WHERE state = 'unknown'") == 4
         assert await quiet.value("SELECT min(next_at) > now() + interval '3 seconds' FROM payments WHERE attempts = 1")
         assert len(provider.asked) == 20
@@ -156,7 +156,7 @@ async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: 
         async def opened() -> bool:
             return metrics.registry.get_sample_value(names.PAYMENT_CIRCUIT_STATE) == 2
 
-        await until(opened, "left in peace", 5.0)
+        await until(opened, "left in peace")
     assert len(provider.asked) < 30
 
 

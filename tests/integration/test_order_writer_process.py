@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.orders import Installation, listed, until
 
+GRACE_S = 30.0  # as long as Kubernetes waits before it kills
+
 
 async def run(*arguments: str, **env: str) -> tuple[int, str]:
     """Exit code and stderr of a program that ends by itself."""
@@ -56,8 +58,8 @@ async def test_what_is_wrong_is_said_in_one_sentence(
     assert (ended, word in said, said.count("\n")) == (code, True, 1), said
 
 
-async def test_health_is_told_and_sigterm_ends_it_quickly(place: Installation) -> None:
-    """Ready once caught up, metrics by name, and gone within five seconds of SIGTERM with exit code 0."""
+async def test_health_is_told_and_sigterm_ends_it(place: Installation) -> None:
+    """Ready once caught up, metrics by name, and gone of itself after SIGTERM with exit code 0."""
     place.log.append(4, [listed()])
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -79,5 +81,5 @@ async def test_health_is_told_and_sigterm_ends_it_quickly(place: Installation) -
         assert set((await http.get("/livez?verbose")).json()["checks"]) >= {"writer", "payer", "relay", "sweeper"}
         assert "stampede_order_batch_seconds_count 1.0" in (await http.get("/metrics")).text
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(GRACE_S):
         assert await process.wait() == 0

@@ -60,7 +60,7 @@ POISON: dict[str, bytes | None] = {
 
 async def test_each_poison_is_one_dead_letter_and_the_rest_flows(place: Installation) -> None:
     """Between good commands, while orders wait: equal bytes, position, reason; nothing that was sold is touched; the
-    next good command is heard within a second, and one replayed changes nothing."""
+    next good command is heard without a pause for each, and one replayed changes nothing."""
     place.log.append(2, [listed()], [reserved("p1", 1, method="unknown"), reserved("p2", 2, method="unknown")])
     good = CancelRequested(request_id=RequestId("g"), purchase_id=PurchaseId("p2"), actor="buyer-of-p2")
     client = producer(place.kafka)
@@ -71,11 +71,10 @@ async def test_each_poison_is_one_dead_letter_and_the_rest_flows(place: Installa
             client.produce(ORDER_COMMANDS.name, value, partition=PARTITION, headers=[("shade", b"grey")])
         client.produce(ORDER_COMMANDS.name, encode(good), partition=PARTITION)
         client.produce(ORDER_COMMANDS.name, encode(good), partition=PARTITION)
-        began = time.monotonic()
         assert client.flush(30) == 0
         cancelled = "SELECT true FROM purchases WHERE purchase_id = 'p2' AND reason = 'cancelled' AND version = 3"
-        await until(lambda: place.value(cancelled), "the good one is heard", task=task)
-        assert time.monotonic() - began < 2  # most of it is this test's own looking
+        # A second's pause for each of them would take longer than this is waited for.
+        await until(lambda: place.value(cancelled), "the good one is heard", len(POISON) / 2, task)
         await until(lambda: empty(place), "sent", task=task)
         assert (await place.statuses())["p1"] == "reserved"
     letters = await asyncio.to_thread(place.records, DEAD_LETTERS.name)

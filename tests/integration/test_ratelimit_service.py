@@ -127,9 +127,9 @@ def quotas(http: httpx.Client) -> list[int]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what another process will do within a second or two."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + START_SECONDS_MAX
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "the other process did not follow"
         time.sleep(0.05)  # the pause of a poll with a deadline
 
 
