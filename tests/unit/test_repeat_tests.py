@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -137,6 +138,15 @@ def test_busy_cores_are_busy_and_gone_afterwards() -> None:
     assert all(map(gone, pids))
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """A shell without job control starts what it leaves in the background deaf to SIGINT, and so are its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_busy_core_is_left_when_it_is_ended(tmp_path: Path, how: signal.Signals) -> None:
     """Ctrl-C goes to the whole group, SIGTERM to the tool alone; where it was killed, busy cores end by themselves."""
