@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from eventlog.kafka import producer
-from gateway.events import FRAME_S_MIN, STREAMS_OF_ONE_MAX
+from gateway.api.sse import FRAME_S_MIN, STREAMS_OF_ONE_MAX
 from stampede_client import Client
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
@@ -67,7 +67,7 @@ def tell(sale: Sale, purchase: dict[str, Any], buyer_id: str, version: int, **ch
 
 def buyer_of(sale: Sale, name: str) -> str:
     """A buyer's pseudonym."""
-    from gateway.admission import IdentityKey, Subject
+    from gateway.auth.ids import IdentityKey, Subject
     from tests.support.gateway import IDENTITY_KEY
 
     return IdentityKey(IDENTITY_KEY).buyer_id(Subject("header", name))

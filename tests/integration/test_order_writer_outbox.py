@@ -9,9 +9,9 @@ import asyncpg
 from confluent_kafka import Message
 
 from eventlog.kafka import producer
-from order_writer.outbox import Relay
-from order_writer.outgoing import Outgoing, encode_outbox
-from order_writer.unit import Units
+from order_writer.outbox.messages import Outgoing, encode_outbox
+from order_writer.outbox.relay import Relay
+from order_writer.unit_of_work import Units
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import PurchaseId, RequestId

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import asyncpg
 
-from order_writer.outbox import Relay
-from order_writer.outgoing import Outgoing, encode_outbox
-from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided
-from order_writer.saga import Order
-from order_writer.unit import Units
+from order_writer.outbox.messages import Outgoing, encode_outbox
+from order_writer.outbox.relay import Relay
+from order_writer.payments.provider import Approved, Declined, Unknown, Verdict, Voided
+from order_writer.saga.orders import Order
+from order_writer.unit_of_work import Units
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested

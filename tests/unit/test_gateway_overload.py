@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.http.load_shedding import LAG_S_MAX, Load, StatusReads
 from gateway.metrics import Metrics
-from gateway.overload import LAG_S_MAX, Load, StatusReads
 
 
 class Rig:

@@ -14,24 +14,27 @@ from starlette.types import ASGIApp
 
 from eventlog.kafka import producer, topic_ids
 from eventlog.producer import RenewedProducer
-from gateway.appender import Appender
-from gateway.apps import Parts, buyers_app, operators_app
-from gateway.client_address import parse_proxies
-from gateway.commands import Commands
-from gateway.events import SaleFeed, Streams
-from gateway.freshness import EndQueries
-from gateway.identity import authenticator
-from gateway.listener import Listener
-from gateway.lookup import Lookup
+from gateway.admission.batcher import Appender
+from gateway.admission.command_producer import Commands
+from gateway.admission.sale_gate import SaleGate
+from gateway.api.app_factory import Parts, buyers_app, operators_app
+from gateway.api.buy import PurchaseEndpoint
+from gateway.api.sse import SaleFeed, Streams
+from gateway.auth.authenticator import authenticator
+from gateway.auth.client_address import parse_proxies
+from gateway.http.asgi import BodyGuard
+from gateway.http.health import Probes
+from gateway.http.load_shedding import Load, StatusReads
+from gateway.http.server import Listener
 from gateway.metrics import Metrics
-from gateway.overload import Load, StatusReads
-from gateway.projection import Projection
-from gateway.purchase import PurchaseEndpoint
-from gateway.rest import BodyGuard, Probes
-from gateway.sale_gate import SaleGate
+from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.follower import Tail
+from gateway.read_side.freshness import EndQueries
+from gateway.read_side.lookup import Lookup
+from gateway.read_side.postgres import Away, NotMigrated, Snapshot, Store
+from gateway.read_side.projection import Projection
+from gateway.read_side.waiters import Watchers
 from gateway.settings import Settings
-from gateway.store import Away, NotMigrated, Snapshot, Store
-from gateway.tail import BrokerClock, Tail, Watchers
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
