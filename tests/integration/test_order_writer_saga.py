@@ -11,7 +11,6 @@ from order_writer.outbox.messages import Outgoing, encode_outbox
 from order_writer.outbox.relay import Relay
 from order_writer.payments.provider import Approved, Declined, Unknown, Verdict, Voided
 from order_writer.saga.orders import Order
-from order_writer.unit_of_work import Units
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.orders import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
@@ -169,7 +168,7 @@ async def test_a_slow_transaction_between_two_fast_ones_is_sent(place: Installat
 
     pool = await asyncpg.create_pool(place.postgres, min_size=1, max_size=4)
     stopping = asyncio.Event()
-    relay = Relay(place.kafka, "relay", Units(pool, lambda *_: None), lambda: None)
+    relay = Relay(place.kafka, "relay", pool, asyncio.Event(), lambda: None)
     insert = "INSERT INTO outbox (messages) VALUES ($1)"
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.run(stopping))

@@ -24,7 +24,7 @@ from gateway.auth.authenticator import authenticator
 from gateway.auth.client_address import parse_proxies
 from gateway.http.asgi import BodyGuard
 from gateway.http.health import Probes
-from gateway.http.load_shedding import Load, StatusReads
+from gateway.http.load_shedding import EventLoopLag, StatusReads
 from gateway.http.server import Listener
 from gateway.metrics import Metrics
 from gateway.read_side.broker_clock import BrokerClock
@@ -99,8 +99,8 @@ class Gateway:
             projection, watchers, clock, store, lookup, identity, who, self._appender, commands, streams, sale
         )
         buyers = buyers_app(parts, webhook_secrets, Probes(self._live, self._started, self._ready))
-        load = Load(metrics)
-        rest = StatusReads(BodyGuard(buyers), load, settings.reads_max)
+        lag = EventLoopLag(metrics.loop_lag)
+        rest = StatusReads(BodyGuard(buyers), lag, metrics.reads_shed, settings.reads_max)
         door = PurchaseEndpoint(
             rest, identity, who, lookup, self._appender, tracing, metrics, parse_proxies(settings.trusted_proxies)
         )
@@ -115,7 +115,7 @@ class Gateway:
             stack.push_async_callback(ends.close)
             stack.push_async_callback(tail.close)
             await self._start_tail(tail, store, projection, identity.fingerprint)
-            for work in (who.run(), load.run(), commands.run(), sale.run()):
+            for work in (who.run(), lag.run(), commands.run(), sale.run()):
                 await stack.enter_async_context(_running(work))
             await limiter.open()
             await stack.enter_async_context(_running(_refresh(limiter)))

@@ -124,7 +124,8 @@ def _endings(
     yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run(stopping)
     sweeper = hold_expiry.Sweeper(units, metrics, settings.authorize_grace_ms / 1000)
     yield loop("sweeper", sweeper.round, hold_expiry.SWEEP_EVERY_S)
-    yield Relay(settings.kafka, settings.instance, units, health.beat("relay")).run(stopping)
+    relay = Relay(settings.kafka, settings.instance, units.pool, units.outbox_filled, health.beat("relay"))
+    yield relay.run(stopping)
     yield loop("parked commands", partial(pending_commands.sweep_pending, units), pending_commands.SWEEP_EVERY_S)
     yield loop("cancellations", partial(product_cancellation.sweep, units), product_cancellation.SWEEP_EVERY_S)
 

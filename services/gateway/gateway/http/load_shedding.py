@@ -7,11 +7,11 @@ on. Must not do anything else: every request that is only a look passes here.
 import asyncio
 import time
 
+from prometheus_client import Counter, Gauge
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.http.asgi import respond
 from gateway.http.retry_after import overloaded
-from gateway.metrics import Metrics
 from telemetry.tracing import new_traceparent, trace_id_of
 
 READS_MAX = 5_000  # at once, those that wait for a change included
@@ -22,13 +22,12 @@ API = "/v1/"
 STREAM = "/events"  # streams are bounded where they are made
 
 
-class Load:
+class EventLoopLag:
     """How late the event loop is, in seconds, on average over the last second or so."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.lag_s = 0.0
-        self.shed = metrics.reads_shed.inc
-        metrics.loop_lag.set_function(lambda: self.lag_s)
+    def __init__(self, gauge: Gauge) -> None:
+        self.seconds = 0.0
+        gauge.set_function(lambda: self.seconds)
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -36,14 +35,14 @@ class Load:
             began = time.monotonic()
             await asyncio.sleep(LOOK_S)
             late = time.monotonic() - began - LOOK_S
-            self.lag_s += WEIGHT * (late - self.lag_s)
+            self.seconds += WEIGHT * (late - self.seconds)
 
 
 class StatusReads:
     """Lets reads of the API through to `app` while there is room for them."""
 
-    def __init__(self, app: ASGIApp, load: Load, reads_max: int) -> None:
-        self._app, self._load, self._reads_max = app, load, reads_max
+    def __init__(self, app: ASGIApp, lag: EventLoopLag, shed: Counter, reads_max: int) -> None:
+        self._app, self._lag, self._shed, self._reads_max = app, lag, shed, reads_max
         self._reads = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,9 +51,9 @@ class StatusReads:
             await self._app(scope, receive, send)
             return
         counts = not scope["path"].endswith(STREAM)
-        if (counts and self._reads >= self._reads_max) or self._load.lag_s > LAG_S_MAX:
+        if (counts and self._reads >= self._reads_max) or self._lag.seconds > LAG_S_MAX:
             problem = overloaded()
-            self._load.shed()
+            self._shed.inc()
             body = problem.body(trace_id_of(new_traceparent(0.0)))
             await respond(send, problem.kind.status, problem.response_headers(), body)
             return

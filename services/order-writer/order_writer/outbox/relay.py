@@ -16,8 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from eventlog.kafka import producer
 from eventlog.producer import RenewedProducer
 from order_writer.outbox.messages import Outgoing, decode_outbox
-from order_writer.postgres.pool import repeat
-from order_writer.unit_of_work import Units
+from order_writer.postgres.pool import Pool, repeat
 
 ROWS_PER_ROUND_MAX = 32
 LEASE_S = 5.0
@@ -38,22 +37,21 @@ _log = logging.getLogger(__name__)
 class Relay:
     """Sends while it holds the lease."""
 
-    def __init__(self, kafka: str, instance: str, units: Units, beat: Callable[[], None]) -> None:
+    def __init__(self, kafka: str, instance: str, pool: Pool, filled: asyncio.Event, beat: Callable[[], None]) -> None:
         self._producer = RenewedProducer(lambda: producer(kafka, partitioner="murmur2"))  # for what is placed BY_KEY
-        self._instance, self._units, self._beat = instance, units, beat
+        self._instance, self._pool, self._filled, self._beat = instance, pool, filled, beat
         self._lease_ends = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Send until asked to stop."""
-        wake = self._units.outbox_filled
-        await repeat(self.round, self._beat, stopping, "sending the outbox", every_s=POLL_EVERY_S, wake=wake)
+        await repeat(self.round, self._beat, stopping, "sending the outbox", every_s=POLL_EVERY_S, wake=self._filled)
 
     async def round(self) -> bool:
         """Send what is there; whether there was anything, and it is ours to send."""
-        rows = await self._units.pool.fetch(SELECT, ROWS_PER_ROUND_MAX) if await self._leased() else []
+        rows = await self._pool.fetch(SELECT, ROWS_PER_ROUND_MAX) if await self._leased() else []
         if rows:
             acknowledged = await asyncio.to_thread(self._send, rows)
-            await self._units.pool.execute(DELETE, acknowledged)
+            await self._pool.execute(DELETE, acknowledged)
             if len(acknowledged) < len(rows):
                 await asyncio.sleep(AGAIN_AFTER_S)
         return bool(rows)
@@ -62,7 +60,7 @@ class Relay:
         now = asyncio.get_running_loop().time()
         if now < self._lease_ends:
             return True
-        held = await self._units.pool.fetchval(TAKE_LEASE, self._instance, LEASE_S)
+        held = await self._pool.fetchval(TAKE_LEASE, self._instance, LEASE_S)
         self._lease_ends = now + LEASE_S / 3 if held else 0.0
         return bool(held)
 

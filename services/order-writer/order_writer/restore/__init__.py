@@ -1,1 +1,1 @@
-"""What an older copy of the database means: the guard that stops, and the command that mends. Must not apply records."""
+"""When the database is an older copy: the guard that stops, and the command that mends. Must not apply records."""

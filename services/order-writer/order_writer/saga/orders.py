@@ -1,7 +1,7 @@
 """The saga of one purchase, as a decider: what has to happen when something is heard about it.
 
-Pure: no clock, no I/O. Timeouts are messages. The shell (`unit_of_work.py`) loads the state under a row lock, carries out
-the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
+Pure: no clock, no I/O. Timeouts are messages. The shell (`unit_of_work.py`) loads the state under a row lock, carries
+out the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
 Status only rises: rejected < reserved < confirmed < released. Only the log makes a rejected purchase reserved.
 """
 
