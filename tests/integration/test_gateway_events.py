@@ -15,7 +15,7 @@ from gateway.api.sse import FRAME_S_MIN, STREAMS_OF_ONE_MAX
 from stampede_client import Client
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
-from stampede_schemas.orders import OrderConfirmed, OrderRefunded, OrderReleased
+from stampede_schemas.order_events import OrderConfirmed, OrderRefunded, OrderReleased
 from stampede_schemas.topics import ORDERS, partition_of
 from tests.support.gateway import GatewayProcess
 from tests.support.sale import Sale, buy

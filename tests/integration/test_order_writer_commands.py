@@ -17,7 +17,7 @@ from order_writer.saga.orders import Order
 from order_writer.unit_of_work import Units
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import CancelProductRequested, CancelRequested, PaymentReported
+from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, partition_of
 from tests.support.orders import (

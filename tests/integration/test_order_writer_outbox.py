@@ -15,7 +15,8 @@ from order_writer.postgres.pool import Pool
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import AnyOrderEvent, CancelRequested
+from stampede_schemas.order_commands import CancelRequested
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDERS, partition_of
 from tests.support.orders import TRACEPARENT, Installation, listed, rejected, released, reserved, until

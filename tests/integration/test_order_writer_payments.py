@@ -17,7 +17,8 @@ from order_writer.unit_of_work import Units
 from payment_simulator.journal import Journal
 from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import OrderRefunded, OrderReleased, PaymentReported, RefundReported
+from stampede_schemas.order_commands import PaymentReported, RefundReported
+from stampede_schemas.order_events import OrderRefunded, OrderReleased
 from telemetry import names
 from telemetry.tracing import configure
 from tests.support.orders import Installation, insert_orders, installation, listed, reserved, until

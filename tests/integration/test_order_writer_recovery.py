@@ -23,7 +23,7 @@ from order_writer.saga.orders import Order
 from replay import live
 from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented_orders
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic
 from tests.support.orders import Installation, listed, rejected, released, reserved, until

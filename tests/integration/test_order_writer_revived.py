@@ -18,7 +18,8 @@ from order_writer.unit_of_work import Units
 from stampede_schemas.codec import encode
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Load, Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested, OrderConfirmed, PaymentReported, RefundReported
+from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
+from stampede_schemas.order_events import OrderConfirmed
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, REQUESTS
 from tests.support.orders import (

@@ -27,7 +27,7 @@ from order_writer.postgres.roles import Role, parse_role
 from order_writer.saga.decision_batch import Batch
 from order_writer.unit_of_work import Units
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
 from tests.support.stack import LocalStack
 

@@ -12,7 +12,7 @@ from order_writer.outbox.relay import Relay
 from order_writer.payments.provider import Approved, Declined, Unknown, Verdict, Voided
 from order_writer.saga.orders import Order
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested, PaymentReported
+from stampede_schemas.order_commands import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS
 from tests.support.orders import TRACEPARENT, Installation, listed, reserved, until

@@ -13,7 +13,7 @@ from gateway.read_side.projection import Projection
 from service.problem_details import Problem
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Position
-from stampede_schemas.orders import AnyOrderEvent
+from stampede_schemas.order_events import AnyOrderEvent
 from tests.support.gateway import LAMP, answered_before, confirmed, given_back, listed, rejected, released, reserved
 
 values = st.recursive(

@@ -33,7 +33,7 @@ from stampede_schemas.decisions import (
     Restocked,
 )
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import OrderConfirmed, OrderReleased
+from stampede_schemas.order_events import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import PurchaseRequested
 from tests.support.stack import LocalStack, eventually
 

@@ -24,7 +24,8 @@ from order_writer.unit_of_work import Units
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
 from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import AnyCommand, AnyOrderEvent, CancelProductRequested
+from stampede_schemas.order_commands import AnyCommand, CancelProductRequested
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, ReleaseReason
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
 from tests.support.stack import eventually

@@ -9,7 +9,7 @@ from gateway.admission import command_producer
 from gateway.admission.command_producer import Commands
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.topics import partition_of
 from tests.support.gateway import MemoryProducer
 

@@ -14,7 +14,7 @@ from gateway.api.webhook_signature import REPLAY_WINDOW_S, check_signature, comm
 from gateway.http.asgi import BodyGuard
 from gateway.read_side.order_queries import After
 from service.problem_details import Problem, Refused
-from stampede_schemas.orders import PaymentReported, RefundReported
+from stampede_schemas.order_commands import PaymentReported, RefundReported
 from tests.support.webhook import signature
 
 NOW = 1_700_000_000

@@ -13,7 +13,7 @@ from eventlog.producer import RenewedProducer
 from gateway.http.retry_after import outcome_unknown, overloaded
 from service.problem_details import Problem
 from stampede_schemas.codec import encode
-from stampede_schemas.orders import AnyCommand
+from stampede_schemas.order_commands import AnyCommand
 from stampede_schemas.topics import ORDER_COMMANDS, partition_of
 
 POLL_S = 0.002

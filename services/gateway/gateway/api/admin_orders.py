@@ -28,7 +28,7 @@ from gateway.read_side.order_queries import Status, orders
 from gateway.read_side.postgres import Store
 from gateway.read_side.projection import Projection
 from service.problem_details import Problem, Refused, granted
-from stampede_schemas.orders import CancelProductRequested, CancelRequested
+from stampede_schemas.order_commands import CancelProductRequested, CancelRequested
 
 ORDERS_PATH = "/admin/v1/orders"
 BuyerInQuery = Annotated[

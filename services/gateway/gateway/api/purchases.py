@@ -26,7 +26,7 @@ from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change, newest
 from service.problem_details import Problem, Refused, granted
 from stampede_schemas.identifiers import BuyerId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 
 _SIGNED_IN: dict[str, Any] = {"security": [{"token": []}, {"demoUser": []}]}
 _ORDERED = {"required": True, "content": {"application/json": described_by(purchase_request.PurchaseOrder)}}

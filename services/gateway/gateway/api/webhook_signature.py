@@ -16,7 +16,7 @@ from gateway.api.models import ID
 from gateway.http import problems
 from service.problem_details import Problem
 from stampede_schemas.identifiers import PRICE_MINOR_MAX
-from stampede_schemas.orders import PaymentReported, RefundReported
+from stampede_schemas.order_commands import PaymentReported, RefundReported
 
 SIGNATURE_HEADER = "Stampede-Signature"
 REPLAY_WINDOW_S = 300

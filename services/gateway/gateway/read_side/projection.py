@@ -26,7 +26,7 @@ from stampede_schemas.decisions import (
     Unreadable,
 )
 from stampede_schemas.identifiers import Millis, Position, ProductId
-from stampede_schemas.orders import AnyOrderEvent
+from stampede_schemas.order_events import AnyOrderEvent
 
 OUTCOMES = ("reserved", "rejected", "released", "confirmed")  # of purchases, in the order of the feed of the sale
 OUTCOMES_MAX = 10_000  # of operators' requests

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from stampede_schemas.decisions import Rejected as RejectedDecision
 from stampede_schemas.decisions import Reserved as ReservedDecision
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
-from stampede_schemas.orders import AnyOrderEvent
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import PurchaseRequested
 
 REJECTED_VERSION = 1

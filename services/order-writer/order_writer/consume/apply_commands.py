@@ -19,7 +19,7 @@ from order_writer.saga.decision_batch import Record
 from order_writer.unit_of_work import Unit
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import Millis
-from stampede_schemas.orders import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
+from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.topics import ORDER_COMMANDS
 
 COMMANDS_PER_TRANSACTION_MAX = 500

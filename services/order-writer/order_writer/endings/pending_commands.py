@@ -3,7 +3,7 @@
 from order_writer.consume.apply_commands import COMMANDS_PER_TRANSACTION_MAX, REPORTED, _give_up, _read, _tell
 from order_writer.saga.decision_batch import Record
 from order_writer.unit_of_work import Money, Units
-from stampede_schemas.orders import PaymentReported
+from stampede_schemas.order_commands import PaymentReported
 from stampede_schemas.topics import DECISIONS
 
 SWEEP_EVERY_S = 1.0

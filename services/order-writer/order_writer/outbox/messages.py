@@ -12,7 +12,7 @@ from order_writer.saga import orders
 from order_writer.saga.decision_batch import Record
 from stampede_schemas.codec import REQUESTS_PER_RECORD_MAX, encode, encode_requests
 from stampede_schemas.identifiers import Millis
-from stampede_schemas.orders import AnyOrderEvent, OrderConfirmed, OrderRefunded, OrderReleased
+from stampede_schemas.order_events import AnyOrderEvent, OrderConfirmed, OrderRefunded, OrderReleased
 from stampede_schemas.requests import AnyRequest, ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, ORDERS, REQUESTS, partition_of
 
