@@ -1,6 +1,6 @@
 """One transaction of the order-writer: what the saga hears is read, decided and written here, under row locks.
 
-The shell of `orders.py`. Everything that changes an order goes through `Unit.tell`; everything that leaves goes into
+The shell of `saga/orders.py`. Everything that changes an order goes through `Unit.tell`; everything that leaves goes into
 the unit's one outbox row. It must not call anything but Postgres.
 """
 
