@@ -27,8 +27,8 @@ from inventory.loading import Loaded, load
 from inventory.table import SLICE_FORM, encode_slice, slices
 from stampede_schemas.codec import decode_envelope, encode
 from stampede_schemas.identifiers import BuyerId, PurchaseId
-from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
 from stampede_schemas.requests import PurchaseRequested
+from stampede_schemas.snapshots import SnapshotCommitted, SnapshotPart
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
 from tests.support.inventory import InventoryProcess, Log, listing, purchase, worker
 from tests.support.stack import components, eventually

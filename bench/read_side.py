@@ -14,8 +14,8 @@ import asyncpg
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.orders_sql import After, orders
-from order_writer.migrate import migrate
+from gateway.read_side.order_queries import After, orders
+from order_writer.postgres.migrate import migrate
 from tests.chaos.results import machine
 from tests.support.order_book import LISTS, fill, touched
 from tests.support.stack import components

@@ -18,7 +18,7 @@ from bench.loading import PARTITION, PER_RECORD, Bench, report
 from eventlog.__main__ import provision
 from eventlog.kafka import consumer, watermarks
 from stampede_schemas.codec import decode_snapshot
-from stampede_schemas.orders import SnapshotCommitted
+from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import STOCK_SNAPSHOTS
 from tests.support.inventory import digest_of, worker
 from tests.support.stack import components

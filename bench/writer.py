@@ -24,9 +24,9 @@ import asyncpg
 from rich.console import Console
 from rich.progress import Progress
 
-from order_writer.database import columns
-from order_writer.domain import Batch, Row
-from order_writer.migrate import migrate
+from order_writer.postgres.migrate import migrate
+from order_writer.postgres.pool import columns
+from order_writer.saga.decision_batch import Batch, Row
 from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import BuyerId, ProductId, PurchaseId
 from stampede_schemas.topics import PARTITIONS

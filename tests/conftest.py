@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from order_writer.unit import Units
+from order_writer.unit_of_work import Units
 from tests.support import stack
 from tests.support.orders import Installation, installation, tables, units_of
 from tests.support.stack import LocalStack

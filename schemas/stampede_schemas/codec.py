@@ -9,8 +9,10 @@ import msgspec
 
 from stampede_schemas.decisions import AnyDecision, DecisionsRecord, Envelope, UnreadableReason
 from stampede_schemas.identifiers import Load, Millis
-from stampede_schemas.orders import AnyCommand, AnyOrderEvent, AnySnapshotRecord
+from stampede_schemas.order_commands import AnyCommand
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, PurchaseRequested, ReleaseRequested, RequestBatch
+from stampede_schemas.snapshots import AnySnapshotRecord
 from stampede_schemas.upcasts import DECISION_UPCASTS, KNOWN_REQUEST_TYPES, REQUEST_UPCASTS
 
 REQUESTS_PER_RECORD_MAX = 500

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from types import UnionType
 
 from stampede_schemas.decisions import DecisionsRecord
-from stampede_schemas.orders import AnyCommand, AnyOrderEvent, AnySnapshotRecord
+from stampede_schemas.order_commands import AnyCommand
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import RequestBatch
+from stampede_schemas.snapshots import AnySnapshotRecord
 
 PARTITIONS = 12  # the scaling ceiling; it never changes, because product_id → partition must not
 MESSAGE_BYTES_MAX = 1_048_576

@@ -19,7 +19,7 @@ from eventlog.kafka import consumer, watermarks
 from eventlog.reader import CountingReader, Void
 from inventory.domain import decide, evolve
 from inventory.table import StockTable
-from replay import books, live
+from replay import live, provider_statement
 from replay.evidence import Evidence
 from replay.journal import Journal as Told
 from replay.journal import Limits, from_crowd
@@ -120,7 +120,7 @@ def collect(running: LocalStack) -> Evidence:
     database = live.database(addresses.postgres)
     evidence = live.log(addresses.kafka)
     evidence.states, evidence.database = states, database
-    evidence.payments = books.beside(running.layout.endpoints)
+    evidence.payments = provider_statement.beside(running.layout.endpoints)
     return evidence
 
 

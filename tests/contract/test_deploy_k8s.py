@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway.metrics import Metrics as GatewayMetrics
-from order_writer.metrics import Metrics
+from order_writer.ops.metrics import Metrics
 from order_writer.settings import Settings as OrderWriter
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS
 from telemetry import names

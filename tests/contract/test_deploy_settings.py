@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from deploy.docker.entrypoint import with_secrets
-from order_writer.payment import ProviderWrong, provider_named
+from order_writer.payments.provider import ProviderWrong, provider_named
 from order_writer.settings import Settings as OrderWriter
 from payment_simulator.provider import JOURNAL
 from tests.contract.deployment import (

@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from contracts import http
-from gateway.problems import KINDS
+from gateway.http.problems import KINDS
 from tests.support.stack import ROOT
 
 FILES = ("openapi.json", "openapi-admin.json")

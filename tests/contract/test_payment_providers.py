@@ -14,8 +14,17 @@ import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from order_writer.payment import Approved, Declined, NoPayment, ProviderWrong, Unknown, Verdict, Webhook, provider_named
-from order_writer.saga import Order
+from order_writer.payments.provider import (
+    Approved,
+    Declined,
+    NoPayment,
+    ProviderWrong,
+    Unknown,
+    Verdict,
+    Webhook,
+    provider_named,
+)
+from order_writer.saga.orders import Order
 from payment_simulator.journal import Journal
 from payment_simulator.provider import JOURNAL, Simulated
 from stampede_schemas.identifiers import PurchaseId

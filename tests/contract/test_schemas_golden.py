@@ -23,8 +23,10 @@ from stampede_schemas.codec import (
 )
 from stampede_schemas.decisions import AnyDecision, Envelope, Ignored, Rejected
 from stampede_schemas.identifiers import Load, Millis
-from stampede_schemas.orders import AnyCommand, AnyOrderEvent, AnySnapshotRecord
+from stampede_schemas.order_commands import AnyCommand
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest
+from stampede_schemas.snapshots import AnySnapshotRecord
 from tests.contract.golden import Golden, all_golden, golden
 
 REQUESTS, DECISIONS, COMMANDS, EVENTS, SNAPSHOTS = (

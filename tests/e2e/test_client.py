@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from gateway.webhook import SIGNATURE_HEADER
+from gateway.api.webhook_signature import SIGNATURE_HEADER
 from stampede_client import Client, Purchase, Refused, Retries, Unreachable
 from tests.support.fuzz import WEBHOOK_SECRET
 from tests.support.sale import listing

@@ -11,7 +11,7 @@ import pytest
 from eventlog.kafka import producer
 from replay.__main__ import main
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested, PaymentReported, RefundReported
+from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS, REQUESTS, partition_of
 from tests.support.orders import Installation, listed, reserved, until
 

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from gateway.problems import KINDS
+from gateway.http.problems import KINDS
 from tests.support.raw import Answer, ask
 from tests.support.sale import Sale, buy
 

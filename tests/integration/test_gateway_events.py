@@ -13,11 +13,11 @@ from uuid import uuid4
 import httpx
 
 from eventlog.kafka import producer
-from gateway.events import FRAME_S_MIN, STREAMS_OF_ONE_MAX
+from gateway.api.sse import FRAME_S_MIN, STREAMS_OF_ONE_MAX
 from stampede_client import Client
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
-from stampede_schemas.orders import OrderConfirmed, OrderRefunded, OrderReleased
+from stampede_schemas.order_events import OrderConfirmed, OrderRefunded, OrderReleased
 from stampede_schemas.topics import ORDERS, partition_of
 from tests.support.gateway import GatewayProcess
 from tests.support.sale import Sale, buy, order
@@ -69,7 +69,7 @@ def tell(sale: Sale, purchase: dict[str, Any], buyer_id: str, version: int, **ch
 
 def buyer_of(sale: Sale, name: str) -> str:
     """A buyer's pseudonym."""
-    from gateway.admission import IdentityKey, Subject
+    from gateway.auth.ids import IdentityKey, Subject
     from tests.support.gateway import IDENTITY_KEY
 
     return IdentityKey(IDENTITY_KEY).buyer_id(Subject("header", name))

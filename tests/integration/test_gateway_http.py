@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from gateway.admission import IdentityKey, Subject
+from gateway.auth.ids import IdentityKey, Subject
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import REQUESTS, partition_of
 from tests.support.gateway import IDENTITY_KEY, GatewayProcess

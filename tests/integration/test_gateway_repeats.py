@@ -10,7 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from gateway.sale_gate import STALE_APPENDS_PER_S
+from gateway.admission.sale_gate import STALE_APPENDS_PER_S
 from replay.evidence import Evidence
 from replay.journal import Attempt, Journal, Limits
 from replay.judge import Finding, judge

@@ -15,7 +15,7 @@ from confluent_kafka.admin import NewPartitions
 from eventlog.__main__ import provision
 from eventlog.kafka import admin_client, consumer
 from stampede_schemas.codec import decode_snapshot, encode_requests
-from stampede_schemas.orders import SnapshotCommitted
+from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, PARTITIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
 from tests.support.inventory import InventoryProcess, Log, digest_of, kinds, listing, purchase, worker
 from tests.support.stack import components, eventually

@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from eventlog.reader import Progress
-from order_writer import store
-from order_writer.domain import Batch
-from order_writer.store import Move, ProgressConflict
-from order_writer.unit import Units
+from order_writer.consume import apply_decisions
+from order_writer.consume.apply_decisions import Move, ProgressConflict
+from order_writer.saga.decision_batch import Batch
+from order_writer.unit_of_work import Units
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import Load, Position
@@ -90,7 +90,7 @@ async def offer(units: Units, shard: Shard, cut: int, *, confirm: bool) -> None:
 
     async def write(move: Move, batch: Batch) -> None:
         async with units.open() as unit:
-            await store.apply(unit, {shard.partition: move}, batch, confirm=confirm)
+            await apply_decisions.apply(unit, {shard.partition: move}, batch, confirm=confirm)
 
     for move, batch in shard.batches(cut):
         done = await asyncio.gather(write(move, batch), write(move, batch), return_exceptions=True)

@@ -7,16 +7,17 @@ import asyncpg
 import pytest
 
 from eventlog.reader import LogBroken
-from order_writer import commands, product_cancel
-from order_writer.commands import sweep_pending
-from order_writer.domain import Record
-from order_writer.payment import Approved, Verdict, Voided
-from order_writer.product_cancel import ORDERS_PER_TRANSACTION_MAX
-from order_writer.saga import Order
-from order_writer.unit import Units
+from order_writer.consume import apply_commands
+from order_writer.endings import product_cancellation
+from order_writer.endings.pending_commands import sweep_pending
+from order_writer.endings.product_cancellation import ORDERS_PER_TRANSACTION_MAX
+from order_writer.payments.provider import Approved, Verdict, Voided
+from order_writer.saga.decision_batch import Record
+from order_writer.saga.orders import Order
+from order_writer.unit_of_work import Units
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import CancelProductRequested, CancelRequested, PaymentReported
+from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, partition_of
 from tests.support.orders import (
@@ -177,7 +178,7 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
                VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
         )
         async with units.open() as unit:
-            await commands.apply(unit, {0: (0, 1)}, [Record(encode(paid("p1")), 0, 0, NOW)])
+            await apply_commands.apply(unit, {0: (0, 1)}, [Record(encode(paid("p1")), 0, 0, NOW)])
         await begun.commit()
     assert await quiet.statuses() == {"p1": "reserved"}
     await sweep_pending(units)
@@ -190,7 +191,7 @@ async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(quiet:
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancel("p2")))]
     async with units.open() as unit:
-        await commands.apply(unit, {0: (0, 2)}, arrived)
+        await apply_commands.apply(unit, {0: (0, 2)}, arrived)
     await quiet.rows("UPDATE pending_commands SET parked_at = now() - interval '1 hour'")
     for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -3_600.0 + 599)):
         await applied_until(quiet, DECISIONS.name, seconds, partitions)
@@ -231,12 +232,12 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     for n in range(2):  # the second time is a repetition
         async with units.open() as unit:
-            await commands.apply(unit, {0: (n, n + 1)}, [Record(encode(ask), 0, n, NOW)])
-    assert await product_cancel.batch(units, "c1")
+            await apply_commands.apply(unit, {0: (n, n + 1)}, [Record(encode(ask), 0, n, NOW)])
+    assert await product_cancellation.batch(units, "c1")
     progress = "SELECT reached, cancelled, done_at IS NOT NULL FROM product_cancellations"
     [first] = await quiet.rows(progress)
     assert tuple(first) == (ORDERS_PER_TRANSACTION_MAX, ORDERS_PER_TRANSACTION_MAX, False)
-    while await product_cancel.sweep(units):
+    while await product_cancellation.sweep(units):
         pass
     [reached] = await quiet.rows(progress)
     assert tuple(reached) == (700, 700, False)  # not done: some may still be on their way from the log
@@ -248,7 +249,7 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
            VALUES ('late', 'b', 'shoe', 2, 'reserved', 701, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
     )
     await applied_until(quiet, DECISIONS.name, 0.0)
-    assert not await product_cancel.sweep(units)
+    assert not await product_cancellation.sweep(units)
     assert await quiet.value("SELECT reason FROM purchases WHERE purchase_id = 'late'") == "cancelled_by_operator"
     assert [tuple(row) for row in await quiet.rows(progress)] == [(701, 701, True)]
 

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from order_writer import saga
-from order_writer.database import repeat
-from order_writer.expiry import HOLDS_PER_TRANSACTION_MAX, SWEEP_EVERY_S, Sweeper
-from order_writer.metrics import Metrics
-from order_writer.unit import Unit, Units
+from order_writer.endings.hold_expiry import HOLDS_PER_TRANSACTION_MAX, SWEEP_EVERY_S, Sweeper
+from order_writer.ops.metrics import Metrics
+from order_writer.postgres.pool import repeat
+from order_writer.saga import orders
+from order_writer.unit_of_work import Unit, Units
 from stampede_schemas.codec import decode_request, split_requests
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import ReleaseRequested
@@ -122,7 +122,7 @@ async def test_an_approval_under_way_is_not_overtaken(quiet: Installation, units
     await insert_orders(quiet, 2)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     async with units.open() as approving:
-        await approving.tell([(PurchaseId("p1"), saga.PaymentApproved())])
+        await approving.tell([(PurchaseId("p1"), orders.PaymentApproved())])
         await sweeper(units).sweep()
         assert await quiet.statuses() == {"p1": "reserved", "p2": "released"}
     await sweeper(units).sweep()

@@ -8,7 +8,7 @@ import asyncpg
 import httpx
 
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from tests.support.mortal import freeze_and_succeed, settled
 from tests.support.orders import Installation, listed, released, reserved, until
 

@@ -20,7 +20,7 @@ import pytest
 
 from eventlog.kafka import consumer, read_range, watermarks
 from stampede_schemas.identifiers import ProductId, RequestId
-from stampede_schemas.orders import CancelProductRequested
+from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic, partition_of
 from tests.support.orders import Installation, until
 from tests.support.outages import EACH, at_rest, nothing_lost_or_undone, sell, stored, through

@@ -9,13 +9,14 @@ import asyncpg
 from confluent_kafka import Message
 
 from eventlog.kafka import producer
-from order_writer.outbox import Relay
-from order_writer.outgoing import Outgoing, encode_outbox
-from order_writer.unit import Units
+from order_writer.outbox.messages import Outgoing, encode_outbox
+from order_writer.outbox.relay import Relay
+from order_writer.postgres.pool import Pool
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import AnyOrderEvent, CancelRequested
+from stampede_schemas.order_commands import CancelRequested
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDERS, partition_of
 from tests.support.orders import TRACEPARENT, Installation, listed, rejected, released, reserved, until
@@ -108,8 +109,8 @@ async def test_a_stranger_rebuilds_the_book_of_ended_orders(place: Installation)
 class Crossed(Relay):
     """A relay during whose sending something else is committed."""
 
-    def __init__(self, place: Installation, units: Units, meanwhile: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        super().__init__(place.kafka, "relay", units, lambda: None)
+    def __init__(self, place: Installation, pool: Pool, meanwhile: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        super().__init__(place.kafka, "relay", pool, asyncio.Event(), lambda: None)
         self._meanwhile, self._loop = meanwhile, asyncio.get_running_loop()
 
     def _send(self, rows: list[asyncpg.Record]) -> list[int]:
@@ -132,12 +133,12 @@ async def test_what_is_committed_while_its_neighbours_are_sent_is_not_deleted_wi
         await begun.start()
         await slow.execute(insert, message(b"slow"))
         await pool.execute(insert, message(b"third"))
-        relay = Crossed(place, Units(pool, lambda *_: None), begun.commit)
+        relay = Crossed(place, pool, begun.commit)
         assert await relay.round()
     assert place.values(ORDERS.name) == [b"first", b"third"]
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(Relay(place.kafka, "relay", Units(pool, lambda *_: None), lambda: None).run(stopping))
+        group.create_task(Relay(place.kafka, "relay", pool, asyncio.Event(), lambda: None).run(stopping))
         await until(lambda: empty(place), "the slow one is sent")
         stopping.set()
     assert place.values(ORDERS.name) == [b"first", b"third", b"slow"]

@@ -7,17 +7,18 @@ from contextlib import asynccontextmanager
 import pytest
 from msgspec.structs import replace
 
-from order_writer import saga
-from order_writer.metrics import Metrics
-from order_writer.payer import Payer
-from order_writer.payment import Provider, Verdict, Voided
-from order_writer.saga import Order
-from order_writer.spans import Spans
-from order_writer.unit import Units
+from order_writer.ops.metrics import Metrics
+from order_writer.ops.spans import Spans
+from order_writer.payments.payer import Payer
+from order_writer.payments.provider import Provider, Verdict, Voided
+from order_writer.saga import orders
+from order_writer.saga.orders import Order
+from order_writer.unit_of_work import Units
 from payment_simulator.journal import Journal
 from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import OrderRefunded, OrderReleased, PaymentReported, RefundReported
+from stampede_schemas.order_commands import PaymentReported, RefundReported
+from stampede_schemas.order_events import OrderRefunded, OrderReleased
 from telemetry import names
 from telemetry.tracing import configure
 from tests.support.orders import Installation, insert_orders, installation, listed, reserved, until
@@ -250,9 +251,9 @@ async def test_money_taken_of_the_wrong_amount_is_not_forgotten(quiet: Installat
     await insert_orders(quiet, 1)
     await make_due(quiet)
     async with units.open() as unit:
-        await unit.tell([(PurchaseId("p1"), saga.PaymentApproved(1, "EUR"))])
+        await unit.tell([(PurchaseId("p1"), orders.PaymentApproved(1, "EUR"))])
         assert [refused.reason for refused in unit.refused] == ["amount_differs"]
     async with units.open() as unit:
-        await unit.tell([(PurchaseId("p1"), saga.HoldExpired())])
+        await unit.tell([(PurchaseId("p1"), orders.HoldExpired())])
     [row] = await quiet.rows("SELECT state, captured FROM payments")
     assert tuple(row) == ("void_due", True)

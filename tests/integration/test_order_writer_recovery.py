@@ -16,14 +16,14 @@ import pytest
 
 from eventlog.kafka import producer
 from eventlog.reader import LogBroken
-from order_writer.migrate import migrate
-from order_writer.outgoing import Outgoing, encode_outbox
-from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided
-from order_writer.saga import Order
+from order_writer.outbox.messages import Outgoing, encode_outbox
+from order_writer.payments.provider import Approved, Declined, Unknown, Verdict, Voided
+from order_writer.postgres.migrate import migrate
+from order_writer.saga.orders import Order
 from replay import live
 from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented_orders
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic
 from tests.support.orders import Installation, listed, rejected, released, reserved, until

@@ -9,16 +9,17 @@ import pytest
 from msgspec.structs import replace
 
 from eventlog.reader import Progress
-from order_writer import commands, store
-from order_writer.commands import sweep_pending
-from order_writer.domain import Batch, Record
-from order_writer.recovery import LIFT
-from order_writer.store import Move
-from order_writer.unit import Units
+from order_writer.consume import apply_commands, apply_decisions
+from order_writer.consume.apply_decisions import Move
+from order_writer.endings.pending_commands import sweep_pending
+from order_writer.restore.recover import LIFT
+from order_writer.saga.decision_batch import Batch, Record
+from order_writer.unit_of_work import Units
 from stampede_schemas.codec import encode
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Load, Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested, OrderConfirmed, PaymentReported, RefundReported
+from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
+from stampede_schemas.order_events import OrderConfirmed
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, REQUESTS
 from tests.support.orders import (
@@ -201,14 +202,14 @@ class Logs:
         batch.add(HERE, at, decisions)
         async with self._units.open() as unit:
             moves = {HERE: Move(at, Progress(at + 1, at, Load("l"), at))}
-            await store.apply(unit, moves, batch, confirm=False)
+            await apply_decisions.apply(unit, moves, batch, confirm=False)
 
     async def command(self, heard: Heard) -> None:
         """The next record of `order-commands` is applied."""
         at = self._commands
         self._commands += 1
         async with self._units.open() as unit:
-            await commands.apply(unit, {0: (at, at + 1)}, [Record(encode(heard), 0, at, LONG_AGO)])
+            await apply_commands.apply(unit, {0: (at, at + 1)}, [Record(encode(heard), 0, at, LONG_AGO)])
 
     async def sweep(self) -> object:
         """Look after the commands that wait; how many still do."""

@@ -18,16 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from eventlog.reader import Progress
-from gateway.remembered_ids import RememberedIds
-from gateway.store import Store
-from order_writer import store
-from order_writer.database import DatabaseWrong, Pool, open_pool
-from order_writer.domain import Batch
-from order_writer.migrate import migrate
-from order_writer.roles import Role, parse_role
-from order_writer.unit import Units
+from gateway.read_side.postgres import Store
+from gateway.read_side.remembered_ids import RememberedIds
+from order_writer.consume import apply_decisions
+from order_writer.postgres.migrate import migrate
+from order_writer.postgres.pool import DatabaseWrong, Pool, open_pool
+from order_writer.postgres.roles import Role, parse_role
+from order_writer.saga.decision_batch import Batch
+from order_writer.unit_of_work import Units
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
 from tests.support.stack import LocalStack
 
@@ -240,7 +240,9 @@ async def _freeze(pool: Pool, partition: int, thaw: asyncio.Event) -> None:
     async with Units(pool, lambda unit, started: None).open() as unit:
         [at] = await unit.connection.fetch("SELECT * FROM progress WHERE partition = $1", partition)
         to = Progress(at["next_offset"] + 1, at["source_offset"] + 1, at["load"], at["anchor"] + 1)
-        await store.apply(unit, {partition: store.Move(at["next_offset"], to)}, Batch(), confirm=True)
+        await apply_decisions.apply(
+            unit, {partition: apply_decisions.Move(at["next_offset"], to)}, Batch(), confirm=True
+        )
         await thaw.wait()
 
 

@@ -16,7 +16,7 @@ from eventlog.reader import LogBroken
 from stampede_schemas.codec import encode_decisions
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import Load, Millis, Position
-from stampede_schemas.orders import OrderConfirmed, OrderReleased
+from stampede_schemas.order_events import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import ReleaseRequested
 from tests.support.orders import (
     TRACEPARENT,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from order_writer.database import DatabaseWrong
-from order_writer.row_errors import NUMBERS_CONSTRAINT, REFUSED_MAX
+from order_writer.consume.quarantine import NUMBERS_CONSTRAINT, REFUSED_MAX
+from order_writer.postgres.pool import DatabaseWrong
 from stampede_schemas.codec import encode
 from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import Position

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import asyncpg
 
-from order_writer.outbox import Relay
-from order_writer.outgoing import Outgoing, encode_outbox
-from order_writer.payer import POLL_EVERY_S
-from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided
-from order_writer.saga import Order
-from order_writer.unit import Units
+from order_writer.outbox.messages import Outgoing, encode_outbox
+from order_writer.outbox.relay import Relay
+from order_writer.payments.payer import POLL_EVERY_S
+from order_writer.payments.provider import Approved, Declined, Unknown, Verdict, Voided
+from order_writer.saga.orders import Order
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested, PaymentReported
+from stampede_schemas.order_commands import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS
 from tests.support.orders import TRACEPARENT, Installation, listed, reserved, until
@@ -170,7 +169,7 @@ async def test_a_slow_transaction_between_two_fast_ones_is_sent(place: Installat
 
     pool = await asyncpg.create_pool(place.postgres, min_size=1, max_size=4)
     stopping = asyncio.Event()
-    relay = Relay(place.kafka, "relay", Units(pool, lambda *_: None), lambda: None)
+    relay = Relay(place.kafka, "relay", pool, asyncio.Event(), lambda: None)
     insert = "INSERT INTO outbox (messages) VALUES ($1)"
     async with asyncio.TaskGroup() as group:
         group.create_task(relay.run(stopping))

@@ -8,7 +8,7 @@ from typing import Any
 from eventlog.kafka import producer
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS
 from tests.support.orders import Installation, listed, reserved, until
 

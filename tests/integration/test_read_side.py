@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from gateway.orders_sql import COLUMNS, STATUSES, After, Query, orders
-from order_writer.migrate import migrate
+from gateway.read_side.order_queries import COLUMNS, STATUSES, After, Query, orders
+from order_writer.postgres.migrate import migrate
 from tests.support.order_book import EAGER_BUYER, LISTS, PLAIN_BUYER, RARE_PRODUCT, fill, touched
 from tests.support.stack import LocalStack
 

@@ -22,7 +22,7 @@ from devstack.crowd import Journal as Told
 from devstack.processes import LIMITS
 from eventlog.__main__ import provision
 from eventlog.kafka import TopicsWrong, admin_client, producer
-from replay import books, judge, live
+from replay import judge, live, provider_statement
 from replay.failure import CannotCheck
 from replay.journal import Limits, from_crowd
 from stampede_schemas.codec import (
@@ -35,7 +35,7 @@ from stampede_schemas.codec import (
 )
 from stampede_schemas.decisions import Rejected
 from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import CancelProductRequested
+from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
@@ -193,7 +193,7 @@ class Stage:
         database = live.database(addresses.postgres)
         evidence = live.log(addresses.kafka)
         evidence.states, evidence.database, evidence.journal = states, database, from_crowd(told, Limits(LIMITS))
-        evidence.payments = books.beside(self._running.layout.endpoints)
+        evidence.payments = provider_statement.beside(self._running.layout.endpoints)
         return {found.name: found.first[0].at for found in judge.judge(evidence) if found.violations}
 
 

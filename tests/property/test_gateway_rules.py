@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import admission
-from gateway.admission import PurchaseOrder
-from gateway.projection import Projection
+from gateway.admission import purchase_request
+from gateway.admission.purchase_request import PurchaseOrder
+from gateway.http import requests
+from gateway.read_side.projection import Projection
 from service.problem_details import Problem
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Position
-from stampede_schemas.orders import AnyOrderEvent
+from stampede_schemas.order_events import AnyOrderEvent
 from tests.support.gateway import LAMP, answered_before, confirmed, given_back, listed, rejected, released, reserved
 
 values = st.recursive(
@@ -26,7 +27,7 @@ members = st.sampled_from(["product_id", "quantity", "payment_method", "price"])
 @given(st.binary(max_size=64) | values.map(lambda value: json.dumps(value).encode()))
 def test_no_body_raises(raw: bytes) -> None:
     """Whatever comes is a purchase or a problem."""
-    assert isinstance(admission.purchase_body(raw), PurchaseOrder | Problem)
+    assert isinstance(purchase_request.purchase_body(raw), PurchaseOrder | Problem)
 
 
 @given(
@@ -50,7 +51,7 @@ def test_a_body_is_taken_exactly_if_each_field_is_there_once_and_right(
         and isinstance(plain.get("quantity"), int)
         and isinstance(plain.get("payment_method", ""), str)
     )
-    parsed = admission.purchase_body(raw.encode())
+    parsed = purchase_request.purchase_body(raw.encode())
     assert isinstance(parsed, PurchaseOrder) is right
     if isinstance(parsed, PurchaseOrder):
         assert (parsed.product_id, parsed.quantity) == (plain["product_id"], plain["quantity"])
@@ -59,7 +60,7 @@ def test_a_body_is_taken_exactly_if_each_field_is_there_once_and_right(
 @given(st.binary(max_size=300))
 def test_a_key_is_short_printable_text_or_a_problem(value: bytes) -> None:
     """Nothing else comes out."""
-    key = admission.idempotency_key({b"idempotency-key": value})
+    key = requests.idempotency_key({b"idempotency-key": value})
     if isinstance(key, str):
         assert 1 <= len(key) <= 255
         assert key.isascii()

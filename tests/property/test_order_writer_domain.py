@@ -5,8 +5,8 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_writer.domain import Batch, Row
-from order_writer.saga import Message
+from order_writer.saga.decision_batch import Batch, Row
+from order_writer.saga.orders import Message
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Position, PurchaseId
 from tests.support.orders import listed, rejected, released, reserved, restocked

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order_writer.saga import (
+from order_writer.saga.orders import (
     Become,
     CancelAsked,
     Confirmed,

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from order_writer import saga
+from order_writer.saga import orders
 from stampede_schemas.identifiers import Position
 from tests.support.orders import order
 
@@ -43,30 +43,30 @@ class Money(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.purchase: saga.Purchase = saga.Reserved(ORDER)
+        self.purchase: orders.Purchase = orders.Reserved(ORDER)
         self.state, self.captured = "due", False
         self.books = Books()
-        self.under_way: list[saga.Message] = []
+        self.under_way: list[orders.Message] = []
         self.given_back = 0
 
-    def hear(self, message: saga.Message) -> None:
+    def hear(self, message: orders.Message) -> None:
         """One transaction."""
-        effects = saga.react(self.purchase, message)
-        before, self.purchase = self.purchase, saga.evolve(self.purchase, effects)
-        assert self.purchase.version - before.version == sum(isinstance(e, saga.Become) for e in effects)
-        refused = any(isinstance(effect, saga.Refuse) for effect in effects)
-        settles = isinstance(message, saga.PaymentVoided) and (message.captured or not self.captured)
+        effects = orders.react(self.purchase, message)
+        before, self.purchase = self.purchase, orders.evolve(self.purchase, effects)
+        assert self.purchase.version - before.version == sum(isinstance(e, orders.Become) for e in effects)
+        refused = any(isinstance(effect, orders.Refuse) for effect in effects)
+        settles = isinstance(message, orders.PaymentVoided) and (message.captured or not self.captured)
         if settles and not refused and self.state == "void_due":
             self.state = "voided"
         for effect in effects:
             match effect:
-                case saga.GiveBack():
+                case orders.GiveBack():
                     self.given_back += 1
-                case saga.KeepApproval():
+                case orders.KeepApproval():
                     self.state, self.captured = "approved", True
-                case saga.KeepCapture():
+                case orders.KeepCapture():
                     self.captured = True
-                case saga.Void(captured):
+                case orders.Void(captured):
                     self.state, self.captured = "void_due", self.captured or captured
                 case _:
                     pass
@@ -82,40 +82,40 @@ class Money(RuleBasedStateMachine):
     @rule()
     def the_hold_ends(self) -> None:
         """By the clock."""
-        self.hear(saga.HoldExpired())
+        self.hear(orders.HoldExpired())
 
     @rule(actor=st.sampled_from([ORDER.buyer_id, "operator", "stranger"]))
     def somebody_cancels(self, actor: str) -> None:
         """Perhaps somebody who may not."""
-        self.hear(saga.CancelAsked(actor))
+        self.hear(orders.CancelAsked(actor))
 
     @precondition(lambda self: self.given_back)
     @rule()
     def the_log_takes_it_back(self) -> None:
         """The inventory's answer to the release."""
-        self.hear(saga.StockReleased(ORDER.reservation, "cancelled"))
+        self.hear(orders.StockReleased(ORDER.reservation, "cancelled"))
 
     @rule()
     def a_wrong_report_comes(self) -> None:
         """Of a cent: it confirms nothing and settles nothing."""
         was = self.purchase
-        self.hear(saga.PaymentVoided(True, 1, "EUR"))
+        self.hear(orders.PaymentVoided(True, 1, "EUR"))
         assert self.purchase == was
 
     @invariant()
     def a_sold_order_is_paid(self) -> None:
         """Nobody has it without the money being there."""
-        assert not isinstance(self.purchase, saga.Confirmed) or self.books.balance == PRICE
+        assert not isinstance(self.purchase, orders.Confirmed) or self.books.balance == PRICE
 
     @invariant()
     def the_units_are_where_the_row_says(self) -> None:
         """Given back once if released, and not otherwise."""
-        assert self.given_back == isinstance(self.purchase, saga.Released)
+        assert self.given_back == isinstance(self.purchase, orders.Released)
 
     @invariant()
     def a_refund_that_is_done_was_made(self) -> None:
         """The buyer is not told of money that is not there."""
-        refund = self.purchase.refund if isinstance(self.purchase, saga.Released) else "none"
+        refund = self.purchase.refund if isinstance(self.purchase, orders.Released) else "none"
         assert refund != "done" or self.books.refunded
 
     def settle(self) -> None:
@@ -126,11 +126,11 @@ class Money(RuleBasedStateMachine):
         """Everything on its way arrives, the hold ends, every void is answered: money and row agree."""
         while self.under_way:
             self.hear(self.under_way.pop())
-        self.hear(saga.HoldExpired())
+        self.hear(orders.HoldExpired())
         self.settle()
-        assert self.books.balance == (PRICE if isinstance(self.purchase, saga.Confirmed) else 0)
-        assert self.state == ("approved" if isinstance(self.purchase, saga.Confirmed) else "voided")
-        if isinstance(self.purchase, saga.Released):
+        assert self.books.balance == (PRICE if isinstance(self.purchase, orders.Confirmed) else 0)
+        assert self.state == ("approved" if isinstance(self.purchase, orders.Confirmed) else "voided")
+        if isinstance(self.purchase, orders.Released):
             assert self.purchase.refund != "due"
             assert self.purchase.refund == "none" or self.books.refunded
 
@@ -142,11 +142,11 @@ class Asked(Money):
     @rule(what=st.sampled_from(["approved", "declined", "unknown", "nothing"]))
     def it_is_asked(self, what: str) -> None:
         """It may take the money and not say so; only what is held is asked for."""
-        assert isinstance(self.purchase, saga.Reserved)
+        assert isinstance(self.purchase, orders.Reserved)
         if what == "declined" and not self.books.captured:
-            self.under_way.append(saga.PaymentDeclined())
+            self.under_way.append(orders.PaymentDeclined())
         elif what in {"approved", "unknown"} and self.books.capture() and what == "approved":
-            self.under_way.append(saga.PaymentApproved())
+            self.under_way.append(orders.PaymentApproved())
 
     @precondition(lambda self: self.state == "void_due")
     @rule(answered=st.booleans())
@@ -154,13 +154,13 @@ class Asked(Money):
         """The answer may be lost."""
         self.books.void()
         if answered:
-            self.under_way.append(saga.PaymentVoided(self.captured))
+            self.under_way.append(orders.PaymentVoided(self.captured))
 
     def settle(self) -> None:
         """Voids are repeated until they are answered."""
         while self.state == "void_due":
             self.books.void()
-            self.hear(saga.PaymentVoided(self.captured))
+            self.hear(orders.PaymentVoided(self.captured))
 
 
 class Reported(Money):
@@ -170,32 +170,32 @@ class Reported(Money):
     def the_buyer_pays(self) -> None:
         """Once, in time or not."""
         if not self.books.captured and self.books.capture():
-            self.under_way.append(saga.PaymentApproved(PRICE, "EUR"))
+            self.under_way.append(orders.PaymentApproved(PRICE, "EUR"))
 
     @rule()
     def the_buyer_fails_to_pay(self) -> None:
         """For good, unless the money is there already."""
         if not self.books.captured:
             self.books.voided = True
-            self.under_way.append(saga.PaymentDeclined())
+            self.under_way.append(orders.PaymentDeclined())
 
     @precondition(lambda self: self.state == "void_due" and not self.captured)
     @rule()
     def there_is_nothing_to_give_back(self) -> None:
         """As far as anybody knows when the void is due."""
-        self.under_way.append(saga.PaymentVoided(captured=False))
+        self.under_way.append(orders.PaymentVoided(captured=False))
 
-    @precondition(lambda self: isinstance(self.purchase, saga.Released) and self.purchase.refund == "due")
+    @precondition(lambda self: isinstance(self.purchase, orders.Released) and self.purchase.refund == "due")
     @rule()
     def the_refund_that_was_told_is_made(self) -> None:
         """Somebody heard `OrderReleased` with `refund: due`."""
         self.books.refunded = True
-        self.under_way.append(saga.PaymentVoided(True, PRICE, "EUR"))
+        self.under_way.append(orders.PaymentVoided(True, PRICE, "EUR"))
 
     def settle(self) -> None:
         """Refunds that are due are made."""
         if self.state == "void_due" and not self.captured:
-            self.hear(saga.PaymentVoided(captured=False))
+            self.hear(orders.PaymentVoided(captured=False))
         if self.state == "void_due":
             self.the_refund_that_was_told_is_made()
             self.hear(self.under_way.pop())
@@ -210,10 +210,10 @@ def test_stock_that_is_back_on_sale_ends_any_order() -> None:
     """The log beats the row also when it was never asked to: what was sold is refunded."""
     machine = Asked()
     machine.books.capture()
-    machine.hear(saga.PaymentApproved())
-    machine.hear(saga.StockReleased(Position(9, 9, 9), "cancelled"))
-    assert isinstance(machine.purchase, saga.Confirmed)
-    machine.hear(saga.StockReleased(ORDER.reservation, "cancelled"))
+    machine.hear(orders.PaymentApproved())
+    machine.hear(orders.StockReleased(Position(9, 9, 9), "cancelled"))
+    assert isinstance(machine.purchase, orders.Confirmed)
+    machine.hear(orders.StockReleased(ORDER.reservation, "cancelled"))
     machine.settle()
-    assert isinstance(machine.purchase, saga.Released)
+    assert isinstance(machine.purchase, orders.Released)
     assert (machine.purchase.refund, machine.books.balance, machine.given_back) == ("done", 0, 0)

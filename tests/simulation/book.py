@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from eventlog.reader import CountingReader, Progress, Void
-from order_writer import saga
-from order_writer.domain import Batch, Row, order_of
-from order_writer.outgoing import releases
+from order_writer.outbox.messages import releases
+from order_writer.saga import orders
+from order_writer.saga.decision_batch import Batch, Row, order_of
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.topics import REQUESTS
@@ -21,7 +21,7 @@ from tests.simulation.buyers import Buyers, Provider
 from tests.simulation.reference import Reference, Violation
 from tests.support.log import MemoryLog
 
-React = Callable[[saga.Purchase, saga.Message], tuple[saga.Effect, ...]]
+React = Callable[[orders.Purchase, orders.Message], tuple[orders.Effect, ...]]
 WRITERS = 2
 APPLY, DUE, ANSWERED, HELD, SENDING, KEPT, COMMANDED, PENDING = (1 << n for n in range(13, 21))
 NEEDS = {
@@ -58,7 +58,7 @@ class Database:
     """What a COMMIT makes durable. Values are never changed in place, so a copy is a backup."""
 
     progress: Progress = field(default_factory=Progress)
-    rows: dict[PurchaseId, saga.Purchase] = field(default_factory=dict)
+    rows: dict[PurchaseId, orders.Purchase] = field(default_factory=dict)
     payments: dict[PurchaseId, Payment] = field(default_factory=dict)
     outbox: dict[int, Outgoing] = field(default_factory=dict)
     commands_read: int = 0
@@ -84,9 +84,9 @@ class Book:
         self.log, self._react, self._reader, self._free = log, react, reader, free
         self.database, self.provider = Database(), Provider()
         self.buyers = Buyers(log, reader(Progress()), self.provider)
-        self.answers: deque[tuple[PurchaseId, saga.Message]] = deque()  # of the provider, on their way
+        self.answers: deque[tuple[PurchaseId, orders.Message]] = deque()  # of the provider, on their way
         self.versions: dict[PurchaseId, int] = {}  # told to the world
-        self._states: dict[tuple[PurchaseId, int], type[saga.Purchase]] = {}  # by version, since the last restore
+        self._states: dict[tuple[PurchaseId, int], type[orders.Purchase]] = {}  # by version, since the last restore
         self._writers: list[CountingReader | None] = [None] * WRITERS
         self._backup = Database()
         self._caught_up = 0  # where `decisions` ended when the database was restored
@@ -144,7 +144,7 @@ class Book:
 
     def pay(self, amount: int) -> bool:
         """The provider is asked about a due payment, and decides; its answer is on its way."""
-        found = [purchase_id for purchase_id in self.due("due") if isinstance(self._row(purchase_id), saga.Reserved)]
+        found = [purchase_id for purchase_id in self.due("due") if isinstance(self._row(purchase_id), orders.Reserved)]
         if not found or not self.open:
             return False
         purchase_id = found[amount % len(found)]
@@ -159,7 +159,7 @@ class Book:
         purchase_id = found[amount % len(found)]
         known = self.database.payments[purchase_id].captured
         self.provider.void(purchase_id)
-        self.answers.append((purchase_id, saga.PaymentVoided(known)))
+        self.answers.append((purchase_id, orders.PaymentVoided(known)))
         return True
 
     def hear(self, amount: int) -> bool:
@@ -173,10 +173,10 @@ class Book:
 
     def expire(self, amount: int) -> bool:
         """The hold of a purchase has run out."""
-        found = [row for row in self.database.rows.values() if isinstance(row, saga.Reserved)]
+        found = [row for row in self.database.rows.values() if isinstance(row, orders.Reserved)]
         if not found or not self.open:
             return False
-        self._tell([(found[amount % len(found)].order.purchase_id, saga.HoldExpired())])
+        self._tell([(found[amount % len(found)].order.purchase_id, orders.HoldExpired())])
         return True
 
     def command(self, amount: int) -> bool:
@@ -255,19 +255,22 @@ class Book:
         rows = self.database.rows
         for name, held in reference.held.items():
             row = rows.get(PurchaseId(name))
-            if row is None or isinstance(row, saga.Rejected | saga.Reserved):
+            if row is None or isinstance(row, orders.Rejected | orders.Reserved):
                 raise Violation("S5", f"{name} holds {held['at']} in the log, and its row is {row}")
-            if held["live"] != isinstance(row, saga.Confirmed):
+            if held["live"] != isinstance(row, orders.Confirmed):
                 raise Violation("S5", f"{name} is {'held' if held['live'] else 'given back'}, and its row is {row}")
             told = (row.order.product_id, row.order.quantity, row.order.reservation)
             if told != (held["product"], held["quantity"], Position(*held["at"])):
                 raise Violation("S7", f"{name} is {row.order} in the table, {held} in the log")
-        if extra := {name for name, row in rows.items() if not isinstance(row, saga.Rejected)} - reference.held.keys():
+        if (
+            extra := {name for name, row in rows.items() if not isinstance(row, orders.Rejected)}
+            - reference.held.keys()
+        ):
             raise Violation("S7", f"{sorted(extra)} have rows and no reservation")
         self._check_money()
         for at in self.buyers.cancelled:
             name, _ = self.buyers.commands[at]
-            if not isinstance(rows[name], saga.Released):
+            if not isinstance(rows[name], orders.Released):
                 raise Violation("command", f"{name} was cancelled, and its row is {rows[name]}")
         for name, row in rows.items():
             if row.version > 2 and not self.restored and self.versions.get(name) != row.version:
@@ -277,50 +280,50 @@ class Book:
         if self._free:
             return
         for name, row in self.database.rows.items():
-            if isinstance(row, saga.Released) and row.refund == "due":
+            if isinstance(row, orders.Released) and row.refund == "due":
                 raise Violation("S21", f"{name} waits for its refund for ever")
-        sold = {name for name, row in self.database.rows.items() if isinstance(row, saga.Confirmed)}
+        sold = {name for name, row in self.database.rows.items() if isinstance(row, orders.Confirmed)}
         kept = self.provider.captured - self.provider.refunded
         if sold != kept:
             raise Violation("S21", f"money was kept for {sorted(kept - sold)}, and not taken for {sorted(sold - kept)}")
 
     # ---- what a transaction does
 
-    def _row(self, purchase_id: PurchaseId) -> saga.Purchase | None:
+    def _row(self, purchase_id: PurchaseId) -> orders.Purchase | None:
         return self.database.rows.get(purchase_id)
 
     def _commit(self, batch: Batch, to: Progress) -> None:
         """See `order_writer.store.apply`: outcomes become rows, and the rest is told to the saga."""
-        heard: list[tuple[PurchaseId, saga.Message]] = []
+        heard: list[tuple[PurchaseId, orders.Message]] = []
         sold: list[tuple[PurchaseId, int]] = []
         for row in [*batch.rows.values(), *batch.again]:
             known = self._row(row.purchase_id)
             if known is None or not self._stands(known, row):
                 self._put(row.purchase_id, state := self._state(row))
-                if isinstance(state, saga.Confirmed):
+                if isinstance(state, orders.Confirmed):
                     sold.append((row.purchase_id, state.version))
-                elif isinstance(state, saga.Reserved):
+                elif isinstance(state, orders.Reserved):
                     if row.purchase_id in self.database.payments:  # voided before it came
-                        heard.append((row.purchase_id, saga.PaymentDeclined()))
+                        heard.append((row.purchase_id, orders.PaymentDeclined()))
                     else:
                         self.database.payments[row.purchase_id] = Payment("due")
-            elif row.status == "reserved" and not isinstance(known, saga.Rejected) and known.order != order_of(row):
+            elif row.status == "reserved" and not isinstance(known, orders.Rejected) and known.order != order_of(row):
                 raise Violation("S9", f"{row.purchase_id} is reserved at {row.position}, and is {known}")
         self._tell(heard + batch.later, sold)
         self.database.progress = to
 
-    def _stands(self, known: saga.Purchase, row: Row) -> bool:
+    def _stands(self, known: orders.Purchase, row: Row) -> bool:
         """Whether a row keeps its place."""
-        return not (isinstance(known, saga.Rejected) and row.status == "reserved")
+        return not (isinstance(known, orders.Rejected) and row.status == "reserved")
 
-    def _state(self, row: Row) -> saga.Purchase:
+    def _state(self, row: Row) -> orders.Purchase:
         """What a new row is, and one that takes the place of a rejection."""
         if row.status == "rejected":
-            return saga.Rejected()
+            return orders.Rejected()
         order = order_of(row)
-        return saga.Confirmed(order, saga.FIRST_EVENT_VERSION) if self._free else saga.Reserved(order)
+        return orders.Confirmed(order, orders.FIRST_EVENT_VERSION) if self._free else orders.Reserved(order)
 
-    def _put(self, purchase_id: PurchaseId, state: saga.Purchase) -> None:
+    def _put(self, purchase_id: PurchaseId, state: orders.Purchase) -> None:
         """Write a row. Its version never falls, and no version is told of two states."""
         known = self._row(purchase_id)
         told = self._states.setdefault((purchase_id, state.version), type(state))
@@ -328,28 +331,28 @@ class Book:
             raise Violation("S10", f"{purchase_id} went from {known} to {state}")
         self.database.rows[purchase_id] = state
 
-    def _waits(self, row: saga.Purchase | None, end: int) -> bool:
+    def _waits(self, row: orders.Purchase | None, end: int) -> bool:
         """Whether a command has to wait that was read when `decisions` ended at `end`; see `commands.UNPARK`."""
         behind = self.database.progress.next_offset < end
-        return row is None or (isinstance(row, saga.Rejected) and behind)
+        return row is None or (isinstance(row, orders.Rejected) and behind)
 
     def _tell_or_keep(self, at: int, end: int) -> None:
         purchase_id, message = self.buyers.commands[at]
         row = self._row(purchase_id)
-        if self.restored and isinstance(message, saga.PaymentApproved) and purchase_id in self.provider.refunded:
+        if self.restored and isinstance(message, orders.PaymentApproved) and purchase_id in self.provider.refunded:
             return  # a known limit (ADR 7): the copy does not know of the refund, and this report would sell
         if self._waits(row, end):
             self.database.pending[at] = end
-        elif at in self.buyers.cancelled and isinstance(row, saga.Rejected):
+        elif at in self.buyers.cancelled and isinstance(row, orders.Rejected):
             raise Violation("command", f"{purchase_id} is cancelled by who was told of its reservation, and is {row}")
         else:
             self._tell([(purchase_id, message)])
 
     def _tell(
-        self, heard: list[tuple[PurchaseId, saga.Message]], sold: list[tuple[PurchaseId, int]] | None = None
+        self, heard: list[tuple[PurchaseId, orders.Message]], sold: list[tuple[PurchaseId, int]] | None = None
     ) -> None:
-        """See `order_writer.unit.Unit.tell`."""
-        back: list[saga.GiveBack] = []
+        """See `order_writer.unit_of_work.Unit.tell`."""
+        back: list[orders.GiveBack] = []
         events = sold or []
         for purchase_id, message in heard:
             row = self._row(purchase_id)
@@ -357,15 +360,15 @@ class Book:
                 continue
             self._voided(purchase_id, message)
             effects = self._react(row, message)
-            now = saga.evolve(row, effects)
-            if isinstance(row, saga.Released) and not isinstance(now, saga.Released):
+            now = orders.evolve(row, effects)
+            if isinstance(row, orders.Released) and not isinstance(now, orders.Released):
                 raise Violation("S10", f"{purchase_id} went from {row} back to {now}")
             self._put(purchase_id, now)
             for effect in effects:
                 match effect:
-                    case saga.Become(state):
+                    case orders.Become(state):
                         events.append((purchase_id, state.version))
-                    case saga.GiveBack():
+                    case orders.GiveBack():
                         back.append(effect)
                     case _:
                         self._pay(purchase_id, effect)
@@ -373,20 +376,20 @@ class Book:
             self._rows_sent += 1
             self.database.outbox[self._rows_sent] = Outgoing([record.value for record in releases(back)], events)
 
-    def _pay(self, purchase_id: PurchaseId, effect: saga.Effect) -> None:
+    def _pay(self, purchase_id: PurchaseId, effect: orders.Effect) -> None:
         payments = self.database.payments
         known = payments.get(purchase_id)
         match effect:
-            case saga.Void(captured):
+            case orders.Void(captured):
                 payments[purchase_id] = Payment("void_due", captured or (known is not None and known.captured))
-            case saga.KeepApproval() if known is not None:
+            case orders.KeepApproval() if known is not None:
                 payments[purchase_id] = Payment("approved", captured=True)
-            case saga.KeepCapture() if known is not None:
+            case orders.KeepCapture() if known is not None:
                 payments[purchase_id] = Payment(known.state, captured=True)
 
-    def _voided(self, purchase_id: PurchaseId, message: saga.Message) -> None:
+    def _voided(self, purchase_id: PurchaseId, message: orders.Message) -> None:
         known = self.database.payments.get(purchase_id)
-        if known is None or known.state != "void_due" or not isinstance(message, saga.PaymentVoided):
+        if known is None or known.state != "void_due" or not isinstance(message, orders.PaymentVoided):
             return
         if message.captured or not known.captured:
             self.database.payments[purchase_id] = Payment("voided", known.captured)

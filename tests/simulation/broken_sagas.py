@@ -2,9 +2,9 @@
 
 from msgspec.structs import replace
 
-from order_writer import saga
-from order_writer.domain import Batch, Row
-from order_writer.saga import Effect, Message, Purchase, react
+from order_writer.saga import orders
+from order_writer.saga.decision_batch import Batch, Row
+from order_writer.saga.orders import Effect, Message, Purchase, react
 from stampede_schemas.decisions import Rejected, Reserved
 from stampede_schemas.identifiers import Position
 from tests.simulation.book import Book
@@ -12,41 +12,41 @@ from tests.simulation.book import Book
 
 def forgets_the_void(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """What was captured for a purchase that is given back stays with us."""
-    return tuple(effect for effect in react(purchase, message) if not isinstance(effect, saga.Void))
+    return tuple(effect for effect in react(purchase, message) if not isinstance(effect, orders.Void))
 
 
 def gives_nothing_back(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """A cancelled purchase ends, and its units stay sold."""
     effects = react(purchase, message)
-    if not isinstance(message, saga.CancelAsked):
+    if not isinstance(message, orders.CancelAsked):
         return effects
-    return tuple(effect for effect in effects if not isinstance(effect, saga.GiveBack))
+    return tuple(effect for effect in effects if not isinstance(effect, orders.GiveBack))
 
 
 def believes_the_row(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """A confirmed order is not touched by what the log gave back."""
-    if isinstance(purchase, saga.Confirmed) and isinstance(message, saga.StockReleased):
+    if isinstance(purchase, orders.Confirmed) and isinstance(message, orders.StockReleased):
         return ()
     return react(purchase, message)
 
 
 def revives(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """A late approval makes a released purchase confirmed."""
-    if isinstance(purchase, saga.Released) and isinstance(message, saga.PaymentApproved):
-        return saga.Become(saga.Confirmed(purchase.order, purchase.version + 1)), saga.KeepApproval()
+    if isinstance(purchase, orders.Released) and isinstance(message, orders.PaymentApproved):
+        return orders.Become(orders.Confirmed(purchase.order, purchase.version + 1)), orders.KeepApproval()
     return react(purchase, message)
 
 
 def never_refunds(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """Nobody is told that the money went back."""
-    return () if isinstance(message, saga.PaymentVoided) else react(purchase, message)
+    return () if isinstance(message, orders.PaymentVoided) else react(purchase, message)
 
 
 def gives_back_elsewhere(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """The release names the request after the one that reserved."""
     return tuple(
         replace(effect, reservation=replace(effect.reservation, offset=effect.reservation.offset + 1))
-        if isinstance(effect, saga.GiveBack)
+        if isinstance(effect, orders.GiveBack)
         else effect
         for effect in react(purchase, message)
     )
@@ -92,4 +92,4 @@ class KeepsCommandsOfTheRejected(Book):
     """A command on a rejected row waits for ever."""
 
     def _waits(self, row: Purchase | None, end: int) -> bool:
-        return row is None or isinstance(row, saga.Rejected)
+        return row is None or isinstance(row, orders.Rejected)

@@ -10,7 +10,7 @@ from inventory.effects import Effect, WriteParts
 from inventory.protocol import Partition
 from inventory.table import StockTable, encode_slice, slices
 from stampede_schemas.codec import encode
-from stampede_schemas.orders import SnapshotPart
+from stampede_schemas.snapshots import SnapshotPart
 
 
 class SnapshotsTheUnconfirmed(Partition):

@@ -1,8 +1,8 @@
 """The other side of the order-writers: buyers who were told of a decision and pay or cancel, and the provider."""
 
 from eventlog.reader import CountingReader, Void
-from order_writer import saga
-from order_writer.domain import Batch, Row
+from order_writer.saga import orders
+from order_writer.saga.decision_batch import Batch, Row
 from stampede_schemas.codec import decode_decisions, encode_requests
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import REQUESTS
@@ -19,12 +19,12 @@ class Provider:
         self.refunded: set[PurchaseId] = set()
         self.voided: set[PurchaseId] = set()
 
-    def authorize(self, purchase_id: PurchaseId, *, willing: bool) -> saga.Message:
+    def authorize(self, purchase_id: PurchaseId, *, willing: bool) -> orders.Message:
         """The same answer whenever it is asked again."""
         if purchase_id not in self.captured | self.declined | self.voided:
             (self.captured if willing else self.declined).add(purchase_id)
         taken = purchase_id in self.captured - self.voided
-        return saga.PaymentApproved() if taken else saga.PaymentDeclined()
+        return orders.PaymentApproved() if taken else orders.PaymentDeclined()
 
     def void(self, purchase_id: PurchaseId) -> None:
         """Refund what was captured, and capture nothing from now on."""
@@ -38,7 +38,7 @@ class Buyers:
     def __init__(self, log: MemoryLog, reader: CountingReader, provider: Provider) -> None:
         self._log, self._reader, self._provider = log, reader, provider
         self._told: dict[PurchaseId, Row] = {}
-        self.commands: list[tuple[PurchaseId, saga.Message]] = []
+        self.commands: list[tuple[PurchaseId, orders.Message]] = []
         self.cancelled: set[int] = set()  # the commands that cancel what their sender was told to have reserved
 
     def command(self, amount: int) -> bool:
@@ -48,7 +48,7 @@ class Buyers:
             return False
         row = list(self._told.values())[-1 - bool(amount & 4) % len(self._told)]
         if amount & 2:
-            message: saga.Message = saga.CancelAsked("operator" if amount & 1 else row.buyer_id)
+            message: orders.Message = orders.CancelAsked("operator" if amount & 1 else row.buyer_id)
             if row.status == "reserved":
                 self.cancelled.add(len(self.commands))
         else:

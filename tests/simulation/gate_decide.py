@@ -8,7 +8,7 @@ is then walked by `replace(world, rules=Rules(decide=...))`.
 from collections.abc import Callable
 from enum import StrEnum
 
-from gateway import decide as decider
+from gateway.admission import decide as decider
 
 
 class Known(StrEnum):

@@ -15,7 +15,7 @@ from inventory.domain import FoldBroken, decide
 from inventory.effects import Effect
 from inventory.loading import load
 from inventory.protocol import Partition, Rules
-from order_writer.saga import react
+from order_writer.saga.orders import react
 from stampede_schemas.identifiers import Load
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.simulation import book

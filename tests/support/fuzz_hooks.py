@@ -7,7 +7,7 @@ from typing import Any
 import requests
 import schemathesis
 
-from gateway.webhook import SIGNATURE_HEADER
+from gateway.api.webhook_signature import SIGNATURE_HEADER
 from tests.support.webhook import signature
 
 BY_DESIGN = ("The cursor is none of ours", "closes_at must be after", "An instant must lie")

@@ -14,11 +14,11 @@ from typing import Any
 from confluent_kafka import KafkaError
 
 from devstack.ports import anywhere, is_free
-from gateway import problems
-from gateway.decide import Gate
-from gateway.projection import Projection
-from gateway.purchase_memory import PurchaseMemory
-from gateway.purchase_state import Accepted, Purchase
+from gateway.admission.decide import Gate
+from gateway.http import problems
+from gateway.read_side.projection import Projection
+from gateway.read_side.purchase_memory import PurchaseMemory
+from gateway.read_side.purchase_state import Accepted, Purchase
 from ratelimit.limiter import Subject, Verdict
 from service.problem_details import Problem
 from stampede_schemas.codec import split_requests
@@ -33,7 +33,7 @@ from stampede_schemas.decisions import (
     Restocked,
 )
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import OrderConfirmed, OrderReleased
+from stampede_schemas.order_events import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import PurchaseRequested
 from tests.support.stack import LocalStack, eventually
 

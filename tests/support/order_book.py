@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import msgspec
 
-from gateway.orders_sql import Query
+from gateway.read_side.order_queries import Query
 
 HOT_PRODUCT, RARE_PRODUCT = "shoe-hot", "shoe-rare"
 EAGER_BUYER, PLAIN_BUYER = "buyer-eager", "buyer-7"

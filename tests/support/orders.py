@@ -15,16 +15,17 @@ from confluent_kafka.admin import NewTopic
 
 from eventlog.kafka import admin_client, consumer, producer, read_range, retry_on_election, watermarks
 from order_writer import app
-from order_writer.migrate import migrate
-from order_writer.outgoing import Outgoing, decode_outbox
-from order_writer.payment import Provider
-from order_writer.saga import Order
+from order_writer.outbox.messages import Outgoing, decode_outbox
+from order_writer.payments.provider import Provider
+from order_writer.postgres.migrate import migrate
+from order_writer.saga.orders import Order
 from order_writer.settings import Settings
-from order_writer.unit import Units
+from order_writer.unit_of_work import Units
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
 from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
-from stampede_schemas.orders import AnyCommand, AnyOrderEvent, CancelProductRequested
+from stampede_schemas.order_commands import AnyCommand, CancelProductRequested
+from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, ReleaseReason
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
 from tests.support.stack import eventually

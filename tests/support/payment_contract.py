@@ -11,8 +11,8 @@ import sys
 
 from msgspec.structs import replace
 
-from order_writer.payment import Approved, Declined, Provider, Unknown, Verdict, Voided, provider_named
-from order_writer.saga import Order
+from order_writer.payments.provider import Approved, Declined, Provider, Unknown, Verdict, Voided, provider_named
+from order_writer.saga.orders import Order
 from tests.support.orders import order
 
 

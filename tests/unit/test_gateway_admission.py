@@ -2,8 +2,11 @@
 
 import pytest
 
-from gateway import admission, problems
-from gateway.admission import IdentityKey, PurchaseOrder, PurchasePlace, Subject, pick
+from gateway.admission import purchase_request
+from gateway.admission.purchase_request import PurchaseOrder
+from gateway.auth.ids import IdentityKey, PurchasePlace, Subject
+from gateway.http import problems, requests
+from gateway.http.requests import pick
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import PARTITIONS, partition_of
@@ -25,7 +28,7 @@ def kind(answer: object) -> Kind | None:
 @pytest.mark.parametrize("text", ["1", "1000", " 7 "])
 def test_whole_quantities_are_read(text: str) -> None:
     """1 to 1,000 units."""
-    parsed = admission.purchase_body(body(text))
+    parsed = purchase_request.purchase_body(body(text))
     assert isinstance(parsed, PurchaseOrder)
     assert parsed.quantity == int(text)
 
@@ -36,13 +39,13 @@ def test_whole_quantities_are_read(text: str) -> None:
 )
 def test_any_other_quantity_is_unprocessable(text: str) -> None:
     """422, however odd the value."""
-    assert kind(admission.purchase_body(body(text))) is problems.INVALID_BODY
+    assert kind(purchase_request.purchase_body(body(text))) is problems.INVALID_BODY
 
 
 def test_any_length_of_number_is_unprocessable() -> None:
     """2**31, 2**63, and digits up to the limit of a body, without a stall."""
     for text in (str(2**31), str(2**63), "9" * 4000):
-        assert kind(admission.purchase_body(body(text))) is problems.INVALID_BODY
+        assert kind(purchase_request.purchase_body(body(text))) is problems.INVALID_BODY
 
 
 @pytest.mark.parametrize(
@@ -66,7 +69,7 @@ def test_any_length_of_number_is_unprocessable() -> None:
 )
 def test_only_the_canonical_spelling_of_a_product_is_read(product_id: str) -> None:
     """Look-alikes, paths and control characters are no product ids."""
-    assert kind(admission.purchase_body(body(product_id=product_id))) is problems.INVALID_BODY
+    assert kind(purchase_request.purchase_body(body(product_id=product_id))) is problems.INVALID_BODY
 
 
 @pytest.mark.parametrize(
@@ -97,12 +100,12 @@ def test_only_the_canonical_spelling_of_a_product_is_read(product_id: str) -> No
 )
 def test_a_body_is_one_object_with_the_known_fields_once(raw: bytes, expected: Kind) -> None:
     """400 for what is not JSON or ambiguous, 422 for what says something else than a purchase."""
-    assert kind(admission.purchase_body(raw)) is expected
+    assert kind(purchase_request.purchase_body(raw)) is expected
 
 
 def test_escapes_in_a_good_body_are_no_offence() -> None:
     """`\\u0070` is a p: a body is judged by what it says, not by how it is spelled."""
-    parsed = admission.purchase_body(b'{"\\u0070roduct_id":"l\\u0061mp","quantity":2,"payment_method":"ok"}')
+    parsed = purchase_request.purchase_body(b'{"\\u0070roduct_id":"l\\u0061mp","quantity":2,"payment_method":"ok"}')
     assert parsed == PurchaseOrder(product_id="lamp", quantity=2, payment_method="ok")
 
 
@@ -119,7 +122,7 @@ def test_escapes_in_a_good_body_are_no_offence() -> None:
 )
 def test_a_key_is_read_bare_or_quoted(value: bytes, expected: str) -> None:
     """Both forms name the same key."""
-    assert admission.idempotency_key({b"idempotency-key": value}) == expected
+    assert requests.idempotency_key({b"idempotency-key": value}) == expected
 
 
 @pytest.mark.parametrize(
@@ -127,8 +130,8 @@ def test_a_key_is_read_bare_or_quoted(value: bytes, expected: str) -> None:
 )
 def test_any_other_key_is_refused(value: bytes | None) -> None:
     """Empty, unfinished, over 255, non-ASCII, control characters, sent twice (None)."""
-    assert kind(admission.idempotency_key({b"idempotency-key": value})) is problems.KEY_INVALID
-    assert kind(admission.idempotency_key({})) is problems.KEY_INVALID
+    assert kind(requests.idempotency_key({b"idempotency-key": value})) is problems.KEY_INVALID
+    assert kind(requests.idempotency_key({})) is problems.KEY_INVALID
 
 
 def test_a_header_sent_twice_is_seen_as_such() -> None:
@@ -155,9 +158,9 @@ def test_a_header_sent_twice_is_seen_as_such() -> None:
     ],
     ids=str,
 )
-def test_media_and_size_are_judged_by_the_head_alone(headers: admission.Headers, expected: Kind | None) -> None:
+def test_media_and_size_are_judged_by_the_head_alone(headers: requests.Headers, expected: Kind | None) -> None:
     """Before a byte of the body is read."""
-    assert kind(admission.check_media(headers)) is expected
+    assert kind(requests.check_media(headers)) is expected
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_media_and_size_are_judged_by_the_head_alone(headers: admission.Headers,
 )
 def test_a_wait_is_at_most_five_seconds_and_nonsense_is_ignored(value: bytes | None, expected: int | None) -> None:
     """RFC 7240: a preference that cannot be honoured is no error."""
-    assert admission.wait_seconds({b"prefer": value}) == expected
+    assert requests.wait_seconds({b"prefer": value}) == expected
 
 
 def test_a_purchase_id_depends_on_every_part_and_on_where_one_part_ends() -> None:
@@ -226,10 +229,10 @@ def test_the_fingerprint_is_that_of_the_meaning() -> None:
     """Spelling, order and a default that is spelled out do not matter; every value does."""
 
     def of(raw: bytes) -> str:
-        parsed = admission.purchase_body(raw)
+        parsed = purchase_request.purchase_body(raw)
         assert isinstance(parsed, PurchaseOrder)
-        return admission.fingerprint(parsed)
+        return purchase_request.fingerprint(parsed)
 
-    default = admission.PAYMENT_METHOD_DEFAULT.encode()
+    default = purchase_request.PAYMENT_METHOD_DEFAULT.encode()
     assert of(GOOD) == of(b' {"quantity" : 1, "payment_method":"' + default + b'","product_id":"l\\u0061mp"} ')
     assert len({of(GOOD), of(body("2")), of(body(product_id="mug")), of(GOOD[:-1] + b',"payment_method":"x"}')}) == 4

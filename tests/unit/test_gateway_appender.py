@@ -8,17 +8,19 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from eventlog.producer import RenewedProducer
-from gateway import appender as rules
-from gateway import in_flight, problems
-from gateway.appender import Appender
-from gateway.decide import Gate
-from gateway.freshness import Freshness
-from gateway.in_flight import REPLAYED, Answer
+from gateway.admission import batcher as rules
+from gateway.admission import in_flight
+from gateway.admission.batcher import Appender
+from gateway.admission.decide import Gate
+from gateway.admission.in_flight import REPLAYED, Answer
+from gateway.admission.sale_gate import STALE_APPENDS_PER_S
+from gateway.http import problems
 from gateway.metrics import Metrics
-from gateway.purchase_memory import PurchaseMemory
-from gateway.purchase_state import Purchase, decided
-from gateway.sale_gate import STALE_APPENDS_PER_S
-from gateway.tail import BrokerClock, Watchers
+from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.freshness import Freshness
+from gateway.read_side.purchase_memory import PurchaseMemory
+from gateway.read_side.purchase_state import Purchase, decided
+from gateway.read_side.waiters import Watchers
 from ratelimit.limiter import Subject
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position, PurchaseId

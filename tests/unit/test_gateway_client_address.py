@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.client_address import client_address, parse_proxies
+from gateway.auth.client_address import client_address, parse_proxies
 
 OURS = parse_proxies("10.0.0.0/8, 192.0.2.1,fd00::/8")
 

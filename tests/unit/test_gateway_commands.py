@@ -5,11 +5,11 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from gateway import commands
-from gateway.commands import Commands
+from gateway.admission import command_producer
+from gateway.admission.command_producer import Commands
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.orders import CancelRequested
+from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.topics import partition_of
 from tests.support.gateway import MemoryProducer
 
@@ -55,16 +55,16 @@ async def test_only_so_many_are_on_their_way() -> None:
     log = MemoryProducer()
     log.silent = True
     async with running(log) as appender:
-        waiting = [asyncio.create_task(appender.append(WISH, "k")) for _ in range(commands.IN_FLIGHT_MAX)]
+        waiting = [asyncio.create_task(appender.append(WISH, "k")) for _ in range(command_producer.IN_FLIGHT_MAX)]
         await asyncio.sleep(0)
         refused = await appender.append(WISH, "k")
         assert refused is not None
         assert refused.kind.slug == "overloaded"
         again = [await appender.append(WISH, "k") for _ in range(50)]
         assert {one.retry_after_s for one in again if one is not None} == {1, 2, 3}, "they must not come back as one"
-        assert len(log.records) == commands.IN_FLIGHT_MAX
+        assert len(log.records) == command_producer.IN_FLIGHT_MAX
         waiting.pop().cancel()
         await asyncio.sleep(0)
         more = asyncio.create_task(appender.append(WISH, "k"))
         log.silent = False
-        assert await asyncio.gather(*waiting, more) == [None] * commands.IN_FLIGHT_MAX
+        assert await asyncio.gather(*waiting, more) == [None] * command_producer.IN_FLIGHT_MAX

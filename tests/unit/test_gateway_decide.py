@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
-from gateway.decide import Gate, Known, Limits, View, decide, gate_of
-from gateway.projection import OPENING_GRACE_MS
+from gateway.admission.decide import Gate, Known, Limits, View, decide, gate_of
+from gateway.read_side.projection import OPENING_GRACE_MS
 from tests.support.gateway import LAMP, folded, listed, reserved
 
 ANY: set[str] = set()  # all of them

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway import events
-from gateway.events import EventStream, SaleFeed, Streams
-from gateway.projection import Projection
-from gateway.tail import BrokerClock
+from gateway.api import sse
+from gateway.api.sse import EventStream, SaleFeed, Streams
+from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.projection import Projection
 from tests.support.gateway import listed, reserved
 
 
@@ -51,12 +51,12 @@ class Listener:
 async def test_a_listener_that_stops_reading_is_left_without_an_end() -> None:
     """Its response stays unfinished, so the server hangs up; its place is free again."""
     streams, deaf = Streams(streams_max=1, behind_s_max=0.05), Listener(takes=5)
-    assert streams.take(events.EVERYBODY) is None
+    assert streams.take(sse.EVERYBODY) is None
     async with asyncio.timeout(5):
-        await EventStream(endless(), streams, events.EVERYBODY)({"type": "http"}, never, deaf.send)
+        await EventStream(endless(), streams, sse.EVERYBODY)({"type": "http"}, never, deaf.send)
     assert len(deaf.got) == 5
     assert all(message.get("more_body", True) for message in deaf.got)
-    assert streams.take(events.EVERYBODY) is None
+    assert streams.take(sse.EVERYBODY) is None
 
 
 async def test_streams_are_so_many_and_closing_ends_them_all() -> None:
@@ -83,7 +83,7 @@ async def test_streams_are_so_many_and_closing_ends_them_all() -> None:
 def test_the_crowd_that_only_looks_leaves_room_for_buyers() -> None:
     """Half of the places at most are for everybody."""
     streams = Streams(streams_max=4)
-    assert [streams.take(events.EVERYBODY) is None for _ in range(3)] == [True, True, False]
+    assert [streams.take(sse.EVERYBODY) is None for _ in range(3)] == [True, True, False]
     assert [streams.take(buyer) is None for buyer in ("ann", "bob", "eve")] == [True, True, False]
 
 
@@ -109,4 +109,4 @@ async def test_who_missed_a_frame_gets_everything_again() -> None:
 @pytest.mark.parametrize(("text", "seen"), [(None, -1), ("3", 3), ("", -1), ("-1", -1), ("x", -1), ("9" * 40, -1)])
 def test_what_was_seen_last_is_a_version_or_nothing(text: str | None, seen: int) -> None:
     """A header that is none of ours begins at the beginning."""
-    assert events.last_event_id(text) == seen
+    assert sse.last_event_id(text) == seen

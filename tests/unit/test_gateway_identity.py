@@ -6,11 +6,11 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from gateway import problems
-from gateway.admission import Subject
-from gateway.identity import AuthenticationRefused, authenticator
+from gateway.auth.authenticator import AuthenticationRefused, authenticator
+from gateway.auth.ids import Subject
+from gateway.http import problems
+from gateway.read_side.broker_clock import BrokerClock
 from gateway.settings import Settings
-from gateway.tail import BrokerClock
 from service.problem_details import Problem
 
 

@@ -17,8 +17,8 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.admission import BODY_BYTES_MAX
-from gateway.listener import PIPELINED_MAX, URL_BYTES_MAX, Listener
+from gateway.http.requests import BODY_BYTES_MAX
+from gateway.http.server import PIPELINED_MAX, URL_BYTES_MAX, Listener
 from tests.support.raw import Answer, ask, talk
 from tests.support.stack import eventually
 

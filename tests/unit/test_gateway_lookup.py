@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from gateway.admission import IdentityKey
-from gateway.freshness import Freshness
-from gateway.lookup import Lookup, Undetermined
-from gateway.projection import Projection
-from gateway.purchase_memory import PurchaseMemory
-from gateway.purchase_state import Answered, Purchase, Rejected, Reserved, accepted, decided
-from gateway.tail import Watchers
+from gateway.auth.ids import IdentityKey
+from gateway.read_side.freshness import Freshness
+from gateway.read_side.lookup import Lookup, Undetermined
+from gateway.read_side.projection import Projection
+from gateway.read_side.purchase_memory import PurchaseMemory
+from gateway.read_side.purchase_state import Answered, Purchase, Rejected, Reserved, accepted, decided
+from gateway.read_side.waiters import Watchers
 from stampede_schemas.identifiers import Position, PurchaseId
 from tests.support.gateway import IDENTITY_KEY, EndOfRequests, rejected, reserved, wanted
 

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.http.load_shedding import LAG_S_MAX, EventLoopLag, StatusReads
 from gateway.metrics import Metrics
-from gateway.overload import LAG_S_MAX, Load, StatusReads
 
 
 class Rig:
@@ -16,8 +16,9 @@ class Rig:
 
     def __init__(self, reads_max: int = 2) -> None:
         self.registry = CollectorRegistry()
-        self.load = Load(Metrics(self.registry))
-        self.reads = StatusReads(self.app, self.load, reads_max)
+        metrics = Metrics(self.registry)
+        self.lag = EventLoopLag(metrics.loop_lag)
+        self.reads = StatusReads(self.app, self.lag, metrics.reads_shed, reads_max)
         self.go_on = asyncio.Event()
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,25 +70,25 @@ async def test_a_loop_that_is_late_serves_no_reads(path: str, method: str, statu
     """Purchases, cancellations and health go on."""
     rig = Rig()
     rig.go_on.set()
-    rig.load.lag_s = 2 * LAG_S_MAX
+    rig.lag.seconds = 2 * LAG_S_MAX
     assert (await rig.ask(path, method))[0] == status
 
 
 async def test_one_stall_is_no_overload_but_a_row_of_them_is() -> None:
     """The average of the last second counts, and it recovers."""
     rig = Rig()
-    watching = asyncio.create_task(rig.load.run())
+    watching = asyncio.create_task(rig.lag.run())
     try:
         await asyncio.sleep(0.05)
         time.sleep(0.6)  # noqa: ASYNC251 - to be late is the point
         await asyncio.sleep(0.01)
-        assert 0 < rig.load.lag_s < LAG_S_MAX
+        assert 0 < rig.lag.seconds < LAG_S_MAX
         for _ in range(10):
             await asyncio.sleep(0.02)
             time.sleep(0.5)  # noqa: ASYNC251
-        assert rig.load.lag_s > LAG_S_MAX
+        assert rig.lag.seconds > LAG_S_MAX
         async with asyncio.timeout(20):
-            while rig.load.lag_s > LAG_S_MAX:  # noqa: ASYNC110 - it is looked at, it tells nobody
+            while rig.lag.seconds > LAG_S_MAX:  # noqa: ASYNC110 - it is looked at, it tells nobody
                 await asyncio.sleep(0.05)
     finally:
         watching.cancel()

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from gateway import views
-from gateway.projection import Projection
-from gateway.purchase_state import Answered, Ordered, Reserved, accepted
+from gateway.api import views
+from gateway.read_side.projection import Projection
+from gateway.read_side.purchase_state import Answered, Ordered, Reserved, accepted
 from stampede_schemas.decisions import ProductChanged, Unreadable
 from stampede_schemas.identifiers import BuyerId, Millis, Position, PurchaseId, RequestId
 from tests.support.gateway import (

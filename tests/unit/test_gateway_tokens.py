@@ -11,11 +11,12 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway import jwks, problems
-from gateway.admission import Subject
-from gateway.identity import AuthenticationRefused, authenticator
-from gateway.jwks import Jwks, Key, OneKey, key_set
-from gateway.tokens import VERIFIED_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
+from gateway.auth import jwks
+from gateway.auth.authenticator import AuthenticationRefused, authenticator
+from gateway.auth.ids import Subject
+from gateway.auth.jwks import Jwks, Key, OneKey, key_set
+from gateway.auth.tokens import VERIFIED_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
+from gateway.http import problems
 from service.problem_details import Problem
 from tests.support.tokens import AUDIENCE, ISSUER, SECRET, Issuer, forged, jwks_server
 

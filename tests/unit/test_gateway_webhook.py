@@ -8,13 +8,13 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
-from gateway.apps import described
-from gateway.cursors import Cursors
-from gateway.orders_sql import After
-from gateway.rest import BodyGuard
-from gateway.webhook import REPLAY_WINDOW_S, check_signature, command
+from gateway.api.app_factory import described
+from gateway.api.cursors import Cursors
+from gateway.api.webhook_signature import REPLAY_WINDOW_S, check_signature, command
+from gateway.http.asgi import BodyGuard
+from gateway.read_side.order_queries import After
 from service.problem_details import Problem, Refused
-from stampede_schemas.orders import PaymentReported, RefundReported
+from stampede_schemas.order_commands import PaymentReported, RefundReported
 from tests.support.webhook import signature
 
 NOW = 1_700_000_000

@@ -6,7 +6,7 @@ from inventory.effects import Acknowledge, Bury, Effect, LoadTable, Produce, Rea
 from inventory.protocol import BATCHES_IN_FLIGHT_MAX, READ_RECORDS_MAX, TAKEOVERS_MAX, Partition, snapshot_due
 from stampede_schemas.codec import decode_snapshot, encode_requests
 from stampede_schemas.identifiers import Load
-from stampede_schemas.orders import SnapshotCommitted
+from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.support.log import TOPIC_IDS, MemoryLog, run_load
 from tests.support.partition import carry_out, settle

@@ -1,7 +1,7 @@
 """From decisions to one transaction: what a batch keeps, and in which order."""
 
-from order_writer import saga
-from order_writer.domain import Batch
+from order_writer.saga import orders
+from order_writer.saga.decision_batch import Batch
 from stampede_schemas.decisions import Ignored, Restocked, Unreadable
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId, RequestId
 from tests.support.orders import TRACEPARENT, listed, rejected, released, reserved
@@ -41,7 +41,7 @@ def test_releases_are_told_after_all_rows() -> None:
     batch = Batch()
     batch.add(0, 0, [reserved("p1", 1), released("p1", Position(0, 0, 0), reason="cancelled")])
     assert list(batch.rows) == ["p1"]
-    assert batch.later == [("p1", saga.StockReleased(Position(0, 0, 0), "cancelled"))]
+    assert batch.later == [("p1", orders.StockReleased(Position(0, 0, 0), "cancelled"))]
 
 
 def test_stock_is_what_the_last_decision_left() -> None:

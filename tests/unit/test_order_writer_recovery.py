@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from eventlog.reader import LogBroken
-from order_writer.restore_guard import ProgressGuard, check_known
+from order_writer.restore.restore_guard import ProgressGuard, check_known
 
 
 class Progress:

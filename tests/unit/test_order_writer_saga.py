@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from order_writer.saga import (
+from order_writer.saga.orders import (
     Become,
     CancelAsked,
     Confirmed,

@@ -1,6 +1,6 @@
 """The circuit breaker: when calls to the payment provider may begin."""
 
-from order_writer.breaker import FAILURES_MAX, OPEN_S, OPEN_S_MAX, PROBES_MAX, Breaker
+from order_writer.payments.circuit_breaker import FAILURES_MAX, OPEN_S, OPEN_S_MAX, PROBES_MAX, Breaker
 
 
 def opened(now_s: float = 0.0) -> Breaker:

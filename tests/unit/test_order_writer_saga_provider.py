@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided, Webhook
-from order_writer.saga import Order
+from order_writer.payments.provider import Approved, Declined, Unknown, Verdict, Voided, Webhook
+from order_writer.saga.orders import Order
 from payment_simulator.journal import Journal
 from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaException
 from eventlog.kafka import TopicsWrong
 from eventlog.reader import LogBroken
 from gateway.app import CannotStart, Gateway
-from gateway.identity import AuthenticationRefused
+from gateway.auth.authenticator import AuthenticationRefused
 from gateway.settings import Settings
 from service.run import run, settings_of
 

@@ -14,24 +14,27 @@ from starlette.types import ASGIApp
 
 from eventlog.kafka import producer, topic_ids
 from eventlog.producer import RenewedProducer
-from gateway.appender import Appender
-from gateway.apps import Parts, buyers_app, operators_app
-from gateway.client_address import parse_proxies
-from gateway.commands import Commands
-from gateway.events import SaleFeed, Streams
-from gateway.freshness import EndQueries
-from gateway.identity import authenticator
-from gateway.listener import Listener
-from gateway.lookup import Lookup
+from gateway.admission.batcher import Appender
+from gateway.admission.command_producer import Commands
+from gateway.admission.sale_gate import SaleGate
+from gateway.api.app_factory import Parts, buyers_app, operators_app
+from gateway.api.buy import PurchaseEndpoint
+from gateway.api.sse import SaleFeed, Streams
+from gateway.auth.authenticator import authenticator
+from gateway.auth.client_address import parse_proxies
+from gateway.http.asgi import BodyGuard
+from gateway.http.health import Probes
+from gateway.http.load_shedding import EventLoopLag, StatusReads
+from gateway.http.server import Listener
 from gateway.metrics import Metrics
-from gateway.overload import Load, StatusReads
-from gateway.projection import Projection
-from gateway.purchase import PurchaseEndpoint
-from gateway.rest import BodyGuard, Probes
-from gateway.sale_gate import SaleGate
+from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.follower import Tail
+from gateway.read_side.freshness import EndQueries
+from gateway.read_side.lookup import Lookup
+from gateway.read_side.postgres import Away, NotMigrated, Snapshot, Store
+from gateway.read_side.projection import Projection
+from gateway.read_side.waiters import Watchers
 from gateway.settings import Settings
-from gateway.store import Away, NotMigrated, Snapshot, Store
-from gateway.tail import BrokerClock, Tail, Watchers
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
@@ -96,8 +99,8 @@ class Gateway:
             projection, watchers, clock, store, lookup, identity, who, self._appender, commands, streams, sale
         )
         buyers = buyers_app(parts, webhook_secrets, Probes(self._live, self._started, self._ready))
-        load = Load(metrics)
-        rest = StatusReads(BodyGuard(buyers), load, settings.reads_max)
+        lag = EventLoopLag(metrics.loop_lag)
+        rest = StatusReads(BodyGuard(buyers), lag, metrics.reads_shed, settings.reads_max)
         door = PurchaseEndpoint(
             rest, identity, who, lookup, self._appender, tracing, metrics, parse_proxies(settings.trusted_proxies)
         )
@@ -112,7 +115,7 @@ class Gateway:
             stack.push_async_callback(ends.close)
             stack.push_async_callback(tail.close)
             await self._start_tail(tail, store, projection, identity.fingerprint)
-            for work in (who.run(), load.run(), commands.run(), sale.run()):
+            for work in (who.run(), lag.run(), commands.run(), sale.run()):
                 await stack.enter_async_context(_running(work))
             await limiter.open()
             await stack.enter_async_context(_running(_refresh(limiter)))

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from gateway.problems import KINDS
+from gateway.http.problems import KINDS
 from telemetry import names
 
 OUTCOMES = ("accepted", "replayed", "reserved", "confirmed", *(kind.slug for kind in KINDS))

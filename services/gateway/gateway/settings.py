@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from gateway.admission import IDENTITY_SECRET_BYTES_MIN, IdentityKey
-from gateway.client_address import parse_proxies
-from gateway.listener import REQUEST_S_MAX
-from gateway.overload import READS_MAX
-from gateway.tokens import LEEWAY_S_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
+from gateway.auth.client_address import parse_proxies
+from gateway.auth.ids import IDENTITY_SECRET_BYTES_MIN, IdentityKey
+from gateway.auth.tokens import LEEWAY_S_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
+from gateway.http.load_shedding import READS_MAX
+from gateway.http.server import REQUEST_S_MAX
 from ratelimit.policy import parse_policies
 from service.run import TracedSettings
 

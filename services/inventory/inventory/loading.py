@@ -16,7 +16,7 @@ from inventory.table import REJECTED_GENERATION, SLICE_FORM, Slice, StockTable, 
 from stampede_schemas.codec import decode_decisions, decode_snapshot, source_crc
 from stampede_schemas.decisions import AnyDecision, Envelope
 from stampede_schemas.identifiers import Millis, Position
-from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
+from stampede_schemas.snapshots import SnapshotCommitted, SnapshotPart
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 
 SNAPSHOT_SEARCH_STEP = 200  # records read at a time while walking back to the newest snapshot

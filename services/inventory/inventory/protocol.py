@@ -45,8 +45,8 @@ from stampede_schemas.codec import (
 )
 from stampede_schemas.decisions import AnyDecision, Unreadable
 from stampede_schemas.identifiers import Load, Millis, Position
-from stampede_schemas.orders import SnapshotCommitted, SnapshotPart
 from stampede_schemas.requests import AnyRequest
+from stampede_schemas.snapshots import SnapshotCommitted, SnapshotPart
 
 BATCHES_IN_FLIGHT_MAX = 4
 READ_RECORDS_MAX = 500  # of `requests`, in one go, when the stream skipped some

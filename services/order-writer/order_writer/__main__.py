@@ -11,11 +11,11 @@ from confluent_kafka import KafkaException
 from eventlog.kafka import TopicsWrong
 from eventlog.reader import LogBroken
 from order_writer import app
-from order_writer.database import DatabaseWrong, open_pool
-from order_writer.migrate import migrate
-from order_writer.payment import ProviderWrong
-from order_writer.recovery import recover
-from order_writer.roles import parse_role
+from order_writer.payments.provider import ProviderWrong
+from order_writer.postgres.migrate import migrate
+from order_writer.postgres.pool import DatabaseWrong, open_pool
+from order_writer.postgres.roles import parse_role
+from order_writer.restore.recover import recover
 from order_writer.settings import Settings
 from service.run import one_sentence, run, settings_of
 

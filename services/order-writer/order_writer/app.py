@@ -9,20 +9,21 @@ from functools import partial
 from typing import Any
 
 from eventlog.kafka import consumer, retry_on_election, topic_ids, watermarks
-from order_writer import applied, commands, expiry, product_cancel
-from order_writer.commands import Commands
-from order_writer.database import Pool, open_pool, pause, repeat, retry_outages
-from order_writer.decisions import Decisions
-from order_writer.health import Health
-from order_writer.metrics import Metrics
-from order_writer.outbox import Relay
-from order_writer.payer import Payer
-from order_writer.payment import Provider, provider_named
-from order_writer.progress_consumer import ProgressConsumer
-from order_writer.restore_guard import ProgressGuard
+from order_writer.consume import applied_through
+from order_writer.consume.commands import Commands
+from order_writer.consume.decisions import Decisions
+from order_writer.consume.progress_consumer import ProgressConsumer
+from order_writer.endings import hold_expiry, pending_commands, product_cancellation
+from order_writer.ops.health import Health
+from order_writer.ops.metrics import Metrics
+from order_writer.ops.spans import Spans
+from order_writer.outbox.relay import Relay
+from order_writer.payments.payer import Payer
+from order_writer.payments.provider import Provider, provider_named
+from order_writer.postgres.pool import Pool, open_pool, pause, repeat, retry_outages
+from order_writer.restore.restore_guard import ProgressGuard
 from order_writer.settings import Settings
-from order_writer.spans import Spans
-from order_writer.unit import Unit, Units
+from order_writer.unit_of_work import Unit, Units
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure
@@ -75,14 +76,14 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
         decisions = Decisions(units, guard, metrics, spans, confirm=settings.payment == "none")
         writer = ProgressConsumer(*member, settings.group, topic_id, decisions, health.beat("writer"))
-        sample = applied.Sampler(settings.kafka, pool).look
+        sample = applied_through.Sampler(settings.kafka, pool).look
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(stopping))
             group.create_task(guard.watch(pool, stopping))
             group.create_task(health.watch(stopping))
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
             group.create_task(
-                repeat(sample, health.beat("sampler"), stopping, "sampling", every_s=applied.SAMPLE_EVERY_S)
+                repeat(sample, health.beat("sampler"), stopping, "sampling", every_s=applied_through.SAMPLE_EVERY_S)
             )
             if await _caught_up(pool, BEHIND, topic_id, ends[DECISIONS.name], health, stopping):
                 its_group, beat = f"{settings.group}-commands", health.beat("commands")
@@ -121,11 +122,12 @@ def _endings(
 
     limits = settings.payments_in_flight, settings.payment_timeout_s, settings.payment_horizon_s
     yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run(stopping)
-    sweeper = expiry.Sweeper(units, metrics, settings.authorize_grace_ms / 1000)
-    yield loop("sweeper", sweeper.round, expiry.SWEEP_EVERY_S)
-    yield Relay(settings.kafka, settings.instance, units, health.beat("relay")).run(stopping)
-    yield loop("parked commands", partial(commands.sweep_pending, units), commands.SWEEP_EVERY_S)
-    yield loop("cancellations", partial(product_cancel.sweep, units), product_cancel.SWEEP_EVERY_S)
+    sweeper = hold_expiry.Sweeper(units, metrics, settings.authorize_grace_ms / 1000)
+    yield loop("sweeper", sweeper.round, hold_expiry.SWEEP_EVERY_S)
+    relay = Relay(settings.kafka, settings.instance, units.pool, units.outbox_filled, health.beat("relay"))
+    yield relay.run(stopping)
+    yield loop("parked commands", partial(pending_commands.sweep_pending, units), pending_commands.SWEEP_EVERY_S)
+    yield loop("cancellations", partial(product_cancellation.sweep, units), product_cancellation.SWEEP_EVERY_S)
 
 
 def _ends(kafka: str) -> dict[str, dict[int, int]]:

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from order_writer.roles import parse_role
+from order_writer.postgres.roles import parse_role
 from service.run import TracedSettings
 
 

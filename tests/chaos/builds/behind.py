@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer
 
-from gateway.tail import Tail
+from gateway.read_side.follower import Tail
 from tests.chaos.builds.points import FOLDER
 
 

@@ -15,8 +15,8 @@ from confluent_kafka import KafkaError, Message
 
 from gateway import __main__ as program
 from gateway import app
-from gateway.appender import Appender
-from gateway.in_flight import Send
+from gateway.admission.batcher import Appender
+from gateway.admission.in_flight import Send
 from ratelimit.limiter import Limiter, Subject, Verdict
 from tests.chaos.builds.behind import LateTail
 from tests.chaos.builds.points import FOLDER, Points, exchange

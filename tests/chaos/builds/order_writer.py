@@ -9,10 +9,10 @@ from confluent_kafka import Consumer
 
 from order_writer import __main__ as program
 from order_writer import app
-from order_writer.outbox import Relay
-from order_writer.payer import Outcome, Payer
-from order_writer.progress_consumer import ProgressConsumer
-from order_writer.unit import Unit, Units
+from order_writer.consume.progress_consumer import ProgressConsumer
+from order_writer.outbox.relay import Relay
+from order_writer.payments.payer import Outcome, Payer
+from order_writer.unit_of_work import Unit, Units
 from stampede_schemas.topics import DECISIONS
 from tests.chaos.builds.points import Points, exchange
 

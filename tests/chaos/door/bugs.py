@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.admission import IdentityKey
-from gateway.admission import Subject as Person
-from gateway.decide import Gate, Known
-from gateway.freshness import Freshness
-from gateway.in_flight import InFlight, Send
-from gateway.lookup import Lookup
-from gateway.purchase_memory import PurchaseMemory
-from gateway.purchase_state import Rejected, Reserved
-from gateway.remembered_ids import RememberedIds
-from gateway.sale_gate import SaleGate, StaleAppends
-from gateway.store import Snapshot, Store
+from gateway.admission.decide import Gate, Known
+from gateway.admission.in_flight import InFlight, Send
+from gateway.admission.sale_gate import SaleGate, StaleAppends
+from gateway.auth.ids import IdentityKey
+from gateway.auth.ids import Subject as Person
+from gateway.read_side.freshness import Freshness
+from gateway.read_side.lookup import Lookup
+from gateway.read_side.postgres import Snapshot, Store
+from gateway.read_side.purchase_memory import PurchaseMemory
+from gateway.read_side.purchase_state import Rejected, Reserved
+from gateway.read_side.remembered_ids import RememberedIds
 from ratelimit.bucket import Buckets, Cell, Outcome
 from ratelimit.limiter import Limiter, Subject, Verdict
 from stampede_schemas.identifiers import ProductId, PurchaseId

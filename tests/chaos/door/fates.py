@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection
 
-from gateway.admission import IdentityKey, Subject
+from gateway.auth.ids import IdentityKey, Subject
 from replay.contract import Answer, PurchaseRequest, read_request, split
 from replay.evidence import Evidence, Partition
 from stampede_schemas.identifiers import ProductId

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import aiohttp
 
 from devstack.failure import StackError
-from gateway.admission import IdentityKey, Subject
+from gateway.auth.ids import IdentityKey, Subject
 from replay.evidence import Evidence
 from replay.journal import Attempt, Journal, Told
 from tests.chaos.arena import Arena

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from gateway.admission import IdentityKey
+from gateway.auth.ids import IdentityKey
 from replay import live
 from replay.evidence import Violation
 from stampede_schemas.topics import partition_of

@@ -7,9 +7,10 @@ from uuid import uuid4
 
 from gateway import __main__ as program
 from gateway import admission, app
-from gateway.admission import Headers, IdentityKey, Subject
-from gateway.appender import Appender
-from gateway.in_flight import Answer, Send
+from gateway.admission.batcher import Appender
+from gateway.admission.in_flight import Answer, Send
+from gateway.auth.ids import IdentityKey, Subject
+from gateway.http.requests import Headers
 from ratelimit.limiter import Limiter, Verdict
 from ratelimit.limiter import Subject as Limited
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId

@@ -8,18 +8,20 @@ from collections.abc import Callable, Mapping
 from msgspec.structs import replace
 
 from order_writer import __main__ as program
-from order_writer import decisions, domain, saga, store, unit
-from order_writer.domain import Batch, Row
-from order_writer.outgoing import Outgoing, releases
-from order_writer.store import Move
-from order_writer.unit import Unit
+from order_writer import unit_of_work
+from order_writer.consume import apply_decisions, decisions
+from order_writer.consume.apply_decisions import Move
+from order_writer.outbox.messages import Outgoing, releases
+from order_writer.saga import decision_batch, orders
+from order_writer.saga.decision_batch import Batch, Row
+from order_writer.unit_of_work import Unit
 from stampede_schemas.decisions import Rejected, Reserved
 from stampede_schemas.identifiers import Position, ProductId
 from tests.planted.builds.planting import exchange, for_the_first_time, plant
 from tests.simulation.mutants import FirstCopyCounts
 
 DIES_AT_BATCH = 3
-_row, _advance, _react, _pay = domain._row, store._advance, saga.react, Unit.pay
+_row, _advance, _react, _pay = decision_batch._row, apply_decisions._advance, orders.react, Unit.pay
 
 
 def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
@@ -53,37 +55,37 @@ async def _progress_first(opened: Unit, moves: Mapping[int, Move]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _deaf_to_returns(purchase: saga.Purchase, message: saga.Message) -> tuple[saga.Effect, ...]:
-    return () if isinstance(message, saga.StockReleased) else _react(purchase, message)
+def _deaf_to_returns(purchase: orders.Purchase, message: orders.Message) -> tuple[orders.Effect, ...]:
+    return () if isinstance(message, orders.StockReleased) else _react(purchase, message)
 
 
-def _elsewhere(effects: list[saga.GiveBack]) -> list[Outgoing]:
-    def moved(give: saga.GiveBack) -> saga.GiveBack:
+def _elsewhere(effects: list[orders.GiveBack]) -> list[Outgoing]:
+    def moved(give: orders.GiveBack) -> orders.GiveBack:
         partition, offset, index = give.reservation.partition, give.reservation.offset, give.reservation.index
         return replace(give, reservation=Position(partition, offset + 1, index))
 
     return releases([moved(give) for give in effects])
 
 
-def _no_releases(_effects: list[saga.GiveBack]) -> list[Outgoing]:
+def _no_releases(_effects: list[orders.GiveBack]) -> list[Outgoing]:
     return []
 
 
-async def _no_voids(opened: Unit, money: unit.Money) -> None:
+async def _no_voids(opened: Unit, money: unit_of_work.Money) -> None:
     money.voids.clear()
     await _pay(opened, money)
 
 
 BUGS: dict[str, Callable[[], None]] = {
-    "another price in the row": lambda: exchange(domain, _row=_another_price),
-    "progress is committed before its rows": lambda: exchange(store, _advance=_progress_first),
+    "another price in the row": lambda: exchange(decision_batch, _row=_another_price),
+    "progress is committed before its rows": lambda: exchange(apply_decisions, _advance=_progress_first),
     "a rejection leaves no row": lambda: exchange(decisions, Batch=ForgetsRejections),
     "a void decision is applied": lambda: exchange(decisions, CountingReader=FirstCopyCounts),
     "the catalogue shows one unit too many": lambda: exchange(decisions, Batch=ShowsOneMore),
-    "the return of units is not heard": lambda: exchange(saga, react=_deaf_to_returns),
-    "a declined payment releases nothing": lambda: exchange(unit, releases=_no_releases),
+    "the return of units is not heard": lambda: exchange(orders, react=_deaf_to_returns),
+    "a declined payment releases nothing": lambda: exchange(unit_of_work, releases=_no_releases),
     "a cancelled order is not refunded": lambda: exchange(Unit, pay=_no_voids),
-    "a release names another position": lambda: exchange(unit, releases=_elsewhere),
+    "a release names another position": lambda: exchange(unit_of_work, releases=_elsewhere),
 }
 
 

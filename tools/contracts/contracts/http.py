@@ -5,8 +5,8 @@ The gateway serves the same descriptions and pages; here they are only written d
 
 import msgspec
 
-from gateway.apps import described
-from gateway.problems import KINDS
+from gateway.api.app_factory import described
+from gateway.http.problems import KINDS
 
 
 def rendered() -> dict[str, bytes]:

@@ -18,7 +18,7 @@ from devstack.supervisor import ProcessSpec
 
 SERVICES = ("inventory", "order-writer", "ratelimit", "gateway")
 LIMITS = "user:token_bucket:50/s,address:token_bucket:100000/s"
-WRITER, READER = "stampede_writer", "stampede_reader"  # roles of the database, see order_writer/roles.py
+WRITER, READER = "stampede_writer", "stampede_reader"  # roles of the database, see order_writer/postgres/roles.py
 ONE_SHOT_WAIT_S = 60.0
 # -P: the working folder has parts named like packages (`.stack/redis`); it must not be imported from.
 PYTHON = (sys.executable, "-P", "-m")

@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 
-from order_writer.payment import Approved, Declined, Unknown, Verdict, Voided
-from order_writer.saga import Order
+from order_writer.payments.provider import Approved, Declined, Unknown, Verdict, Voided
+from order_writer.saga.orders import Order
 from payment_simulator.journal import Journal
 from stampede_schemas.identifiers import PurchaseId
 

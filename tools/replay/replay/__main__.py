@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from replay import books, canaries, judge, letters, live, report, salefile
+from replay import canaries, dead_letters, judge, live, provider_statement, report, salefile
 from replay import journal as journals
 from replay.evidence import Evidence
 from replay.failure import CannotCheck
@@ -47,7 +47,10 @@ def parser() -> argparse.ArgumentParser:
         "verify", parents=[attached, judged], help="judge a running system: log, Postgres and the workers' tables"
     )
     verify.add_argument(
-        "--payments", type=Path, metavar="FILE", help=f"the provider's books, for S21 ({books.NAME} beside endpoints)"
+        "--payments",
+        type=Path,
+        metavar="FILE",
+        help=f"the provider's books, for S21 ({provider_statement.NAME} beside endpoints)",
     )
     digest = commands.add_parser("digest", help="fold a file and say what comes out, by partition")
     digest.add_argument("file", type=Path, metavar="FILE")
@@ -92,7 +95,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
         case "verify":
             evidence, unasked = _everything(live.addresses(arguments.endpoints), console)
             paid = arguments.payments
-            evidence.payments = books.read(paid) if paid else books.beside(arguments.endpoints)
+            evidence.payments = (
+                provider_statement.read(paid) if paid else provider_statement.beside(arguments.endpoints)
+            )
             return _judge(arguments, console, evidence, unasked)
         case "digest":
             return _digest(arguments.file)
@@ -106,16 +111,16 @@ def _letters(arguments: argparse.Namespace, console: Console) -> int:
     all_of_them = _log(addresses, console, []).letters or []
     match arguments.what:
         case "list" if arguments.json:
-            print(json.dumps([letters.as_data(letter) for letter in all_of_them], indent=2))
+            print(json.dumps([dead_letters.as_data(letter) for letter in all_of_them], indent=2))
         case "list":
-            letters.listed(console, all_of_them)
+            dead_letters.listed(console, all_of_them)
         case "show" if arguments.json:
-            print(json.dumps(letters.as_data(letters.found(all_of_them, arguments.source)), indent=2))
+            print(json.dumps(dead_letters.as_data(dead_letters.found(all_of_them, arguments.source)), indent=2))
         case "show":
-            letters.shown(console, letters.found(all_of_them, arguments.source))
+            dead_letters.shown(console, dead_letters.found(all_of_them, arguments.source))
         case "redrive":
-            done = redrive(addresses.kafka, letters.found(all_of_them, arguments.source))
-            print(json.dumps(done._asdict())) if arguments.json else letters.told(console, done)
+            done = redrive(addresses.kafka, dead_letters.found(all_of_them, arguments.source))
+            print(json.dumps(done._asdict())) if arguments.json else dead_letters.told(console, done)
     return 0
 
 

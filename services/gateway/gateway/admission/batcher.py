@@ -1,0 +1,364 @@
+"""The request batcher: from admitted requests to acknowledged ones. Each micro-batch is one call to the limits and one
+record per partition.
+
+The first request goes at once; while records are in flight, the next ones gather for TICK_S. It carries out the steps
+that `decide` names and decides nothing itself. Must not know HTTP beyond the problems it answers with.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import assert_never
+
+from confluent_kafka import KafkaError, Message
+
+from eventlog.producer import RenewedProducer
+from gateway.admission.decide import Gate, Step, decide
+from gateway.admission.in_flight import REPLAYED, Answer, InFlight, Send
+from gateway.admission.sale_gate import SaleGate, StaleAppends
+from gateway.http import problems
+from gateway.http.retry_after import key_reused, limited, outcome_unknown, overloaded, undecided
+from gateway.metrics import Metrics
+from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.freshness import Freshness
+from gateway.read_side.lookup import Lookup
+from gateway.read_side.purchase_memory import PurchaseMemory
+from gateway.read_side.purchase_state import Accepted, accepted
+from gateway.read_side.waiters import Watchers
+from ratelimit.limiter import BATCH_MAX, Limiter, Subject
+from service.problem_details import Problem
+from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId
+from stampede_schemas.requests import AnyRequest, PurchaseRequested
+from stampede_schemas.topics import REQUESTS
+
+TICK_S = 0.003
+POLL_S = 0.001
+WAITING_MAX = 5_000
+UNANSWERED_MAX = 25_000
+WAIT_S_MAX = 1.0  # a request not even asked about by then is refused: its buyer may come back, nothing was logged
+GATE_S_MAX = 0.1  # how long the gate waits for a fresh view
+OTHER_BODY_S_MAX = 0.5  # how long another body waits for the decision on the first
+STUCK_S_MAX = 2.0
+DRAIN_S_MAX = 6.0
+_log = logging.getLogger(__name__)
+
+
+class Appender:
+    """Owns the producer's delivery reports. `run` must be running for anything to happen."""
+
+    def __init__(
+        self,
+        producer: RenewedProducer,
+        limits: Limiter,
+        gate: SaleGate,
+        rows: Lookup,
+        memory: PurchaseMemory,
+        freshness: Freshness,
+        watchers: Watchers,
+        clock: BrokerClock,
+        metrics: Metrics,
+    ) -> None:
+        self._producer, self._limits, self._gate, self._rows = producer, limits, gate, rows
+        self._memory, self._freshness, self._watchers = memory, freshness, watchers
+        self._clock, self._metrics = clock, metrics
+        self._in_flight = InFlight(memory)
+        self._spare = StaleAppends()
+        self._waiting: list[Send] = []
+        # record -> when it was handed over, what is in it
+        self._unacknowledged: dict[int, tuple[float, list[Send]]] = {}
+        self._records = 0
+        self._arrived = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._failed_at: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def full(self) -> bool:
+        """Whether another request would have to be refused."""
+        return len(self._waiting) >= WAITING_MAX or len(self._in_flight) >= UNANSWERED_MAX
+
+    @property
+    def healthy(self) -> bool | str:
+        """True, or what is wrong with getting things into the log."""
+        now = time.monotonic()
+        if self._unacknowledged and now - next(iter(self._unacknowledged.values()))[0] > STUCK_S_MAX:
+            return f"the log has not acknowledged a record for {STUCK_S_MAX:.0f} s"
+        if self._failed_at is not None and now - self._failed_at < STUCK_S_MAX:
+            return "the log did not take the latest record"
+        return True
+
+    async def append(self, request: AnyRequest) -> Answer:
+        """An operator's request: where it stands in the log, acknowledged, or why it is not known to be there."""
+        return await self._enqueue(Send(request, None, time.monotonic()))
+
+    async def buy(self, request: PurchaseRequested, subject: Subject) -> Answer:
+        """Where the purchase stands in the log, that it was answered before, or why neither."""
+        give_up_at = 0.0
+        while True:
+            known = self._in_flight.known(request)
+            match decide(known, "unasked", "open", "unasked"):
+                case "replay":
+                    state = self._memory.get(request.purchase_id)
+                    if not isinstance(state, Accepted) or not await self._rows.overdue(state):
+                        return REPLAYED
+                case "key reused":
+                    return key_reused()
+                case "join":
+                    first = self._in_flight.of(request.purchase_id)
+                    assert first is not None
+                    answer = await first.join(time.monotonic())
+                    return REPLAYED if isinstance(answer, Position) else answer
+                case "await decision":
+                    now = time.monotonic()
+                    give_up_at = give_up_at or now + OTHER_BODY_S_MAX
+                    if now >= give_up_at:
+                        return undecided()
+                    await self._changed(request.purchase_id, give_up_at - now)
+                case "ask limits" | "ask row":
+                    if self.full:
+                        return overloaded()
+                    send = Send(request, subject, time.monotonic())
+                    send.known = known
+                    return await self._enqueue(send)
+                case step:
+                    raise AssertionError(f"{step} before the limits were asked")
+
+    async def _enqueue(self, send: Send) -> Answer:
+        self._in_flight.begin(send)
+        self._waiting.append(send)
+        self._arrived.set()
+        return await send.done
+
+    async def _changed(self, purchase_id: PurchaseId, within_s: float) -> None:
+        """Return when the first send of this purchase has its answer or is decided, or after `within_s`."""
+        first = self._in_flight.of(purchase_id)
+        if first is not None:
+            await asyncio.wait({first.share()}, timeout=within_s)
+        else:
+            await self._watchers.changed(purchase_id, within_s)
+
+    async def run(self) -> None:
+        """Batch until cancelled."""
+        poller = asyncio.create_task(self._poll(), name="poll the producer")
+        try:
+            while True:
+                await self._arrived.wait()
+                if self._unacknowledged:
+                    await asyncio.sleep(TICK_S)
+                batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
+                if not self._waiting:
+                    self._arrived.clear()
+                self._metrics.tick.observe(len(batch))
+                self._metrics.waiting.set(len(self._waiting))
+                await self._guarded(batch, self._admit(batch))
+        finally:
+            poller.cancel()
+            for task in self._tasks:
+                task.cancel()
+
+    async def drain(self) -> None:
+        """Wait until everything has its answer, for at most DRAIN_S_MAX."""
+        unanswered = [send.share() for send in self._in_flight.sends()]
+        if unanswered:
+            await asyncio.wait(unanswered, timeout=DRAIN_S_MAX)
+
+    async def _guarded(self, sends: list[Send], work: Coroutine[None, None, None]) -> None:
+        """One batch's bug must not end the gateway: its requests get their answer, the next batch goes on."""
+        try:
+            await work
+        except Exception:
+            _log.exception("a batch failed")
+            on_record = {send for _, group in self._unacknowledged.values() for send in group}
+            for send in sends:
+                if send not in on_record:
+                    self._in_flight.end(
+                        send, Problem(problems.INTERNAL, "The gateway failed; send the same key again.")
+                    )
+
+    def _spawn(self, sends: list[Send], work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(self._guarded(sends, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _admit(self, batch: list[Send]) -> None:
+        """Limits, gate and log for what has gathered."""
+        now = time.monotonic()
+        passed, judged, remembered = list[Send](), list[Send](), list[Send]()
+        for send in batch:
+            if send.subject is None:
+                passed.append(send)
+            elif now - send.entered > WAIT_S_MAX:
+                self._in_flight.end(send, overloaded())
+            elif send.known == "remembered":
+                remembered.append(send)
+            else:
+                judged.append(send)
+        if remembered:
+            self._spawn(remembered, self._ask_rows(remembered))
+        if judged:
+            passed += await self._judge(judged, now)
+        self._produce_all(passed)
+
+    async def _judge(self, sends: list[Send], now: float) -> list[Send]:
+        gates = self._gates(sends)
+        # The ends are asked for beside the limits: who has to wait for both waits once.
+        closed = {send.partition for send in sends if gates[send.request.product_id] != "open"}
+        views = {n: self._view(n, now) for n in closed}
+        asked = [send for send in sends if not send.allowed]
+        verdicts = await self._limits.check([send.subject for send in asked if send.subject is not None])
+        for send, verdict in zip(asked, verdicts, strict=True):
+            send.allowed = verdict.allowed
+            if not verdict.allowed:
+                self._in_flight.end(send, limited(verdict))
+        gates = self._gates(sends)  # the slower the limits, the more was sold meanwhile
+        passed, at_gate = list[Send](), dict[int, list[Send]]()
+        for send in sends:
+            if not send.allowed:
+                continue
+            step = decide(send.known, "allowed", gates[send.request.product_id], "unasked")
+            if step == "append":
+                passed.append(send)
+            else:
+                assert step == "ask end"
+                at_gate.setdefault(send.partition, []).append(send)
+        for partition, group in at_gate.items():
+            view = views.pop(partition, None) or self._view(partition, now)
+            self._spawn(group, self._at_gate(partition, group, now, view))
+        for view in views.values():
+            view.cancel()
+        return passed
+
+    def _view(self, partition: int, moment: float) -> "asyncio.Task[bool]":
+        return asyncio.create_task(self._freshness.fresh(partition, moment, GATE_S_MAX))
+
+    async def _at_gate(self, partition: int, group: list[Send], moment: float, view: "asyncio.Task[bool]") -> None:
+        """Wait until the view covers the arrival of each, then look once more."""
+        give_up_at = moment + GATE_S_MAX
+        while group:
+            fresh = await view
+            passed, remembered, later = list[Send](), list[Send](), list[Send]()
+            gates = self._gates(group)
+            now = time.monotonic()
+            for send in group:
+                if fresh and send.arrived > moment and now < give_up_at:
+                    later.append(send)  # a repeat joined it meanwhile
+                    continue
+                covered = fresh and send.arrived <= moment
+                send.known = self._in_flight.known(send.purchase, send)
+                step = self._step(send, gates[send.request.product_id], covered, now)
+                if step == "append":
+                    passed.append(send)
+                elif step == "ask row":
+                    remembered.append(send)
+                else:
+                    self._in_flight.end(send, self._answer(step, send))
+            if remembered:
+                self._spawn(remembered, self._ask_rows(remembered))
+            self._produce_all(passed)
+            group, moment = later, now
+            view = asyncio.create_task(self._freshness.fresh(partition, now, max(give_up_at - now, 0.0)))
+
+    def _step(self, send: Send, gate: Gate, covered: bool, now: float) -> Step:
+        step = decide(send.known, "allowed", gate, "fresh" if covered else "stale")
+        if step != "busy":
+            return step
+        spare = decide(send.known, "allowed", gate, "spare")
+        taken = spare == "append" and self._spare.take(send.partition, now)
+        self._metrics.stale["appended" if taken else "refused"].inc()
+        return spare if taken else step
+
+    def _answer(self, step: Step, send: Send) -> Answer:
+        match step:
+            case "replay":
+                return REPLAYED
+            case "key reused":
+                return key_reused()
+            case "await decision":
+                return undecided()
+            case "refuse":
+                return self._gate.refusal(send.request.product_id)
+            case "busy":
+                return overloaded("The gateway cannot see the end of the log now; nothing was done.")
+            case "join" | "ask row" | "ask limits" | "limited" | "ask end" | "append":
+                raise AssertionError(f"{step} is no answer")
+            case _:
+                assert_never(step)
+
+    async def _ask_rows(self, sends: list[Send]) -> None:
+        """Learn from Postgres what may be known only there; those who are none the wiser go on."""
+        absent = await self._rows.settle([send.purchase.purchase_id for send in sends])
+        for send in sends:
+            send.row_asked = True
+            send.known = "nothing" if send.purchase.purchase_id in absent else "unproven"
+            send.known = self._in_flight.known(send.purchase, send)
+            step = decide(send.known, "unasked", "open", "unasked")
+            if step == "ask limits":
+                self._waiting.append(send)
+                self._arrived.set()
+            else:
+                self._in_flight.end(send, self._answer(step, send))
+
+    def _gates(self, sends: Iterable[Send]) -> dict[ProductId, Gate]:
+        """A batch is mostly about one product: each is looked at once."""
+        return {product: self._gate.says(product) for product in {send.request.product_id for send in sends}}
+
+    def _produce_all(self, sends: list[Send]) -> None:
+        by_partition: dict[int, list[Send]] = {}
+        for send in sends:
+            by_partition.setdefault(send.partition, []).append(send)
+        for partition, group in by_partition.items():
+            for start in range(0, len(group), REQUESTS_PER_RECORD_MAX):
+                self._produce(partition, group[start : start + REQUESTS_PER_RECORD_MAX])
+
+    def _produce(self, partition: int, group: list[Send]) -> None:
+        value = encode_requests([send.request for send in group])
+        if len(value) > RECORD_BYTES_MAX:
+            half = len(group) // 2
+            self._produce(partition, group[:half])
+            self._produce(partition, group[half:])
+            return
+        self._records += 1
+        report: Callable[[KafkaError | None, Message], None] = partial(self._delivered, self._records)
+        handed_over = time.monotonic()
+        try:
+            self._producer.produce(REQUESTS.name, value, partition=partition, on_delivery=report)
+        except BufferError:
+            for send in group:
+                self._in_flight.end(send, overloaded())
+            return
+        self._unacknowledged[self._records] = handed_over, group
+        self._sent.set()
+
+    def _delivered(self, number: int, error: KafkaError | None, message: Message) -> None:
+        produced_at, group = self._unacknowledged.pop(number)
+        now = time.monotonic()
+        if error is not None:
+            self._failed_at = now
+            _log.error("a record of %d requests was not acknowledged: %s", len(group), error.str())
+            for send in group:
+                self._in_flight.unsettle(send)
+                self._in_flight.end(send, outcome_unknown())
+            return
+        self._metrics.append.observe(now - produced_at)
+        self._clock.saw(message.timestamp()[1])
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None
+        self._freshness.acknowledged(partition, offset, produced_at)
+        for index, send in enumerate(group):
+            position = Position(partition, offset, index)
+            request, stands = send.request, True
+            if isinstance(request, PurchaseRequested):
+                stands = self._memory.accepted(accepted(request, position, now))
+            self._in_flight.end(send, position if stands else outcome_unknown())
+
+    async def _poll(self) -> None:
+        while True:
+            await self._sent.wait()
+            while self._unacknowledged:
+                self._producer.poll(0)
+                await asyncio.sleep(POLL_S)
+            self._sent.clear()

@@ -1,0 +1,267 @@
+"""The operators' routes for products: they come on sale, change, get more stock, and leave.
+
+Every action is a request in the log and is answered with its decision; every action leaves one audit line. Operators
+are neither limited nor shed.
+"""
+
+import secrets
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Header, Path, Request
+from fastapi.responses import Response
+
+from gateway.admission import purchase_request
+from gateway.admission.batcher import Appender
+from gateway.api import models, views
+from gateway.api.openapi import OPERATED, answers, problem_responses
+from gateway.api.products import ProductIdInPath
+from gateway.auth.ids import IdentityKey
+from gateway.auth.operators import Access, key_of
+from gateway.http import problems, requests
+from gateway.http.asgi import says_nothing
+from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.projection import OperatorOutcome, Projection
+from gateway.read_side.waiters import Watchers
+from service.problem_details import Problem, Refused
+from stampede_schemas.decisions import Ignored, ProductListed, RestockRejected
+from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis, ProductId, RequestId
+from stampede_schemas.requests import (
+    ProductChangeRequested,
+    ProductListRequested,
+    ProductRetireRequested,
+    RestockRequested,
+)
+
+DECISION_S_MAX = 5.0
+PRODUCTS_PATH = "/admin/v1/products"
+ProductRequest = ProductListRequested | ProductChangeRequested | ProductRetireRequested | RestockRequested
+_NOT_SHOWN = frozenset({"v", "request_id", "action"})  # of a request; the rest is in its decision again
+
+KeyInHeader = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=requests.KEY_LENGTH_MAX,
+        pattern=requests.KEY_PATTERN,
+        description="the same key is the same action, done once",
+        examples=["list-tea"],
+    ),
+]
+RequiredKeyInHeader = Annotated[
+    str,
+    Header(
+        min_length=1,
+        max_length=requests.KEY_LENGTH_MAX,
+        pattern=requests.KEY_PATTERN,
+        description="a new one for each new action: adding twice is not adding once",
+        examples=["restock-1"],
+    ),
+]
+
+
+class OperatorsApi:
+    """The handlers, over what they need; `add_to` puts them into an app."""
+
+    def __init__(
+        self,
+        projection: Projection,
+        watchers: Watchers,
+        appender: Appender,
+        identity: IdentityKey,
+        clock: BrokerClock,
+        access: Access,
+    ) -> None:
+        self._projection, self._watchers, self._appender, self._identity = projection, watchers, appender, identity
+        self._clock, self._access = clock, access
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes."""
+        told = (
+            answers(200, views.ProductState, "done, or done before", models.PRODUCT)
+            | answers(202, views.Undecided, "in the log, not decided yet", {"product_id": "tea", "status": "pending"})
+        )  # fmt: skip
+        created = answers(201, views.ProductState, "on sale", models.PRODUCT, Location="where buyers see it")
+        kinds = (*OPERATED, problems.PRODUCT_CONFLICT, problems.OUTCOME_UNKNOWN)
+        keyed, known = (*kinds, problems.KEY_REUSED), (*kinds, problems.UNKNOWN_PRODUCT)
+        one = PRODUCTS_PATH + "/{product_id}"
+        for path, handler, method, operation, responses in (
+            (PRODUCTS_PATH, self.list_product, "POST", "listProduct", created | problem_responses(*keyed)),
+            (one, self.change_product, "PATCH", "changeProduct", problem_responses(*known, problems.KEY_REUSED)),
+            (
+                one + "/restock",
+                self.restock,
+                "POST",
+                "restockProduct",
+                problem_responses(*known, problems.KEY_REUSED, problems.RESTOCK_REJECTED),
+            ),
+            (one + "/{action}", self.act, "POST", "actOnProduct", problem_responses(*known)),
+        ):
+            app.add_api_route(
+                path,
+                handler,
+                methods=[method],
+                operation_id=operation,
+                tags=["products"],
+                responses=told | responses,
+                openapi_extra={"security": [{"operator": []}]},
+            )
+
+    async def list_product(
+        self, request: Request, product: models.ProductToList, idempotency_key: KeyInHeader = None
+    ) -> Response:
+        """Put a product on sale: 201, or 200 when it already was with the same content."""
+        del idempotency_key  # for the documentation; read below, where sending it twice is noticed
+        product_id = ProductId(product.product_id)
+        # A second try without a key of its own is the same request only if it asks for the same.
+        request_id = self._identity.request_id("list", product_id, key_of(request) or product.model_dump_json())
+        opens, closes = _ms(product.opens_at), _ms(product.closes_at)
+        if opens is not None and closes is not None and closes <= opens:
+            raise Refused(Problem(problems.INVALID_BODY, "closes_at must be after opens_at."))
+        return await self._decide(
+            request,
+            "list",
+            ProductListRequested(
+                request_id=request_id,
+                product_id=product_id,
+                name=product.name,
+                unit_price_minor=product.unit_price_minor,
+                currency=product.currency,
+                stock=product.stock,
+                per_buyer_limit=product.per_buyer_limit,
+                hold_ms=product.hold_ms,
+                opens_at_ms=opens,
+                closes_at_ms=closes,
+            ),
+        )
+
+    async def change_product(
+        self,
+        request: Request,
+        product_id: ProductIdInPath,
+        change: models.ProductChange,
+        idempotency_key: KeyInHeader = None,
+    ) -> Response:
+        """Change price, limit, hold time or window; reservations keep what they were made with."""
+        del idempotency_key
+        return await self._decide(
+            request,
+            "change",
+            ProductChangeRequested(
+                request_id=self._request_id(request, "change", product_id),
+                product_id=existing_id(product_id),
+                unit_price_minor=change.unit_price_minor,
+                per_buyer_limit=change.per_buyer_limit,
+                opens_at_ms=_ms(change.opens_at),
+                closes_at_ms=_ms(change.closes_at),
+                hold_ms=change.hold_ms,
+            ),
+        )
+
+    async def restock(
+        self,
+        request: Request,
+        product_id: ProductIdInPath,
+        restock: models.Restock,
+        idempotency_key: RequiredKeyInHeader,
+    ) -> Response:
+        """Add or take away units. Needs an Idempotency-Key: adding twice is not adding once."""
+        del idempotency_key
+        if restock.quantity == 0:
+            raise Refused(Problem(problems.INVALID_BODY, "quantity must not be 0."))
+        key = key_of(request)
+        if key is None:
+            raise Refused(Problem(problems.KEY_INVALID, "Send an Idempotency-Key header: a new one for each restock."))
+        request_id = self._identity.request_id("restock", product_id, key)
+        wish = RestockRequested(request_id=request_id, product_id=existing_id(product_id), quantity=restock.quantity)
+        return await self._decide(request, "restock", wish)
+
+    async def act(
+        self,
+        request: Request,
+        product_id: ProductIdInPath,
+        action: Annotated[Literal["open", "close", "pause", "retire"], Path(description="what to do")],
+        idempotency_key: KeyInHeader = None,
+    ) -> Response:
+        """Open, close or pause the sale of a product; or retire it for good: its reservations are forgotten."""
+        del idempotency_key
+        await says_nothing(request)
+        request_id, known = self._request_id(request, action, product_id), existing_id(product_id)
+        wish: ProductRequest
+        if action == "retire":
+            wish = ProductRetireRequested(request_id=request_id, product_id=known)
+        else:
+            wish = ProductChangeRequested(request_id=request_id, product_id=known, action=action)
+        return await self._decide(request, action, wish)
+
+    async def _decide(self, request: Request, action: str, wish: ProductRequest) -> Response:
+        request_id, product_id = wish.request_id, wish.product_id
+        outcome = self._projection.outcome(request_id)
+        repeated = outcome is not None
+        if outcome is None:
+            appended = await self._appender.append(wish)
+            if isinstance(appended, Problem):
+                self._note(request, action, wish, appended.kind.slug)
+                raise Refused(appended)
+            outcome = self._projection.outcome(request_id)
+            if outcome is None and await self._watchers.changed(request_id, DECISION_S_MAX):
+                outcome = self._projection.outcome(request_id)
+        elif _asks_for_another(wish, outcome):
+            self._note(request, action, wish, problems.KEY_REUSED.slug)
+            raise Refused(Problem(problems.KEY_REUSED, "The first request with this key asked for something else."))
+        self._note(request, action, wish, "undecided" if outcome is None else type(outcome).__name__)
+        return self._answer(product_id, outcome, repeated=repeated)
+
+    def _answer(self, product_id: ProductId, outcome: OperatorOutcome | None, *, repeated: bool) -> Response:
+        if outcome is None:
+            body = views.encoded(views.Undecided(product_id, "pending"))
+            return Response(body, 202, media_type="application/json")
+        if isinstance(outcome, RestockRejected) and outcome.reason != "unknown_product":
+            detail = f"The change was rejected ({outcome.reason}); {outcome.available_after} are available."
+            raise Refused(Problem(problems.RESTOCK_REJECTED, detail, extra={"reason": outcome.reason}))
+        if isinstance(outcome, Ignored) and outcome.reason in ("conflict", "retired"):
+            detail = f"The product {product_id} is there with other content, or retired ({outcome.reason})."
+            raise Refused(Problem(problems.PRODUCT_CONFLICT, detail, extra={"reason": outcome.reason}))
+        product = self._projection.products.get(product_id)
+        if product is None:
+            raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+        now_ms = self._clock.shown_ms()
+        created = isinstance(outcome, ProductListed) and not repeated
+        return Response(
+            views.encoded(views.product(product, now_ms)),
+            201 if created else 200,
+            headers={"location": f"/v1/products/{product_id}"} if created else {},
+            media_type="application/json",
+        )
+
+    def _request_id(self, request: Request, action: str, product_id: str) -> RequestId:
+        key = key_of(request) or secrets.token_hex(16)  # setting the same twice is harmless
+        return self._identity.request_id(action, product_id, key)
+
+    def _note(self, request: Request, action: str, wish: ProductRequest, outcome: str) -> None:
+        told = {"product_id": wish.product_id, "request_id": wish.request_id, "outcome": outcome}
+        self._access.note(request, action, **told)
+
+
+def existing_id(product_id: str) -> ProductId:
+    """A product id in its one spelling. Raises Refused: no product can have it."""
+    if not purchase_request.is_product_id(product_id):
+        raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+    return ProductId(product_id)
+
+
+def _asks_for_another(wish: ProductRequest, outcome: OperatorOutcome) -> bool:
+    """Whether the decision of this wish's id is one of a wish for something else."""
+    everything = isinstance(wish, ProductListRequested)
+    asked = {name: getattr(wish, name) for name in wish.__struct_fields__ if name not in _NOT_SHOWN}
+    shown = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+    return any(shown.get(name, value) != value for name, value in asked.items() if everything or value is not None)
+
+
+def _ms(at: datetime | None) -> Millis | None:
+    if at is None:
+        return None
+    ms = round(at.timestamp() * 1000)
+    if not 0 <= ms <= INSTANT_MS_MAX:
+        raise Refused(Problem(problems.INVALID_BODY, "An instant must lie between the years 1970 and 9999."))
+    return Millis(ms)

@@ -1,0 +1,1 @@
+"""HTTP itself: connections, bodies, headers, problems, health. Must not know who asks or what for."""

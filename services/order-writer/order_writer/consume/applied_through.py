@@ -1,0 +1,69 @@
+"""How far `decisions` and `order-commands` are applied, as instants of Postgres' clock; table `applied`.
+
+A sample is an instant and, read after it, where each partition ends. Once a partition is applied to that end, whatever
+was appended to it before the instant is applied: by whichever writer, and also where nothing is ever appended. The
+clocks of brokers and gateways are not trusted, they do not enter. A sample that is old is still true.
+"""
+
+import asyncio
+import logging
+from datetime import datetime
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from eventlog.kafka import admin_client
+from order_writer.postgres.pool import Pool, columns
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
+
+SAMPLE_EVERY_S = 1.0
+LOOK_S_MAX = 5.0
+
+NOW = "SELECT clock_timestamp()"
+# Sorted, so that two writers lock the rows in one order.
+KEEP = """
+INSERT INTO applied (topic, partition, until)
+SELECT s.topic, s.partition, s.until
+FROM unnest($1::text[], $2::int[], $3::bigint[], $4::timestamptz[]) AS s (topic, partition, ends_at, until)
+LEFT JOIN progress d ON s.topic = $5 AND d.partition = s.partition
+LEFT JOIN command_progress c ON s.topic = $6 AND c.partition = s.partition
+WHERE coalesce(d.next_offset, c.next_offset, 0) >= s.ends_at
+ORDER BY s.topic, s.partition
+ON CONFLICT (topic, partition) DO UPDATE SET until = greatest(applied.until, excluded.until)
+RETURNING topic, partition"""
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, int]  # topic and partition
+KEYS: tuple[Key, ...] = tuple((topic.name, n) for topic in (DECISIONS, ORDER_COMMANDS) for n in range(topic.partitions))
+
+
+class Sampler:
+    """Keeps one sample a partition until it is reached, so that a partition always behind gets on all the same."""
+
+    def __init__(self, kafka: str, pool: Pool) -> None:
+        self._kafka, self._pool = kafka, pool
+        self._waiting: dict[Key, tuple[int, datetime]] = {}
+
+    async def look(self) -> None:
+        """One round: sample the partitions without a waiting sample, keep what is reached. Several writers may."""
+        if fresh := [key for key in KEYS if key not in self._waiting]:
+            at = await self._pool.fetchval(NOW)  # before the ends: see above
+            ends = await asyncio.to_thread(self._ends, fresh)
+            self._waiting |= {key: (end, at) for key, end in ends.items()}
+        samples = [(*key, *sample) for key, sample in self._waiting.items()]
+        reached = await self._pool.fetch(KEEP, *columns(samples, 4), DECISIONS.name, ORDER_COMMANDS.name)
+        for row in reached:
+            del self._waiting[row["topic"], row["partition"]]
+
+    def _ends(self, keys: list[Key]) -> dict[Key, int]:
+        asked = {TopicPartition(*key): OffsetSpec.latest() for key in keys}  # type: ignore[no-untyped-call]
+        ends: dict[Key, int] = {}
+        unknown = ""
+        for place, found in admin_client(self._kafka).list_offsets(asked, request_timeout=LOOK_S_MAX).items():
+            try:
+                ends[place.topic, place.partition] = found.result().offset
+            except KafkaException as error:
+                unknown = f"{place.topic}/{place.partition}: {error.args[0].str()}"
+        if unknown:
+            _log.info("%d partitions did not say where they end, as %s", len(keys) - len(ends), unknown)
+        return ends

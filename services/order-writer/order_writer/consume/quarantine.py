@@ -1,0 +1,130 @@
+"""Values that Postgres will never take: found by splitting, kept as a stub, given back and told of as a dead letter.
+
+An outage is waited for; a row that no waiting helps must not hold its partition up, nor take its neighbours with it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import asyncpg
+import msgspec
+
+from eventlog.reader import LogBroken
+from order_writer.outbox.messages import order_event
+from order_writer.postgres.pool import Connection, DatabaseWrong, said
+from order_writer.saga import orders
+from order_writer.saga.decision_batch import Record, Row, order_of
+from order_writer.unit_of_work import Unit
+from stampede_schemas.codec import decode_envelope
+from stampede_schemas.identifiers import ProductId
+from stampede_schemas.topics import DECISIONS
+
+ROW_ERROR: Final = "row_error"
+REFUSED_MAX = 100  # of one batch: a wrong schema must not give a whole sale back
+NUMBERS_CONSTRAINT = "reservation_numbers_are_unique"
+# Of SQLSTATE: a value that its column cannot hold, and a constraint.
+_CLASSES = ("22", "23")
+_raws = msgspec.json.Decoder(list[msgspec.Raw])
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class PartitionBroken(LogBroken):
+    """The fold of one partition is broken: it must not be applied any further, the others may."""
+
+    def __init__(self, partition: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.partition = partition
+
+
+def is_row_error(error: BaseException) -> bool:
+    """Whether some value is at fault, so that the same rows fail for ever."""
+    # The driver's own refusals (a number that does not fit its column) carry 22000.
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_CLASSES)
+
+
+async def in_parts(
+    connection: Connection, items: list[T], write: Callable[[list[T]], Awaitable[None]]
+) -> list[tuple[T, Exception]]:
+    """Write all items that can be written, by halves in savepoints; the refused ones, each with its error.
+
+    Raises:
+        DatabaseWrong: so many are refused that it cannot be their fault.
+    """
+    refused: list[tuple[T, Exception]] = []
+    parts = [items] if items else []
+    while parts:
+        part = parts.pop()
+        try:
+            async with connection.transaction():
+                await write(part)
+        except Exception as error:
+            if not is_row_error(error):
+                raise
+            middle = len(part) // 2
+            if middle:
+                parts += [part[middle:], part[:middle]]  # in their order: the first half is next
+                continue
+            refused.append((part[0], error))
+            if len(refused) > REFUSED_MAX:
+                raise DatabaseWrong(
+                    f"Postgres refuses more than {REFUSED_MAX} rows of one batch, the last with: {said(error)}. "
+                    "That is not the rows' fault, and nothing was released: is it another schema, or a new constraint?"
+                ) from None
+    return refused
+
+
+def stub(row: Row) -> Row:
+    """What can be kept of a refused row: whose it was, where it stood, how it ended."""
+    ended = {} if row.status == "rejected" else {"status": "released", "reason": ROW_ERROR}
+    return row._replace(
+        buyer_id=_storable(row.buyer_id),
+        product_id=_storable(row.product_id),  # type: ignore[arg-type]
+        fingerprint=_storable(row.fingerprint),
+        quantity=1,
+        reservation_no=None,
+        unit_price_minor=None,
+        currency=None,
+        payment_method="",
+        hold_ms=None,
+        trace_id=None,
+        traceparent=None,
+        **ended,  # type: ignore[arg-type]
+    )
+
+
+def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source: Record) -> None:
+    """Give back what the row held, tell the world how it ended, and keep the decision's own bytes as a dead letter.
+
+    `version` is that of its stub; None when not even that could be kept.
+    """
+    if row.status == "reserved":
+        order = order_of(row)
+        ended = orders.Released(order, version or orders.FIRST_EVENT_VERSION, ROW_ERROR, "none", returned=False)
+        unit.changed.append(ended)
+        unit.sending.append(order_event(ended, unit.now_ms))
+        unit.released.append(
+            orders.GiveBack(order.purchase_id, order.product_id, order.reservation, ROW_ERROR, order.traceparent)
+        )
+    envelope = decode_envelope(source.value)
+    assert envelope is not None
+    content = bytes(_raws.decode(envelope.decisions)[row.source_index])
+    _bury(unit, source._replace(value=content), ROW_ERROR, error, row.source_index)
+
+
+def bury_change(unit: Unit, source: Record, product_id: ProductId, error: BaseException) -> None:
+    """Keep a record as a dead letter whose change of a product the catalogue cannot hold."""
+    _log.error("the catalogue shows an older %s", product_id)
+    _bury(unit, source, "product_error", error)
+
+
+def _bury(unit: Unit, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
+    where = (DECISIONS.name, source.partition, source.offset)
+    _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, said(error))
+    unit.bury(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)
+
+
+def _storable(text: str) -> str:
+    """Postgres' text holds every character but one."""
+    return text.replace("\0", "\ufffd")

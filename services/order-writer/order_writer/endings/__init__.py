@@ -1,0 +1,1 @@
+"""What ends an order without a record of the log: expired holds, cancelled products, pending commands."""

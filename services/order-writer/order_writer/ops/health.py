@@ -1,0 +1,96 @@
+"""What is known of this process's own well-being: heartbeats of its loops, the last look at Postgres and Kafka."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from confluent_kafka import KafkaException, TopicCollection
+
+from eventlog.kafka import admin_client
+from eventlog.reader import LogBroken
+from order_writer.ops.metrics import Metrics
+from order_writer.postgres.pool import Pool, is_outage, pause, said
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
+
+LOOK_EVERY_S = 2.0
+LOOK_S_MAX = 2.0
+SILENT_S_MAX = 90.0  # longer than any backoff: a loop that is silent so long is stuck
+
+
+class Health:
+    """Kept up to date by the loops and by `watch`; read by the ops listener, which never waits."""
+
+    def __init__(self, kafka: str, topic_ids: Mapping[str, str], pool: Pool, metrics: Metrics) -> None:
+        self._topic_ids = {topic.name: topic_ids[topic.name] for topic in (DECISIONS, ORDER_COMMANDS)}
+        self._pool, self._metrics = pool, metrics
+        self._admin = admin_client(kafka)
+        self._beats: dict[str, float] = {}
+        self._postgres: bool | str = "not looked at yet"
+        self._kafka: bool | str = "not looked at yet"
+        self.caught_up = asyncio.Event()
+
+    def beat(self, loop: str) -> Callable[[], None]:
+        """The heartbeat of one loop, to be called each time round."""
+        self._beats[loop] = time.monotonic()
+
+        def beat() -> None:
+            self._beats[loop] = time.monotonic()
+
+        return beat
+
+    def forget(self, loop: str) -> None:
+        """The loop has ended as it should."""
+        self._beats.pop(loop, None)
+
+    def live(self) -> dict[str, bool | str]:
+        """By loop: whether it went round not long ago."""
+        now = time.monotonic()
+        return {n: now - at < SILENT_S_MAX or f"silent for {now - at:.0f} s" for n, at in self._beats.items()}
+
+    def ready(self) -> dict[str, bool | str]:
+        """Postgres and Kafka answer, and the log is applied to where it ended at the start."""
+        behind = "still applying what was decided before the start"
+        return {"postgres": self._postgres, "kafka": self._kafka, "caught up": self.caught_up.is_set() or behind}
+
+    async def watch(self, stopping: asyncio.Event) -> None:
+        """Look at both every two seconds.
+
+        Raises:
+            LogBroken: one of the topics it reads is another than at the start.
+        """
+        while not stopping.is_set():
+            self._postgres, self._kafka = await asyncio.gather(self._look_postgres(), self._look_kafka())
+            await pause(stopping, LOOK_EVERY_S)
+
+    async def _look_postgres(self) -> bool | str:
+        try:
+            async with asyncio.timeout(LOOK_S_MAX):
+                waiting = await self._pool.fetchrow(
+                    "SELECT (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM payments"
+                    " WHERE state IN ('due', 'unknown', 'void_due')) AS payments,"
+                    " (SELECT count(*) FROM payments WHERE state = 'void_due' AND captured) AS refunds,"
+                    " (SELECT count(*) FROM pending_commands) AS parked,"
+                    " (SELECT count(*) FROM progress WHERE stopped IS NOT NULL) AS stopped"
+                )
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return f"does not answer: {said(error)}"
+        assert waiting is not None
+        for column, count in waiting.items():
+            self._metrics.waiting[column].set(count)
+        return True
+
+    async def _look_kafka(self) -> bool | str:
+        try:
+            found = await asyncio.to_thread(self._describe)
+        except KafkaException as error:
+            return f"does not answer: {error.args[0].str()}"
+        for name, topic_id in self._topic_ids.items():
+            if found[name] != topic_id:
+                raise LogBroken(f"topic {name} was made anew while it was read: its orders are not these")
+        return True
+
+    def _describe(self) -> dict[str, str]:
+        asked = self._admin.describe_topics(TopicCollection(list(self._topic_ids)), request_timeout=LOOK_S_MAX)
+        return {name: str(described.result().topic_id) for name, described in asked.items()}

@@ -1,0 +1,1 @@
+"""What is told to the log after a commit, and the relay that sends it. Must not decide anything."""

@@ -1,0 +1,216 @@
+"""Asks the payment provider about every due payment, and tells the saga what it said.
+
+Any writer leases due payments with SKIP LOCKED; leases are short and renewed, so that a crash delays its payments by
+seconds. Two at once are harmless: the provider is idempotent by purchase, and the row's lock decides. It is so only
+for a time: what was begun longer ago than the provider's idempotency horizon is queried, never authorised again.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import NamedTuple, assert_never
+
+import asyncpg
+
+from order_writer.ops.metrics import Metrics
+from order_writer.ops.spans import Spans
+from order_writer.payments.circuit_breaker import STATES, Breaker
+from order_writer.payments.provider import Answer, Approved, Awaited, Declined, Provider, Unknown, Voided
+from order_writer.postgres.pool import columns, outage_logged, repeat, said
+from order_writer.saga import orders
+from order_writer.unit_of_work import Units, purchase_of
+from stampede_schemas.identifiers import PurchaseId
+
+LEASE_S = 5.0
+RENEW_EVERY_S = 1.5
+POLL_EVERY_S = 0.25  # for what other writers left, and for retries
+RETRY_S_MAX = 60.0
+TIMEOUT_COUNTS_AS = 3  # more attempts: what held a place for so long is asked less often
+AWAIT_S = 3_600.0  # what is reported need not be asked about; but another provider may be set meanwhile
+OUTCOMES_PER_TRANSACTION_MAX = 1_000
+
+LEASE = """
+WITH open AS (
+  SELECT purchase_id FROM payments
+  WHERE state IN ('due', 'unknown', 'void_due') AND next_at <= now() AND (lease_until IS NULL OR lease_until <= now())
+  ORDER BY next_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+UPDATE payments p SET lease_until = now() + $2 * interval '1 second', next_at = now() + $2 * interval '1 second',
+       attempts = attempts + 1, asked_at = now(),
+       begun_at = CASE WHEN p.state = 'void_due' THEN p.begun_at ELSE coalesce(p.begun_at, now()) END
+FROM open LEFT JOIN purchases u USING (purchase_id) WHERE p.purchase_id = open.purchase_id
+RETURNING p.purchase_id, p.state, p.attempts, p.captured, p.begun_at + $3 * interval '1 second' <= now() AS forgotten,
+  u.buyer_id, u.product_id, u.quantity, u.status, u.reason, u.reservation_no, u.unit_price_minor, u.currency,
+  u.payment_method, u.partition, u.source_offset, u.source_index, u.refund,
+  u.stock_returned_at IS NOT NULL AS returned, u.traceparent, u.version"""
+RENEW = """
+UPDATE payments SET lease_until = now() + $2 * interval '1 second', next_at = now() + $2 * interval '1 second'
+WHERE purchase_id = ANY($1::text[]) AND lease_until IS NOT NULL"""
+GIVE_UP_LEASES = """
+UPDATE payments SET lease_until = NULL, next_at = now()
+WHERE purchase_id = ANY($1::text[]) AND lease_until IS NOT NULL"""
+ASK_AGAIN = """
+UPDATE payments p SET state = CASE state WHEN 'due' THEN 'unknown' ELSE state END, lease_until = NULL,
+       next_at = now() + a.wait_s * interval '1 second'
+FROM unnest($1::text[], $2::float8[]) AS a (purchase_id, wait_s)
+WHERE p.purchase_id = a.purchase_id AND p.lease_until IS NOT NULL"""
+_log = logging.getLogger(__name__)
+
+
+class Due(NamedTuple):
+    """One leased payment. `order` None: void it. `forgotten`: the provider may not know any more that it was begun."""
+
+    purchase_id: PurchaseId
+    order: orders.Order | None
+    attempts: int
+    captured: bool
+    forgotten: bool
+
+    @property
+    def key(self) -> tuple[PurchaseId, bool]:
+        """A void does not wait for the authorisation it forbids."""
+        return self.purchase_id, self.order is None
+
+
+class Outcome(NamedTuple):
+    """What came of one call."""
+
+    due: Due
+    answer: Answer
+
+
+class Payer:
+    """Runs beside the writer. At most `in_flight_max` calls are open at once, and none while the breaker is open.
+
+    A call without an answer after `timeout_s` is unknown, and a failure of the provider.
+    """
+
+    def __init__(
+        self,
+        units: Units,
+        provider: Provider,
+        in_flight_max: int,
+        timeout_s: float,
+        horizon_s: float,
+        metrics: Metrics,
+        spans: Spans,
+        beat: Callable[[], None],
+    ) -> None:
+        self._units, self._provider = units, provider
+        self._in_flight_max, self._timeout_s, self._horizon_s = in_flight_max, timeout_s, horizon_s
+        self._metrics, self._spans, self._beat = metrics, spans, beat
+        self._calls: dict[tuple[PurchaseId, bool], asyncio.Task[None]] = {}
+        self._outcomes: list[Outcome] = []  # not written down yet; no longer than the calls are many
+        self._answered = asyncio.Event()
+        self._breaker = Breaker()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Pay until asked to stop; open calls are then left to whoever leases them next."""
+        beat, due, answered = self._beat, self._units.payments_due, self._answered
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(repeat(self._lease, beat, stopping, "paying", every_s=POLL_EVERY_S, wake=due))
+                group.create_task(repeat(self._settle, beat, stopping, "settling", every_s=POLL_EVERY_S, wake=answered))
+                group.create_task(repeat(self._renew, beat, stopping, "renewing leases", every_s=RENEW_EVERY_S))
+            if calls := [purchase_id for purchase_id, _ in self._calls]:
+                with outage_logged("payment leases were not given up"):
+                    await self._units.pool.execute(GIVE_UP_LEASES, calls)
+        finally:
+            for task in self._calls.values():
+                task.cancel()
+            await asyncio.gather(*self._calls.values(), return_exceptions=True)
+
+    async def _lease(self) -> bool:
+        """Begin as many calls as there is room for; whether there still is."""
+        free = self._breaker.room(self._in_flight_max - len(self._calls), time.monotonic())
+        self._metrics.circuit_state.set(STATES.index(self._breaker.state))
+        rows = await self._units.pool.fetch(LEASE, free, LEASE_S, self._horizon_s) if free > 0 else []
+        for row in rows:
+            self._begin(row)
+        return 0 < len(rows) < free
+
+    def _begin(self, row: asyncpg.Record) -> None:
+        due = Due(row["purchase_id"], None, row["attempts"], row["captured"], bool(row["forgotten"]))
+        if row["state"] != "void_due":
+            purchase = purchase_of(row) if row["status"] else None
+            if not isinstance(purchase, orders.Reserved):
+                return  # only what is still held may be charged; the release that ended it makes a void due
+            due = due._replace(order=purchase.order)
+        if due.key not in self._calls:
+            self._breaker.began()
+            self._calls[due.key] = asyncio.create_task(self._call(due))
+
+    async def _call(self, due: Due) -> None:
+        started = time.time_ns()
+        answer: Answer
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._ask(due)
+            self._breaker.succeeded()
+        except Exception as error:
+            answer = Unknown()
+            if isinstance(error, TimeoutError):
+                due = due._replace(attempts=due.attempts + TIMEOUT_COUNTS_AS)
+            if self._breaker.failed(time.monotonic()):
+                self._metrics.circuit_opened.inc()
+                _log.error(
+                    "the payment provider fails again and again, it is left in peace for a while: %s", said(error)
+                )
+            else:
+                _log.warning("the payment provider failed: %s", said(error))
+        name = type(answer).__name__.lower()
+        self._metrics.payments.labels(name if due.order or name == "voided" else f"void_{name}").inc()
+        if due.order is not None:
+            told = f"declined: {answer.reason}" if isinstance(answer, Declined) else name
+            self._spans.payment(due.order, started, told)
+        self._outcomes.append(Outcome(due, answer))
+        self._answered.set()
+
+    async def _ask(self, due: Due) -> Answer:
+        if due.order is None:
+            return await self._provider.void(due.purchase_id, captured=due.captured)
+        ask = self._provider.query if due.forgotten else self._provider.authorize
+        return await ask(due.order)
+
+    async def _settle(self) -> bool:
+        """Write down what was answered; whether there was anything. It stays here until that is committed."""
+        outcomes = self._outcomes[:OUTCOMES_PER_TRANSACTION_MAX]
+        if outcomes:
+            await self._write(outcomes)
+            del self._outcomes[: len(outcomes)]
+            for outcome in outcomes:
+                self._calls.pop(outcome.due.key, None)
+            self._units.payments_due.set()
+        return bool(outcomes)
+
+    async def _write(self, outcomes: list[Outcome]) -> None:
+        heard: list[tuple[PurchaseId, orders.Message]] = []
+        again: list[tuple[PurchaseId, float]] = []
+        for due, answer in outcomes:
+            match answer:
+                case Unknown():
+                    again.append((due.purchase_id, retry_after_s(due.attempts)))
+                case Awaited():
+                    again.append((due.purchase_id, AWAIT_S))
+                case Voided():
+                    heard.append((due.purchase_id, orders.PaymentVoided(due.captured)))
+                case Approved():
+                    heard.append((due.purchase_id, orders.PaymentApproved()))
+                case Declined():
+                    heard.append((due.purchase_id, orders.PaymentDeclined()))
+                case _:
+                    assert_never(answer)
+        async with self._units.open() as unit:
+            await unit.tell(heard)
+            if again:
+                await unit.connection.execute(ASK_AGAIN, *columns(sorted(again), 2))
+
+    async def _renew(self) -> None:
+        if calls := [purchase_id for purchase_id, _ in self._calls]:
+            await self._units.pool.execute(RENEW, calls, LEASE_S)
+
+
+def retry_after_s(attempts: int) -> float:
+    """1, 2, 4 s after the first attempts, then slower up to a minute; a quarter of jitter either way."""
+    return min(2.0 ** min(attempts - 1, 10), RETRY_S_MAX) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter

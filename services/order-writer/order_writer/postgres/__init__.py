@@ -1,0 +1,1 @@
+"""Postgres: the pool, what an outage is, the schema and its roles. Must not know orders."""

@@ -1,0 +1,115 @@
+"""Two roles that may do no more than they must: the writer (order-writers) and the reader (gateways).
+
+Who migrates owns the tables, and is the third. Limits that a frozen client must not escape stand on the roles: a
+pooler would drop them from the session.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from order_writer.postgres.pool import DatabaseWrong
+
+_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_SCRAM_ROUNDS = 4_096
+_LIMITS = {"idle_in_transaction_session_timeout": "5s", "lock_timeout": "5s", "timezone": "UTC"}
+LIMITS = {"writer": _LIMITS | {"statement_timeout": "20s"}, "reader": _LIMITS | {"statement_timeout": "30s"}}
+# Nobody deletes a purchase, a product or a progress. What a query locks it has to be allowed to update.
+WRITES = "SELECT, INSERT, UPDATE"
+WRITER_DELETES = ("outbox", "pending_commands")
+READS = ("purchases", "products", "progress", "installation")
+
+
+class Role(NamedTuple):
+    """A role's name, and its password; without one it is left as it is found, or made unable to log in."""
+
+    name: str
+    password: str
+
+
+def parse_role(text: str) -> Role:
+    """Read `name` or `name:password`, the password percent-encoded as in a URL.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    name, _, password = text.partition(":")
+    role = Role(name, unquote(password))
+    if not _NAME.fullmatch(name) or not (role.password.isascii() and role.password.isprintable()):
+        raise ValueError("a role is name or name:password, the name of a-z, 0-9 and _, the password of ASCII")
+    return role
+
+
+def scram_verifier(password: str) -> str:
+    """What Postgres stores of a password (RFC 5803): with it no log of statements ever holds the password itself."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ROUNDS)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    kept = [base64.b64encode(part).decode() for part in (salt, stored, hmac.digest(salted, b"Server Key", "sha256"))]
+    return f"SCRAM-SHA-256${_SCRAM_ROUNDS}:{kept[0]}${kept[1]}:{kept[2]}"
+
+
+async def grant_writer(connection: AsyncConnection, role: Role) -> list[str]:
+    """Make the role if it is not there, and let it write orders. Returns what the server refused and can be lived with.
+
+    Raises:
+        DatabaseWrong: there is no such role and this user may not make one.
+        DBAPIError: anything else.
+    """
+    refused = await _make(connection, role, LIMITS["writer"])
+    schema = await _value(connection, "quote_ident(current_schema())")
+    # Before version 15 everybody could make tables there.
+    refused += await _try(connection, f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC")
+    await connection.exec_driver_sql(f"GRANT {WRITES} ON ALL TABLES IN SCHEMA {schema} TO {role.name}")
+    await connection.exec_driver_sql(f"REVOKE INSERT, UPDATE ON alembic_version FROM {role.name}")
+    await connection.exec_driver_sql(f"GRANT DELETE ON {', '.join(WRITER_DELETES)} TO {role.name}")
+    return refused
+
+
+async def grant_reader(connection: AsyncConnection, role: Role) -> list[str]:
+    """The same for who reads orders, and writes down what all gateways of an installation have to agree on."""
+    refused = await _make(connection, role, LIMITS["reader"])
+    await connection.exec_driver_sql(f"GRANT SELECT ON {', '.join(READS)} TO {role.name}")
+    await connection.exec_driver_sql(f"GRANT INSERT, UPDATE ON installation TO {role.name}")
+    return refused
+
+
+async def _make(connection: AsyncConnection, role: Role, limits: dict[str, str]) -> list[str]:
+    name, database = role.name, await _value(connection, "quote_ident(current_database())")
+    if not await _value(connection, f"EXISTS (SELECT FROM pg_roles WHERE rolname = '{name}')") and await _try(
+        connection, f"CREATE ROLE {name} NOSUPERUSER NOCREATEDB NOCREATEROLE"
+    ):
+        raise DatabaseWrong(
+            f"Postgres lets this user make no roles: make {name} by other means (LOGIN, with a password, no other "
+            "rights; a managed database has a page for it), and migrate again: it is then given what it needs."
+        )
+    wishes = [f"ALTER ROLE {name} IN DATABASE {database} SET {limit} = '{value}'" for limit, value in limits.items()]
+    if role.password:
+        # Quotes cannot occur in it: it is made of base64, `$`, `:` and `-`.
+        wishes.append(f"ALTER ROLE {name} LOGIN PASSWORD '{scram_verifier(role.password)}'")
+    refused = [sentence for wish in wishes for sentence in await _try(connection, wish)]
+    await connection.exec_driver_sql(f"GRANT CONNECT ON DATABASE {database} TO {name}")
+    schema = await _value(connection, "quote_ident(current_schema())")
+    await connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
+    return refused
+
+
+async def _try(connection: AsyncConnection, statement: str) -> list[str]:
+    """What the server says against it: nothing or one sentence; the transaction goes on either way."""
+    try:
+        async with connection.begin_nested():
+            await connection.exec_driver_sql(statement)
+    except DBAPIError as error:
+        return [f"{statement.partition(' PASSWORD')[0]}: {str(error.orig).splitlines()[0].rpartition(': ')[2]}"]
+    return []
+
+
+async def _value(connection: AsyncConnection, expression: str) -> str | bool:
+    return (await connection.exec_driver_sql(f"SELECT {expression}")).scalar_one()  # type: ignore[no-any-return]

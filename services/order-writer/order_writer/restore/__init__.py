@@ -1,0 +1,1 @@
+"""When the database is an older copy: the guard that stops, and the command that mends. Must not apply records."""

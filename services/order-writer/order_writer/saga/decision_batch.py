@@ -1,0 +1,172 @@
+"""From counting decisions to what one transaction writes: rows, product changes and what the saga hears. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple, assert_never
+
+from order_writer.saga import orders
+from stampede_schemas.decisions import (
+    AnyDecision,
+    Ignored,
+    ProductChanged,
+    ProductListed,
+    ProductRetired,
+    Rejected,
+    Released,
+    Reserved,
+    Restocked,
+    RestockRejected,
+    Unreadable,
+)
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId
+
+_TRACEPARENT_LENGTH = 55
+
+
+class Row(NamedTuple):
+    """A purchase as it is inserted, in the order of the columns of `store.INSERT_PURCHASES`.
+
+    `hold_ms` None: no hold (rejected). `traceparent` only where the trace is recorded: the compensation joins it.
+    """
+
+    purchase_id: PurchaseId
+    buyer_id: str
+    product_id: ProductId
+    quantity: int
+    status: str
+    reason: str | None
+    reservation_no: int | None
+    unit_price_minor: int | None
+    currency: str | None
+    payment_method: str
+    fingerprint: str
+    partition: int
+    source_offset: int
+    source_index: int
+    hold_ms: int | None
+    trace_id: str | None
+    traceparent: str | None
+
+    @property
+    def position(self) -> Position:
+        """Where its request stands in the log."""
+        return Position(self.partition, self.source_offset, self.source_index)
+
+
+class Record(NamedTuple):
+    """A record of a topic: its bytes, where it stands, when the broker says it was appended, and its headers."""
+
+    value: bytes
+    partition: int
+    offset: int
+    appended_at: datetime
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Stock(NamedTuple):
+    """What a batch did to one product: its whole new self if that was told, units added after it, and what is left."""
+
+    whole: ProductListed | ProductChanged | ProductRetired | None
+    added: int
+    available: int
+    source_offset: int
+
+
+class Batch:
+    """The decisions of several records on their way into one transaction.
+
+    `rows` holds one outcome of each purchase: its first `Reserved`, else its first `Rejected`. `again` holds further
+    reservations of the same purchases, `later` what was decided about purchases after that, in order.
+    """
+
+    __slots__ = ("again", "decisions", "later", "rows", "stocks")
+
+    def __init__(self) -> None:
+        self.rows: dict[PurchaseId, Row] = {}
+        self.again: list[Row] = []
+        self.later: list[tuple[PurchaseId, orders.Message]] = []
+        self.stocks: dict[tuple[int, ProductId], Stock] = {}
+        self.decisions = 0
+
+    def add(self, partition: int, source_offset: int, decisions: list[AnyDecision]) -> None:
+        """Take in one counting record; records of a partition come in order."""
+        self.decisions += len(decisions)
+        for index, decision in enumerate(decisions):
+            match decision:
+                case Reserved() | Rejected():
+                    self._outcome(decision, Position(partition, source_offset, index))
+                    if not (isinstance(decision, Rejected) and decision.reason == "unknown_product"):
+                        self._left(partition, source_offset, decision.product_id, decision.available_after)
+                case Released():
+                    self.later.append(
+                        (decision.purchase_id, orders.StockReleased(decision.reservation, decision.reason))
+                    )
+                    self._left(partition, source_offset, decision.product_id, decision.available_after)
+                case ProductListed() | ProductChanged() | ProductRetired():
+                    left = decision.available_after
+                    self.stocks[partition, decision.product_id] = Stock(decision, 0, left, source_offset)
+                case Restocked():
+                    self._left(
+                        partition, source_offset, decision.product_id, decision.available_after, decision.quantity
+                    )
+                case RestockRejected() | Ignored() | Unreadable():
+                    pass
+                case _:
+                    assert_never(decision)
+
+    def _left(self, partition: int, source_offset: int, product_id: ProductId, left: int, added: int = 0) -> None:
+        known = self.stocks.get((partition, product_id))
+        whole, before = (known.whole, known.added) if known else (None, 0)
+        self.stocks[partition, product_id] = Stock(whole, before + added, left, source_offset)
+
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
+        known = self.rows.get(decision.purchase_id)
+        if known is None or (known.status == "rejected" and isinstance(decision, Reserved)):
+            self.rows[decision.purchase_id] = _row(decision, position)
+        elif isinstance(decision, Reserved):
+            self.again.append(_row(decision, position))
+
+
+def order_of(row: Row) -> orders.Order:
+    """The order behind a reserved row."""
+    assert row.reservation_no is not None
+    assert row.unit_price_minor is not None
+    assert row.currency is not None
+    return orders.Order(
+        row.purchase_id,
+        row.buyer_id,
+        row.product_id,
+        row.quantity,
+        row.position,
+        row.reservation_no,
+        row.unit_price_minor,
+        row.currency,
+        row.payment_method,
+        row.traceparent,
+    )
+
+
+def _row(decision: Reserved | Rejected, position: Position) -> Row:
+    trace = decision.traceparent
+    known = trace is not None and len(trace) == _TRACEPARENT_LENGTH
+    recorded = trace if known and trace is not None and trace[-1] in "13579bdf" else None
+    reserved = decision if isinstance(decision, Reserved) else None
+    return Row(
+        decision.purchase_id,
+        decision.buyer_id,
+        decision.product_id,
+        decision.quantity,
+        "reserved" if reserved else "rejected",
+        decision.reason if isinstance(decision, Rejected) else None,
+        reserved.reservation_no if reserved else None,
+        reserved.unit_price_minor if reserved else None,
+        reserved.currency if reserved else None,
+        decision.payment_method,
+        decision.fingerprint,
+        position.partition,
+        position.offset,
+        position.index,
+        reserved.hold_ms if reserved else None,
+        trace[3:35] if known and trace is not None else None,
+        recorded,
+    )

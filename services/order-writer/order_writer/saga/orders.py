@@ -1,0 +1,270 @@
+"""The saga of one purchase, as a decider: what has to happen when something is heard about it.
+
+Pure: no clock, no I/O. Timeouts are messages. The shell (`unit_of_work.py`) loads the state under a row lock, carries
+out the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
+Status only rises: rejected < reserved < confirmed < released. Only the log makes a rejected purchase reserved.
+"""
+
+from typing import Literal, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId
+from stampede_schemas.requests import ReleaseReason
+
+Refund = Literal["none", "due", "done"]
+# Versions follow from the log alone: gateways derive the first two from the same decisions.
+REJECTED_VERSION, RESERVED_VERSION, FIRST_EVENT_VERSION = 1, 2, 3
+
+
+class Order(Struct, frozen=True):
+    """What never changes about a purchase that got stock. `traceparent` is None when its trace is not recorded."""
+
+    purchase_id: PurchaseId
+    buyer_id: str
+    product_id: ProductId
+    quantity: int
+    reservation: Position
+    reservation_no: int
+    unit_price_minor: int
+    currency: str
+    payment_method: str
+    traceparent: str | None
+
+
+class Reserved(Struct, frozen=True):
+    """Held for the buyer until paid, expired or cancelled."""
+
+    order: Order
+    version: int = RESERVED_VERSION
+
+
+class Confirmed(Struct, frozen=True):
+    """Sold."""
+
+    order: Order
+    version: int
+
+
+class Released(Struct, frozen=True):
+    """Given back for `reason`. `returned`: the inventory's `Released` was seen. `refund`: money that has to go back."""
+
+    order: Order
+    version: int
+    reason: str
+    refund: Refund
+    returned: bool
+
+
+class Rejected(Struct, frozen=True):
+    """The log said no. A rejection that the inventory has forgotten may be decided anew."""
+
+    version: int = REJECTED_VERSION
+
+
+Purchase = Reserved | Confirmed | Released | Rejected
+
+
+class StockReleased(Struct, frozen=True):
+    """The log gave the units of `reservation` back."""
+
+    reservation: Position
+    reason: ReleaseReason
+
+
+class PaymentApproved(Struct, frozen=True):
+    """The money is there. `amount_minor` and `currency` as the provider reported them; None from a direct answer."""
+
+    amount_minor: int | None = None
+    currency: str | None = None
+
+
+class PaymentDeclined(Struct, frozen=True):
+    """There will be no money."""
+
+
+class HoldExpired(Struct, frozen=True):
+    """`hold_until` has passed by the database's clock."""
+
+
+class CancelAsked(Struct, frozen=True):
+    """`actor` (the buyer's pseudonym, or `operator`) wants the purchase undone."""
+
+    actor: str
+
+
+class PaymentVoided(Struct, frozen=True):
+    """The provider returned what it had captured and will capture nothing more.
+
+    `captured`: it was known that there is money to return when the provider was told to; if not, and meanwhile it is,
+    the answer settles nothing. `amount_minor` and `currency` as the provider reported them; None from a direct answer.
+    """
+
+    captured: bool = True
+    amount_minor: int | None = None
+    currency: str | None = None
+
+
+Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
+
+
+class Become(Struct, frozen=True):
+    """The row takes this state, and the world is told: each version from 3 on is one event on `orders`."""
+
+    state: Confirmed | Released
+
+
+class MarkReturned(Struct, frozen=True):
+    """The units are back on sale: no new version, since nothing changes for the buyer."""
+
+
+class GiveBack(Struct, frozen=True):
+    """Ask the inventory to take `reservation` back."""
+
+    purchase_id: PurchaseId
+    product_id: ProductId
+    reservation: Position
+    reason: ReleaseReason
+    traceparent: str | None
+
+
+class Void(Struct, frozen=True):
+    """Tell the provider, until it answers: refund if captured, and never capture from now on.
+
+    `captured`: there is money to give back; otherwise there may be some that nobody has heard of.
+    """
+
+    captured: bool
+
+
+class KeepApproval(Struct, frozen=True):
+    """The payment is settled; ask no more."""
+
+
+class KeepCapture(Struct, frozen=True):
+    """Money was taken, though it settles nothing: once the purchase ends it has to go back."""
+
+
+class Refuse(Struct, frozen=True):
+    """The message can never be acted on: a dead letter for `reason`."""
+
+    reason: Literal["amount_differs", "not_the_buyer", "refund_of_a_sold_order"]
+
+
+Effect = Become | MarkReturned | GiveBack | Void | KeepApproval | KeepCapture | Refuse
+
+
+def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
+    """What to do when `message` is heard of `purchase`; nothing when it is late, repeated or void."""
+    match message:
+        case StockReleased():
+            return _stock_released(purchase, message)
+        case PaymentApproved():
+            return _approved(purchase, message)
+        case PaymentDeclined():
+            return _release(purchase, "payment_declined") if isinstance(purchase, Reserved) else ()
+        case HoldExpired():
+            return _release(purchase, "hold_expired") if isinstance(purchase, Reserved) else ()
+        case CancelAsked():
+            return _cancelled(purchase, message)
+        case PaymentVoided():
+            return _voided(purchase, message)
+        case _:
+            assert_never(message)
+
+
+def evolve(purchase: Purchase, effects: tuple[Effect, ...]) -> Purchase:
+    """The state after the effects of one reaction."""
+    for effect in effects:
+        match effect:
+            case Become():
+                purchase = effect.state
+            case MarkReturned():
+                assert isinstance(purchase, Released)
+                purchase = replace(purchase, returned=True)
+            case GiveBack() | Void() | KeepApproval() | KeepCapture() | Refuse():
+                pass
+            case _:
+                assert_never(effect)
+    return purchase
+
+
+def _release(
+    held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False
+) -> tuple[Become | GiveBack | Void, ...]:
+    """Only a confirmed order was paid for; whatever else the provider may do is forbidden by the void."""
+    order, paid = held.order, isinstance(held, Confirmed)
+    refund: Refund = "due" if paid else "none"
+    become = Become(Released(order, held.version + 1, reason, refund, returned=by_log))
+    if by_log:
+        return become, Void(paid)
+    back = GiveBack(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
+    return become, back, Void(paid)
+
+
+def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect, ...]:
+    """The log beats the row: what is back on sale is not this buyer's, whatever the row says."""
+    match purchase:
+        case Rejected():
+            return ()
+        case Reserved() | Confirmed():
+            ours = purchase.order.reservation == message.reservation
+            return _release(purchase, message.reason, by_log=True) if ours else ()
+        case Released():
+            ours = purchase.order.reservation == message.reservation
+            return (MarkReturned(),) if ours and not purchase.returned else ()
+        case _:
+            assert_never(purchase)
+
+
+def _approved(purchase: Purchase, message: PaymentApproved) -> tuple[Effect, ...]:
+    match purchase:
+        case Reserved(order=order):
+            if _differs(order, message):
+                return KeepCapture(), Refuse("amount_differs")
+            return Become(Confirmed(order, purchase.version + 1)), KeepApproval()
+        case Confirmed():
+            return ()
+        case Released(refund="none"):
+            # Too late: the units are somebody else's. The money goes back, once.
+            return Become(replace(purchase, version=purchase.version + 1, refund="due")), Void(captured=True)
+        case Released():
+            return ()
+        case Rejected():
+            return (Void(captured=True),)
+        case _:
+            assert_never(purchase)
+
+
+def _cancelled(purchase: Purchase, message: CancelAsked) -> tuple[Effect, ...]:
+    match purchase:
+        case Reserved(order=order) | Confirmed(order=order):
+            if message.actor == "operator":
+                return _release(purchase, "cancelled_by_operator")
+            return _release(purchase, "cancelled") if message.actor == order.buyer_id else (Refuse("not_the_buyer"),)
+        case Released() | Rejected():
+            return ()
+        case _:
+            assert_never(purchase)
+
+
+def _voided(purchase: Purchase, message: PaymentVoided) -> tuple[Effect, ...]:
+    match purchase:
+        case Released(order=order, refund=refund):
+            if _differs(order, message):
+                return (Refuse("amount_differs"),)
+            if refund != "due" or not message.captured:
+                return ()
+            return (Become(replace(purchase, version=purchase.version + 1, refund="done")),)
+        case Confirmed():
+            return (Refuse("refund_of_a_sold_order"),)
+        case Reserved() | Rejected():
+            return ()
+        case _:
+            assert_never(purchase)
+
+
+def _differs(order: Order, told: PaymentApproved | PaymentVoided) -> bool:
+    price = order.unit_price_minor * order.quantity
+    return told.amount_minor is not None and (told.amount_minor, told.currency) != (price, order.currency)
