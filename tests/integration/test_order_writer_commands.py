@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from eventlog.reader import LogBroken
-from order_writer.consume import apply_commands
+from order_writer.consume import commands
 from order_writer.endings import product_cancellation
 from order_writer.endings.pending_commands import sweep_pending
 from order_writer.endings.product_cancellation import ORDERS_PER_TRANSACTION_MAX
@@ -178,7 +178,7 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
                VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
         )
         async with units.open() as unit:
-            await apply_commands.apply(unit, {0: (0, 1)}, [Record(encode(paid("p1")), 0, 0, NOW)])
+            await commands.apply(unit, {0: (0, 1)}, [Record(encode(paid("p1")), 0, 0, NOW)])
         await begun.commit()
     assert await quiet.statuses() == {"p1": "reserved"}
     await sweep_pending(units)
@@ -191,7 +191,7 @@ async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(quiet:
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancel("p2")))]
     async with units.open() as unit:
-        await apply_commands.apply(unit, {0: (0, 2)}, arrived)
+        await commands.apply(unit, {0: (0, 2)}, arrived)
     await quiet.rows("UPDATE pending_commands SET parked_at = now() - interval '1 hour'")
     for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -3_600.0 + 599)):
         await applied_until(quiet, DECISIONS.name, seconds, partitions)
@@ -232,7 +232,7 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     for n in range(2):  # the second time is a repetition
         async with units.open() as unit:
-            await apply_commands.apply(unit, {0: (n, n + 1)}, [Record(encode(ask), 0, n, NOW)])
+            await commands.apply(unit, {0: (n, n + 1)}, [Record(encode(ask), 0, n, NOW)])
     assert await product_cancellation.batch(units, "c1")
     progress = "SELECT reached, cancelled, done_at IS NOT NULL FROM product_cancellations"
     [first] = await quiet.rows(progress)

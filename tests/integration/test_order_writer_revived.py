@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from eventlog.reader import Progress
-from order_writer.consume import apply_commands, apply_decisions
+from order_writer.consume import apply_decisions, commands
 from order_writer.consume.apply_decisions import Move
 from order_writer.endings.pending_commands import sweep_pending
 from order_writer.restore.recover import LIFT
@@ -209,7 +209,7 @@ class Logs:
         at = self._commands
         self._commands += 1
         async with self._units.open() as unit:
-            await apply_commands.apply(unit, {0: (at, at + 1)}, [Record(encode(heard), 0, at, LONG_AGO)])
+            await commands.apply(unit, {0: (at, at + 1)}, [Record(encode(heard), 0, at, LONG_AGO)])
 
     async def sweep(self) -> object:
         """Look after the commands that wait; how many still do."""

@@ -16,24 +16,12 @@ from service.problem_details import Problem
 from stampede_schemas.identifiers import QUANTITY_MAX, ProductId
 
 PAYMENT_METHOD_DEFAULT = "ok"  # what the simulated provider approves; real ones are named by the buyer
-
-
 PRODUCT_ID_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"  # canonical: one spelling per product, safe in paths and logs
-
-
 PAYMENT_METHOD_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,31}$"
-
-
 _product_id = re.compile(PRODUCT_ID_PATTERN)
-
-
 _BARE_QUOTES = {False: 6, True: 10}  # quotation marks in a body without duplicates: keys and strings, twice each
-
-
 # msgspec matches with Python's re, whose $ lets a final newline through; \Z does not.
 _ProductId = Annotated[str, msgspec.Meta(pattern=PRODUCT_ID_PATTERN[:-1] + r"\Z", examples=["tea"])]
-
-
 _PaymentMethod = Annotated[
     str,
     msgspec.Meta(pattern=PAYMENT_METHOD_PATTERN[:-1] + r"\Z", extra_json_schema={"default": PAYMENT_METHOD_DEFAULT}),

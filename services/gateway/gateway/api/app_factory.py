@@ -14,7 +14,7 @@ from gateway.api import views, webhook_signature
 from gateway.api.admin_orders import OrderDesk
 from gateway.api.admin_products import OperatorsApi
 from gateway.api.docs import add_docs
-from gateway.api.openapi import add_handlers
+from gateway.api.errors import add_handlers
 from gateway.api.payment_reports import PaymentReports
 from gateway.api.products import Catalogue
 from gateway.api.purchases import BuyersApi

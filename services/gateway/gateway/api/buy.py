@@ -34,14 +34,8 @@ from telemetry import names
 from telemetry.tracing import Kind, Tracing, child_of, new_traceparent, trace_id_of, valid
 
 Reply = tuple[int, RouteHeaders, bytes, str]  # status, headers, body, outcome
-
-
 _log = logging.getLogger(__name__)
-
-
 _JSON = (b"content-type", b"application/json")
-
-
 _REPLAYED = (b"idempotency-replayed", b"true")
 
 

@@ -1,6 +1,13 @@
-"""TODO"""
+"""Every error of the two apps as a problem document."""
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
 
 from gateway.http import problems
+from gateway.read_side.lookup import Undetermined
+from gateway.read_side.postgres import Away
+from service.problem_details import Problem
+from service.problem_handlers import add_problem_handlers, answer
 
 _BY_STATUS = {
     400: problems.MALFORMED,
@@ -8,3 +15,16 @@ _BY_STATUS = {
     405: problems.METHOD_NOT_ALLOWED,
     422: problems.INVALID_BODY,
 }
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Make every error of this app a problem document."""
+
+    async def away(_: Request, error: Exception) -> Response:
+        unsure = "It cannot be told now whether there is such a purchase; ask again."
+        detail = unsure if isinstance(error, Undetermined) else "The database cannot be asked now."
+        return answer(Problem(problems.UNAVAILABLE, detail, retry_after_s=1))
+
+    failed = Problem(problems.INTERNAL, "The gateway failed; the log of the gateway says why.")
+    add_problem_handlers(app, _BY_STATUS, failed, {("header", "idempotency-key"): problems.KEY_INVALID})
+    app.add_exception_handler(Away, away)

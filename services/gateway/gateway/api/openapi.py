@@ -3,22 +3,12 @@
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
 
-from gateway.api.errors import _BY_STATUS
 from gateway.http import problems
-from gateway.read_side.lookup import Undetermined
-from gateway.read_side.postgres import Away
 from service.problem_details import Kind, Problem
-from service.problem_handlers import add_problem_handlers, answer
 
 SCHEMAS = "#/components/schemas/"
-
-
 NULL = "<null>"  # in examples: FastAPI leaves null out of a description
-
-
 EXAMPLE_TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
@@ -34,17 +24,9 @@ class ProblemDocument(msgspec.Struct):
 
 
 Responses = dict[int | str, dict[str, Any]]
-
-
 ANYWHERE = (problems.MALFORMED, problems.INVALID_BODY, problems.OVERLOADED, problems.UNAVAILABLE)
-
-
 OPEN: dict[str, Any] = {"security": []}  # a route for everybody
-
-
 WITH_BODY = (*ANYWHERE, problems.TOO_LARGE, problems.UNSUPPORTED_MEDIA)
-
-
 OPERATED = (problems.KEY_INVALID, problems.UNAUTHENTICATED, problems.FORBIDDEN, *WITH_BODY)
 
 
@@ -89,16 +71,3 @@ def replaced(value: object, old: object, new: object) -> object:
 def event_stream(what: str) -> Responses:
     """The OpenAPI description of server-sent events."""
     return {200: {"description": f"server-sent events: {what}", "content": {"text/event-stream": {}}}}
-
-
-def add_handlers(app: FastAPI) -> None:
-    """Make every error of this app a problem document."""
-
-    async def away(_: Request, error: Exception) -> Response:
-        unsure = "It cannot be told now whether there is such a purchase; ask again."
-        detail = unsure if isinstance(error, Undetermined) else "The database cannot be asked now."
-        return answer(Problem(problems.UNAVAILABLE, detail, retry_after_s=1))
-
-    failed = Problem(problems.INTERNAL, "The gateway failed; the log of the gateway says why.")
-    add_problem_handlers(app, _BY_STATUS, failed, {("header", "idempotency-key"): problems.KEY_INVALID})
-    app.add_exception_handler(Away, away)

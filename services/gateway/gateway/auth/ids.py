@@ -1,4 +1,4 @@
-"""TODO"""
+"""The ids of purchases and the pseudonyms of buyers, derived from who asks and for what. Pure."""
 
 import re
 from functools import lru_cache
@@ -9,17 +9,9 @@ from stampede_schemas.identifiers import BuyerId, ProductId, PurchaseId, Request
 from stampede_schemas.topics import PARTITIONS, partition_of
 
 IDENTITY_SECRET_BYTES_MIN = 32
-
-
 BUYER_ID_PATTERN = r"^b[0-9a-f]{32}$"  # a pseudonym, as IdentityKey makes them
-
-
 ID_FORM = "2"  # 1: without product and partition
-
-
 _PURCHASE_ID = re.compile(r"[a-z0-9]{4}-(?:([0-9a-f]{2})-)?[0-9a-f]{32}")
-
-
 partition_of_product = lru_cache(maxsize=10_000)(partition_of)  # a sale is a few products
 
 

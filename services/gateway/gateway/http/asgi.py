@@ -1,4 +1,4 @@
-"""TODO"""
+"""Bodies in and out of ASGI: read up to the limit, checked before an app sees them, sent whole."""
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

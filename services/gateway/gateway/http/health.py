@@ -1,4 +1,4 @@
-"""TODO"""
+"""/livez, /startupz and /readyz on the listener of buyers."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple

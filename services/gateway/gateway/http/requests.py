@@ -1,4 +1,7 @@
-"""TODO"""
+"""What a request may look like: its headers, its size, the Idempotency-Key, `Prefer`. Pure.
+
+Every function answers with a value or with the Problem that says why not; the hot path and the FastAPI routes obey both.
+"""
 
 import json
 import re
@@ -9,25 +12,13 @@ from gateway.http import problems
 from service.problem_details import Problem
 
 BODY_BYTES_MAX = 4_096
-
-
 KEY_LENGTH_MAX = 255
-
-
 KEY_PATTERN = r'^([!#-~]([ -~]*[!-~])?|"[ -~]+")$'  # on the wire: bare, or quoted
-
-
 WAIT_S_MAX = 5
-
-
 Headers = Mapping[bytes, bytes | None]  # lower-case name -> value; None: sent more than once
-
-
 _WANTED = frozenset(
     b"content-type content-length content-encoding idempotency-key prefer traceparent authorization x-user-id".split()
 )
-
-
 _JSON_TYPE = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 
 

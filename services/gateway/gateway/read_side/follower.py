@@ -26,14 +26,8 @@ from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
 
 RECORDS_PER_TURN_MAX = 20  # each may carry 500 decisions: the loop must not be held longer than some milliseconds
-
-
 PROBE_S = 0.25
-
-
 AT_END_S_MAX = 1.0
-
-
 _log = logging.getLogger(__name__)
 
 

@@ -1,10 +1,8 @@
-"""TODO"""
+"""Requests that wait for something to change: woken by key, and bounded."""
 
 import asyncio
 
 WATCHERS_MAX = 50_000
-
-
 UNWATCHED_S = 0.25
 
 

@@ -1,17 +1,13 @@
 """Commands that wait for their purchase: told once its row is decided, dead letters when it will not come."""
 
-from order_writer.consume.apply_commands import COMMANDS_PER_TRANSACTION_MAX, REPORTED, _give_up, _read, _tell
+from order_writer.consume.commands import COMMANDS_PER_TRANSACTION_MAX, REPORTED, _give_up, _read, _tell
 from order_writer.saga.decision_batch import Record
 from order_writer.unit_of_work import Money, Units
 from stampede_schemas.order_commands import PaymentReported
 from stampede_schemas.topics import DECISIONS
 
 SWEEP_EVERY_S = 1.0
-
-
 PARKED_S_MAX = 600.0
-
-
 # `parked_at` is the start of the transaction that was given the command, so it lies after each decision that its sender
 # can have seen. It is compared with `applied.until` because both are Postgres' clock; `appended_at` is the broker's.
 UNPARK = """
@@ -21,8 +17,6 @@ DELETE FROM pending_commands WHERE command_id IN (
      OR parked_at < (SELECT until FROM applied WHERE topic = $2 AND partition = u.partition)
   LIMIT $1 FOR UPDATE OF c SKIP LOCKED)
 RETURNING payload, partition, source_offset, appended_at"""
-
-
 GIVE_UP = """
 DELETE FROM pending_commands WHERE command_id IN (
   SELECT command_id FROM pending_commands c
