@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Literal, NoReturn, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from telemetry.logs import configure_logs
@@ -33,6 +33,16 @@ class TracedSettings(ServiceSettings):
 
     span_file: str = Field(default="", description="where spans go, one JSON object a line; empty: nowhere")
     trace_sample: float = Field(default=1.0, ge=0, le=1)
+
+
+def checked(parse: Callable[[str], object]) -> AfterValidator:
+    """For a setting whose text `parse` must be able to read; it raises ValueError otherwise."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
 
 
 _Settings = TypeVar("_Settings", bound=ServiceSettings)

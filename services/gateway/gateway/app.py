@@ -44,7 +44,6 @@ from telemetry.tracing import configure
 CATCH_UP_S_MAX = 600.0
 DRAIN_S = 3.0
 UNREADY_S = 1.0
-REFRESH_S = 1.0
 DRAIN_LOOK_S = 0.05
 _log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ class Gateway:
             for work in (who.run(), lag.run(), commands.run(), sale.run()):
                 await stack.enter_async_context(_running(work))
             await limiter.open()
-            await stack.enter_async_context(_running(_refresh(limiter)))
+            await stack.enter_async_context(_running(limiter.run()))
             await stack.enter_async_context(_running(self._appender.run()))
             stack.push_async_callback(self._appender.drain)
             http = await stack.enter_async_context(self._serving("http", settings.http_host, settings.http_port, door))
@@ -233,13 +232,6 @@ def _show(tail: Tail, metrics: Metrics) -> None:
     metrics.lost.set_function(lambda: tail.lost)
     metrics.lag.set_function(lambda: tail.lag)
     metrics.void.set_function(lambda: tail.voids)
-
-
-async def _refresh(limiter: Limiter) -> None:
-    """Learn each second of limits that were changed: there may be no purchase for long."""
-    while True:
-        await asyncio.sleep(REFRESH_S)
-        await limiter.refresh()
 
 
 async def _drain(*listeners: Listener) -> None:

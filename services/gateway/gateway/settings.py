@@ -1,8 +1,9 @@
 """The settings of the gateway, read from the environment (`STAMPEDE_...`). Nothing else here reads the environment."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from gateway.auth.client_address import parse_proxies
 from gateway.auth.ids import IDENTITY_SECRET_BYTES_MIN, IdentityKey
@@ -10,7 +11,7 @@ from gateway.auth.tokens import LEEWAY_S_MAX, Algorithm, TokenAuthenticator, Tok
 from gateway.http.load_shedding import READS_MAX
 from gateway.http.server import REQUEST_S_MAX
 from ratelimit.policy import parse_policies
-from service.run import TracedSettings
+from service.run import TracedSettings, checked
 
 WEBHOOK_SECRET_LENGTH_MIN = 32
 LIMITS_DEFAULT = "user:token_bucket:5/s,user:sliding_window:60/min,address:token_bucket:200/s"
@@ -41,23 +42,11 @@ class Settings(TracedSettings):
     identity_key_file: Path | None = None
     webhook_secret: SecretStr | None = None
     webhook_secret_file: Path | None = None
-    limits: str = LIMITS_DEFAULT
+    limits: Annotated[str, checked(parse_policies)] = LIMITS_DEFAULT
     gateways: int = Field(default=1, ge=1, le=1000)
-    trusted_proxies: str = ""
+    trusted_proxies: Annotated[str, checked(parse_proxies)] = ""
     reads_max: int = Field(default=READS_MAX, ge=1)
     request_s_max: float = Field(default=REQUEST_S_MAX, ge=0.5, le=REQUEST_S_MAX)
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, proxies: str) -> str:
-        parse_proxies(proxies)
-        return proxies
-
-    @field_validator("limits")
-    @classmethod
-    def _readable(cls, limits: str) -> str:
-        parse_policies(limits)
-        return limits
 
     @model_validator(mode="after")
     def _one_identity_key(self) -> "Settings":

@@ -13,7 +13,6 @@ from ratelimit.settings import Settings
 from telemetry.ops import Checks, build_registry, serve_ops
 
 DRAIN_SECONDS_MAX = 10
-REFRESH_S = 1.0
 
 
 async def serve(settings: Settings, stopping: asyncio.Event) -> None:
@@ -31,9 +30,6 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS_MAX)
     server = uvicorn.Server(config)
 
-    def live() -> Checks:
-        return {"event loop": True}
-
     def ready() -> Checks:
         return {"http": (server.started and not server.should_exit) or "not serving"}
 
@@ -43,9 +39,11 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
         server.should_exit = True
 
     listener = socket.create_server((settings.http_host, settings.http_port))
-    ops = await serve_ops(settings.ops_host, settings.ops_port, live=live, ready=ready, registry=registry)
+    ops = await serve_ops(
+        settings.ops_host, settings.ops_port, live=lambda: {"event loop": True}, ready=ready, registry=registry
+    )
     await limiter.open()  # also the policies that were changed since the setting was written
-    beside = asyncio.gather(_refresh(limiter), stop())
+    beside = asyncio.gather(limiter.run(), stop())
     try:
         with listener:
             await server.serve(sockets=[listener])
@@ -55,9 +53,3 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
             await beside
         await ops.close()
         await redis.aclose()
-
-
-async def _refresh(limiter: Limiter) -> None:
-    while True:
-        await asyncio.sleep(REFRESH_S)
-        await limiter.refresh()

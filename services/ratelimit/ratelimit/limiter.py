@@ -27,6 +27,7 @@ from telemetry import names
 
 REDIS_WAIT_S = 0.05
 LAST_LOOK_S = 0.01  # the part of REDIS_WAIT_S that is granted even when the first part went by in one turn
+REFRESH_S = 1.0
 COMMAND_S_MAX = 1.0  # what is not on the way of a purchase may take longer
 REDIS_CONNECTIONS_MAX = 32
 LOCAL_KEYS_MAX = 100_000
@@ -210,6 +211,12 @@ class Limiter:
         with contextlib.suppress(RedisAway):
             await self._command("SCRIPT", "LOAD", SCRIPT)
         await self.refresh()
+
+    async def run(self) -> None:
+        """Refresh each second until cancelled: there may be no purchase for long."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.refresh()
 
     async def refresh(self) -> None:
         """Learn which policies are in force, or give them to a Redis that lost them; and whether it answers in time.

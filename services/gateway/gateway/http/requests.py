@@ -1,6 +1,6 @@
 """What a request may look like: its headers, its size, the Idempotency-Key, `Prefer`. Pure.
 
-Every function answers with a value or with the Problem that says why not; the hot path and the FastAPI routes obey both.
+Every function answers with a value or with the Problem that says why not; hot path and FastAPI routes obey both.
 """
 
 import json

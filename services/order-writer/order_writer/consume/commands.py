@@ -1,4 +1,4 @@
-"""What the consumer of `order-commands` does with its records: they change orders, in one transaction with the progress.
+"""What the consumer of `order-commands` does with its records, in one transaction with the progress.
 
 Payment reports, reported refunds and cancellations are told to the saga. One that comes before its row waits in
 `pending_commands`: a sweep joins the two each second, so that a command and a row whose transactions missed each other
