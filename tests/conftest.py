@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from tests.support import stack
 from tests.support.orders import Installation, installation, tables, units_of
 from tests.support.stack import LocalStack
@@ -50,7 +50,7 @@ async def quiet(quiet_servers: LocalStack) -> AsyncIterator[Installation]:
 
 
 @pytest.fixture
-async def units(quiet: Installation) -> AsyncIterator[Units]:
+async def units(quiet: Installation) -> AsyncIterator[UnitsOfWork]:
     """Transactions on them."""
     async with units_of(quiet) as opened:
         yield opened

@@ -12,7 +12,7 @@ from eventlog.reader import Progress
 from order_writer.consume import apply_decisions
 from order_writer.consume.apply_decisions import Move, ProgressConflict
 from order_writer.saga.decision_batch import Batch
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import Load, Position
@@ -85,7 +85,7 @@ class Shard:
         batch.add(self.partition, offset, [decision])
 
 
-async def offer(units: Units, shard: Shard, cut: int, *, confirm: bool) -> None:
+async def offer(units: UnitsOfWork, shard: Shard, cut: int, *, confirm: bool) -> None:
     """Two writers come with each batch at once: one of them is overtaken."""
 
     async def write(move: Move, batch: Batch) -> None:
@@ -108,7 +108,7 @@ async def begin(place: Installation, *, lifted: int) -> None:
 @pytest.mark.parametrize("confirm", [False, True], ids=["paid", "free"])
 @pytest.mark.parametrize("lifted", [0, 5], ids=["", "restored"])
 async def test_every_cut_of_the_log_gives_the_same(
-    quiet: Installation, units: Units, *, confirm: bool, lifted: int
+    quiet: Installation, units: UnitsOfWork, *, confirm: bool, lifted: int
 ) -> None:
     """A purchase that was rejected, once or more, and then reserved is its reservation: version 2, paid, told from
     version 3 on. In two shards of partitions that are written at once."""

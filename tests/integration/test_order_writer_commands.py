@@ -14,7 +14,7 @@ from order_writer.endings.product_cancellation import ORDERS_PER_TRANSACTION_MAX
 from order_writer.payments.provider import Approved, Verdict, Voided
 from order_writer.saga.decision_batch import Record
 from order_writer.saga.orders import Order
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported
@@ -166,7 +166,7 @@ async def test_other_commands_than_those_it_knows_stop_the_writer(place: Install
     assert stopped.group_contains(LogBroken, match="made anew")
 
 
-async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installation, units: Units) -> None:
+async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installation, units: UnitsOfWork) -> None:
     """The command's transaction does not see the row, the row's does not see the command: the sweep joins them."""
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     async with units.pool.acquire() as writing:
@@ -186,7 +186,9 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
     assert await quiet.value("SELECT count(*) FROM pending_commands") == 0
 
 
-async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(quiet: Installation, units: Units) -> None:
+async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(
+    quiet: Installation, units: UnitsOfWork
+) -> None:
     """Ten minutes after it came, by what `decisions` is applied to: a backlog of any length does not bury it."""
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancel("p2")))]
@@ -224,7 +226,7 @@ async def test_what_was_refunded_before_its_purchase_came_is_never_charged(place
 
 
 async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
-    quiet: Installation, units: Units
+    quiet: Installation, units: UnitsOfWork
 ) -> None:
     """700 orders: after the first batch the writer dies; the next one tells the rest, each order once."""
     await insert_orders(quiet, 700, "confirmed")

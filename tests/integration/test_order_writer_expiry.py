@@ -12,7 +12,7 @@ from order_writer.endings.hold_expiry import HOLDS_PER_TRANSACTION_MAX, SWEEP_EV
 from order_writer.ops.metrics import Metrics
 from order_writer.postgres.pool import repeat
 from order_writer.saga import orders
-from order_writer.unit_of_work import Unit, Units
+from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
 from stampede_schemas.codec import decode_request, split_requests
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import ReleaseRequested
@@ -22,7 +22,7 @@ from tests.support.orders import Installation, applied_until, insert_orders, unt
 GRACE_S = 5.0
 
 
-def sweeper(units: Units, grace_s: float = GRACE_S) -> Sweeper:
+def sweeper(units: UnitsOfWork, grace_s: float = GRACE_S) -> Sweeper:
     """One that sweeps when the test says so."""
     return Sweeper(units, Metrics("test"), grace_s)
 
@@ -32,7 +32,7 @@ async def released(quiet: Installation) -> int:
     return (await quiet.rows("SELECT count(*) FROM purchases WHERE status = 'released'"))[0][0]  # type: ignore[no-any-return]
 
 
-async def test_a_hold_ends_only_past_what_was_heard(quiet: Installation, units: Units) -> None:
+async def test_a_hold_ends_only_past_what_was_heard(quiet: Installation, units: UnitsOfWork) -> None:
     """An approval may stand in the purchase's partition of the commands until that is applied beyond the hold's end."""
     await insert_orders(quiet, 1)
     its_own = partition_of("p1")
@@ -48,7 +48,7 @@ async def test_a_hold_ends_only_past_what_was_heard(quiet: Installation, units: 
     assert await released(quiet) == 1  # the others are
 
 
-async def test_a_partition_that_is_behind_holds_up_only_its_own(quiet: Installation, units: Units) -> None:
+async def test_a_partition_that_is_behind_holds_up_only_its_own(quiet: Installation, units: UnitsOfWork) -> None:
     """Its overdue holds are more than a batch, and first in line: those of all other partitions end."""
     await insert_orders(quiet, 7_000)
     ids = [f"p{n}" for n in range(1, 7_001)]
@@ -79,7 +79,7 @@ async def test_a_partition_that_is_behind_holds_up_only_its_own(quiet: Installat
     ],
 )
 async def test_an_open_authorisation_has_one_grace_more(
-    quiet: Installation, units: Units, asked: float, lease: float, hold: float, ended: bool
+    quiet: Installation, units: UnitsOfWork, asked: float, lease: float, hold: float, ended: bool
 ) -> None:
     """In seconds from now: when it began, until when it is leased, when the hold ends."""
     await insert_orders(quiet, 1)
@@ -95,7 +95,7 @@ async def test_an_open_authorisation_has_one_grace_more(
     assert await released(quiet) == ended
 
 
-async def test_several_sweepers_end_each_hold_once(quiet: Installation, units: Units) -> None:
+async def test_several_sweepers_end_each_hold_once(quiet: Installation, units: UnitsOfWork) -> None:
     """Four at once over 1,500 holds: one event, one release and one void each, and none waits for another's rows."""
     await insert_orders(quiet, 1_500)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
@@ -117,7 +117,7 @@ async def test_several_sweepers_end_each_hold_once(quiet: Installation, units: U
     assert await quiet.value("SELECT count(*) FROM payments WHERE state = 'void_due'") == 1_500
 
 
-async def test_an_approval_under_way_is_not_overtaken(quiet: Installation, units: Units) -> None:
+async def test_an_approval_under_way_is_not_overtaken(quiet: Installation, units: UnitsOfWork) -> None:
     """Its transaction holds the row: the sweep passes over it, and afterwards finds it sold."""
     await insert_orders(quiet, 2)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
@@ -129,15 +129,15 @@ async def test_an_approval_under_way_is_not_overtaken(quiet: Installation, units
     assert await quiet.statuses() == {"p1": "confirmed", "p2": "released"}
 
 
-class Interrupted(Units):
+class Interrupted(UnitsOfWork):
     """A database that is away for the first transactions."""
 
     away = 2
     back_at = 0.0
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Unit]:
-        """See Units."""
+    async def open(self) -> AsyncIterator[UnitOfWork]:
+        """See UnitsOfWork."""
         if self.away:
             self.away -= 1
             self.back_at = time.monotonic()
@@ -146,7 +146,7 @@ class Interrupted(Units):
             yield unit
 
 
-async def test_sweeping_begins_after_one_grace_without_interruption(quiet: Installation, units: Units) -> None:
+async def test_sweeping_begins_after_one_grace_without_interruption(quiet: Installation, units: UnitsOfWork) -> None:
     """At the start, and again after each time without the database: payments are asked about first."""
     grace_s = 0.6
     interrupted = Interrupted(units.pool, lambda *_: None)

@@ -13,7 +13,7 @@ from order_writer.payments.payer import Payer
 from order_writer.payments.provider import Provider, Verdict, Voided
 from order_writer.saga import orders
 from order_writer.saga.orders import Order
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from payment_simulator.journal import Journal
 from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId, RequestId
@@ -39,7 +39,7 @@ REFUND = RefundReported(
 
 @asynccontextmanager
 async def paying(
-    units: Units, provider: Provider, in_flight_max: int = 20, timeout_s: float = 10.0
+    units: UnitsOfWork, provider: Provider, in_flight_max: int = 20, timeout_s: float = 10.0
 ) -> AsyncIterator[Metrics]:
     """A payer at work; its metrics."""
     metrics, stopping = Metrics("test"), asyncio.Event()
@@ -92,7 +92,7 @@ class Counting(Simulated):
         return await super().void(purchase_id, captured=captured)
 
 
-async def test_a_dead_provider_is_left_in_peace_and_found_again(quiet: Installation, units: Units) -> None:
+async def test_a_dead_provider_is_left_in_peace_and_found_again(quiet: Installation, units: UnitsOfWork) -> None:
     """100 payments are due and nobody answers: some twenty calls, then silence but for probes; healed, all are paid."""
     await insert_orders(quiet, 100)
     await make_due(quiet)
@@ -131,7 +131,7 @@ class Hanging(Counting):
         return answer
 
 
-async def test_a_call_that_hangs_gives_its_place_up(quiet: Installation, units: Units) -> None:
+async def test_a_call_that_hangs_gives_its_place_up(quiet: Installation, units: UnitsOfWork) -> None:
     """As many hang as may be open at once: the others are paid all the same, and those are asked again, but later than
     a call that was answered with "unknown"."""
     await insert_orders(quiet, 20)
@@ -147,7 +147,7 @@ async def test_a_call_that_hangs_gives_its_place_up(quiet: Installation, units: 
     assert len(provider.asked) == 24
 
 
-async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: Units) -> None:
+async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: UnitsOfWork) -> None:
     """No answer in time is a failure like any other: after eight in a row nobody is asked for a while."""
     await insert_orders(quiet, 100)
     await make_due(quiet)
@@ -161,7 +161,7 @@ async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: 
     assert len(provider.asked) < 30
 
 
-async def test_past_the_idempotency_horizon_nobody_is_charged_again(quiet: Installation, units: Units) -> None:
+async def test_past_the_idempotency_horizon_nobody_is_charged_again(quiet: Installation, units: UnitsOfWork) -> None:
     """The provider has forgotten the key: it is asked what became of it. What it took is kept."""
     await insert_orders(quiet, 3)
     provider = Counting()
@@ -178,7 +178,7 @@ async def test_past_the_idempotency_horizon_nobody_is_charged_again(quiet: Insta
 
 
 @pytest.mark.parametrize("status", ["confirmed", "released", "rejected"])
-async def test_only_what_is_held_is_charged(quiet: Installation, units: Units, status: str) -> None:
+async def test_only_what_is_held_is_charged(quiet: Installation, units: UnitsOfWork, status: str) -> None:
     """A payment that is due for anything else (somebody's mistake) is not made."""
     await insert_orders(quiet, 2, "reserved")
     await quiet.rows("UPDATE purchases SET status = $1 WHERE purchase_id = 'p1'", status)
@@ -204,7 +204,7 @@ class Forgetful(Counting):
         return await super().void(purchase_id, captured=captured)
 
 
-async def test_a_void_that_crossed_the_approval_is_repeated(quiet: Installation, units: Units) -> None:
+async def test_a_void_that_crossed_the_approval_is_repeated(quiet: Installation, units: UnitsOfWork) -> None:
     """An answer that did not know of the money settles nothing: the provider is told again, with what is known."""
     await insert_orders(quiet, 1, "released")
     await quiet.rows("INSERT INTO payments (purchase_id, method, state) VALUES ('p1', 'ok', 'void_due')")
@@ -246,7 +246,7 @@ async def test_the_webhook_decides_and_a_late_approval_is_refunded_by_report(qui
         assert states == {"p1": "voided", "p2": "approved", "p3": "voided"}
 
 
-async def test_money_taken_of_the_wrong_amount_is_not_forgotten(quiet: Installation, units: Units) -> None:
+async def test_money_taken_of_the_wrong_amount_is_not_forgotten(quiet: Installation, units: UnitsOfWork) -> None:
     """It confirms nothing, and when the hold has ended it is still known that money has to go back."""
     await insert_orders(quiet, 1)
     await make_due(quiet)

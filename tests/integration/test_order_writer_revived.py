@@ -14,7 +14,7 @@ from order_writer.consume.apply_decisions import Move
 from order_writer.endings.pending_commands import sweep_pending
 from order_writer.restore.recover import LIFT
 from order_writer.saga.decision_batch import Batch, Record
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Load, Position, PurchaseId, RequestId
@@ -186,7 +186,7 @@ async def test_a_refused_reservation_takes_the_place_of_its_rejection(place: Ins
 class Logs:
     """Both topics of one purchase, played without a broker: what a writer has read of each."""
 
-    def __init__(self, place: Installation, units: Units) -> None:
+    def __init__(self, place: Installation, units: UnitsOfWork) -> None:
         self._place, self._units, self._decisions, self._commands = place, units, 0, 0
 
     async def begin(self) -> None:
@@ -218,7 +218,7 @@ class Logs:
 
 
 @pytest.fixture
-async def logs(quiet: Installation, units: Units) -> Logs:
+async def logs(quiet: Installation, units: UnitsOfWork) -> Logs:
     """A purchase `p1` that was rejected."""
     made = Logs(quiet, units)
     await made.begin()

@@ -25,7 +25,7 @@ from order_writer.postgres.migrate import migrate
 from order_writer.postgres.pool import DatabaseWrong, Pool, open_pool
 from order_writer.postgres.roles import Role, parse_role
 from order_writer.saga.decision_batch import Batch
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
@@ -237,7 +237,7 @@ async def _is(place: Place, query: str, wanted: int) -> bool:
 
 async def _freeze(pool: Pool, partition: int, thaw: asyncio.Event) -> None:
     """Move a partition on, as a writer does first of all, send nothing more for a while, then try to commit."""
-    async with Units(pool, lambda unit, started: None).open() as unit:
+    async with UnitsOfWork(pool, lambda unit, started: None).open() as unit:
         [at] = await unit.connection.fetch("SELECT * FROM progress WHERE partition = $1", partition)
         to = Progress(at["next_offset"] + 1, at["source_offset"] + 1, at["load"], at["anchor"] + 1)
         await apply_decisions.apply(

@@ -4,10 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from order_writer.saga.orders import (
-    Become,
     CancelAsked,
     Confirmed,
-    GiveBack,
     HoldExpired,
     Message,
     PaymentApproved,
@@ -16,8 +14,10 @@ from order_writer.saga.orders import (
     Purchase,
     Rejected,
     Released,
+    RequestRelease,
     Reserved,
     StockReleased,
+    Transition,
     Void,
     evolve,
     react,
@@ -50,12 +50,12 @@ def test_a_reservation_ends_once(messages: list[Message]) -> None:
         effects = react(purchase, message)
         after = evolve(purchase, effects)
         assert RANK[type(after)] >= RANK[type(purchase)]
-        assert after.version - purchase.version == sum(isinstance(effect, Become) for effect in effects)
+        assert after.version - purchase.version == sum(isinstance(effect, Transition) for effect in effects)
         if isinstance(purchase, Released):
             assert isinstance(after, Released)
             assert ["none", "due", "done"].index(after.refund) >= ["none", "due", "done"].index(purchase.refund)
             assert after.returned >= purchase.returned
-        backs += sum(isinstance(e, GiveBack) and e.reservation == ORDER.reservation for e in effects)
+        backs += sum(isinstance(e, RequestRelease) and e.reservation == ORDER.reservation for e in effects)
         assert isinstance(after, Released) or backs == 0
         purchase = after
     by_log = isinstance(purchase, Released) and purchase.returned and backs == 0
@@ -70,7 +70,7 @@ def test_hearing_everything_twice_changes_nothing(messages: list[Message]) -> No
         purchase = evolve(purchase, react(purchase, message))
         repeated = react(purchase, message)
         assert evolve(purchase, repeated) == purchase
-        assert not any(isinstance(e, GiveBack) and e.reservation == ORDER.reservation for e in repeated)
+        assert not any(isinstance(e, RequestRelease) and e.reservation == ORDER.reservation for e in repeated)
 
 
 @given(st.lists(MESSAGES, max_size=30))

@@ -53,14 +53,14 @@ class Money(RuleBasedStateMachine):
         """One transaction."""
         effects = orders.react(self.purchase, message)
         before, self.purchase = self.purchase, orders.evolve(self.purchase, effects)
-        assert self.purchase.version - before.version == sum(isinstance(e, orders.Become) for e in effects)
+        assert self.purchase.version - before.version == sum(isinstance(e, orders.Transition) for e in effects)
         refused = any(isinstance(effect, orders.Refuse) for effect in effects)
         settles = isinstance(message, orders.PaymentVoided) and (message.captured or not self.captured)
         if settles and not refused and self.state == "void_due":
             self.state = "voided"
         for effect in effects:
             match effect:
-                case orders.GiveBack():
+                case orders.RequestRelease():
                     self.given_back += 1
                 case orders.KeepApproval():
                     self.state, self.captured = "approved", True

@@ -351,8 +351,8 @@ class Book:
     def _tell(
         self, heard: list[tuple[PurchaseId, orders.Message]], sold: list[tuple[PurchaseId, int]] | None = None
     ) -> None:
-        """See `order_writer.unit_of_work.Unit.tell`."""
-        back: list[orders.GiveBack] = []
+        """See `order_writer.unit_of_work.UnitOfWork.tell`."""
+        back: list[orders.RequestRelease] = []
         events = sold or []
         for purchase_id, message in heard:
             row = self._row(purchase_id)
@@ -366,9 +366,9 @@ class Book:
             self._put(purchase_id, now)
             for effect in effects:
                 match effect:
-                    case orders.Become(state):
+                    case orders.Transition(state):
                         events.append((purchase_id, state.version))
-                    case orders.GiveBack():
+                    case orders.RequestRelease():
                         back.append(effect)
                     case _:
                         self._pay(purchase_id, effect)

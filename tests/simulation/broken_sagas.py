@@ -20,7 +20,7 @@ def gives_nothing_back(purchase: Purchase, message: Message) -> tuple[Effect, ..
     effects = react(purchase, message)
     if not isinstance(message, orders.CancelAsked):
         return effects
-    return tuple(effect for effect in effects if not isinstance(effect, orders.GiveBack))
+    return tuple(effect for effect in effects if not isinstance(effect, orders.RequestRelease))
 
 
 def believes_the_row(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
@@ -33,7 +33,7 @@ def believes_the_row(purchase: Purchase, message: Message) -> tuple[Effect, ...]
 def revives(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """A late approval makes a released purchase confirmed."""
     if isinstance(purchase, orders.Released) and isinstance(message, orders.PaymentApproved):
-        return orders.Become(orders.Confirmed(purchase.order, purchase.version + 1)), orders.KeepApproval()
+        return orders.Transition(orders.Confirmed(purchase.order, purchase.version + 1)), orders.KeepApproval()
     return react(purchase, message)
 
 
@@ -46,7 +46,7 @@ def gives_back_elsewhere(purchase: Purchase, message: Message) -> tuple[Effect, 
     """The release names the request after the one that reserved."""
     return tuple(
         replace(effect, reservation=replace(effect.reservation, offset=effect.reservation.offset + 1))
-        if isinstance(effect, orders.GiveBack)
+        if isinstance(effect, orders.RequestRelease)
         else effect
         for effect in react(purchase, message)
     )

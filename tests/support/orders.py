@@ -20,7 +20,7 @@ from order_writer.payments.provider import Provider
 from order_writer.postgres.migrate import migrate
 from order_writer.saga.orders import Order
 from order_writer.settings import Settings
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
 from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
@@ -354,10 +354,10 @@ async def applied_until(place: Installation, topic: str, seconds: float, partiti
 
 
 @contextlib.asynccontextmanager
-async def units_of(place: Installation, connections: int = 8) -> AsyncIterator[Units]:
+async def units_of(place: Installation, connections: int = 8) -> AsyncIterator[UnitsOfWork]:
     """Transactions on its database, beside any writer."""
     async with asyncpg.create_pool(place.postgres, min_size=1, max_size=connections) as pool:
-        yield Units(pool, lambda *_: None)
+        yield UnitsOfWork(pool, lambda *_: None)
 
 
 async def waiting_messages(place: Installation) -> list[Outgoing]:

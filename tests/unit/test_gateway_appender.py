@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from eventlog.producer import RenewedProducer
 from gateway.admission import batcher as rules
 from gateway.admission import in_flight
-from gateway.admission.batcher import Appender
+from gateway.admission.batcher import RequestBatcher
 from gateway.admission.decide import Gate
 from gateway.admission.in_flight import REPLAYED, Answer
 from gateway.admission.sale_gate import STALE_APPENDS_PER_S
@@ -20,7 +20,7 @@ from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.freshness import Freshness
 from gateway.read_side.purchase_memory import PurchaseMemory
 from gateway.read_side.purchase_state import Purchase, decided
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 from ratelimit.limiter import Subject
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position, PurchaseId
@@ -53,7 +53,7 @@ class Patient(Freshness):
 
 
 class Rig:
-    """An appender over an in-memory log, whose view is fresh as long as `end` is 0."""
+    """An batcher over an in-memory log, whose view is fresh as long as `end` is 0."""
 
     def __init__(
         self,
@@ -65,29 +65,29 @@ class Rig:
         patient: bool = False,
     ) -> None:
         self.log, self.limits, self.gate = MemoryProducer(), AllowAll(), OpenGate(closed)
-        self.memory, self.watchers, self.requests = PurchaseMemory(), Watchers(), EndOfRequests(end)
+        self.memory, self.waiters, self.requests = PurchaseMemory(), Waiters(), EndOfRequests(end)
         self.rows = NoRows(self.memory, rows, away=rows_away)
         self.freshness = (Patient if patient else Freshness)(self.requests.ends, lambda *_: None)
-        producer: RenewedProducer = self.log  # type: ignore[assignment]  # the methods that the appender uses
-        self.appender = Appender(
+        producer: RenewedProducer = self.log  # type: ignore[assignment]  # the methods that the batcher uses
+        self.batcher = RequestBatcher(
             producer,
-            self.limits,  # type: ignore[arg-type]  # as much of them as the appender uses
+            self.limits,  # type: ignore[arg-type]  # as much of them as the batcher uses
             self.gate,  # type: ignore[arg-type]
             self.rows,  # type: ignore[arg-type]
             self.memory,
             self.freshness,
-            self.watchers,
+            self.waiters,
             BrokerClock(),
             Metrics(CollectorRegistry()),
         )
 
     def send(self, purchase: str = "buy", product: str = "lamp", subject: Subject = BUYER) -> "asyncio.Task[Answer]":
         """One purchase."""
-        return asyncio.create_task(self.appender.buy(wanted(purchase, product), subject))
+        return asyncio.create_task(self.batcher.buy(wanted(purchase, product), subject))
 
     def send_other(self) -> "asyncio.Task[Answer]":
         """The same purchase with another body."""
-        return asyncio.create_task(self.appender.buy(other_body(), BUYER))
+        return asyncio.create_task(self.batcher.buy(other_body(), BUYER))
 
     async def buy(self, count: int, product: str = "lamp", subject: Subject = BUYER) -> list[Answer]:
         """That many purchases at once."""
@@ -96,7 +96,7 @@ class Rig:
     def decide(self, decision: object, at: Position = AT) -> None:
         """The log's decision is applied here."""
         self.memory.decided(decided(decision, at, None))  # type: ignore[arg-type]
-        self.watchers.wake(["buy"])
+        self.waiters.wake(["buy"])
 
 
 def other_body() -> PurchaseRequested:
@@ -106,8 +106,8 @@ def other_body() -> PurchaseRequested:
 
 @contextlib.asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
-    """The appender at work."""
-    tasks = [asyncio.create_task(rig.appender.run()), asyncio.create_task(rig.freshness.run())]
+    """The batcher at work."""
+    tasks = [asyncio.create_task(rig.batcher.run()), asyncio.create_task(rig.freshness.run())]
     try:
         async with asyncio.timeout(LONG_S):
             yield rig
@@ -160,7 +160,7 @@ async def test_the_refused_spend_nothing_in_the_log() -> None:
             rig.send("a", subject=Subject("refused", None)),
             rig.send("b", "mug"),
             rig.send("c"),
-            rig.appender.append(wanted("d", "mug")),
+            rig.batcher.append(wanted("d", "mug")),
         )
     assert kinds(limited) == {problems.RATE_LIMITED}
     assert kinds(gone) == {problems.SOLD_OUT}
@@ -173,11 +173,11 @@ async def test_a_full_queue_refuses_buyers_at_once_with_jitter_but_no_operator()
     rig = Rig()
     waiting = [rig.send(f"buy-{n}") for n in range(rules.WAITING_MAX)]
     await asyncio.sleep(0)
-    assert rig.appender.full
+    assert rig.batcher.full
     refused = await asyncio.gather(*(rig.send(f"late-{n}") for n in range(50)))
     assert kinds(*refused) == {problems.OVERLOADED}
     assert {answer.retry_after_s for answer in refused if isinstance(answer, Problem)} == {1, 2, 3}
-    operator = asyncio.create_task(rig.appender.append(wanted("op")))
+    operator = asyncio.create_task(rig.batcher.append(wanted("op")))
     async with running(rig):
         assert not kinds(await operator)
         await asyncio.gather(*waiting)
@@ -189,7 +189,7 @@ async def test_draining_answers_everything_that_was_accepted() -> None:
         rig.gate.closed = SOLD_OUT
         answers = [rig.send(f"buy-{n}") for n in range(100)]
         await asyncio.sleep(0)
-        await rig.appender.drain()
+        await rig.batcher.drain()
         assert all(answer.done() for answer in answers)
 
 
@@ -277,7 +277,7 @@ async def test_an_unacknowledged_purchase_is_of_unknown_outcome_and_its_repeat_p
         assert isinstance(answer, Problem)
         assert answer.kind is problems.OUTCOME_UNKNOWN
         assert answer.extra == {"outcome": "unknown"}
-        assert rig.appender.healthy is not True
+        assert rig.batcher.healthy is not True
         rig.log.failing, rig.gate.closed = False, SOLD_OUT
         assert kinds(await rig.send("stranger")) == {problems.SOLD_OUT}
         assert isinstance(await rig.send(), Position)

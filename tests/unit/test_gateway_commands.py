@@ -30,8 +30,8 @@ async def running(producer: Any) -> AsyncIterator[Commands]:
 async def test_a_command_is_in_the_log_when_it_was_acknowledged() -> None:
     """In the partition of its key, as it was asked for."""
     log = MemoryProducer()
-    async with running(log) as appender:
-        assert await appender.append(WISH, WISH.purchase_id) is None
+    async with running(log) as batcher:
+        assert await batcher.append(WISH, WISH.purchase_id) is None
     [(partition, value)] = log.records
     assert (partition, decode_command(value)) == (partition_of("97ee-1"), WISH)
 
@@ -40,8 +40,8 @@ async def test_what_was_not_acknowledged_is_unknown() -> None:
     """503, to be sent again: it is acted on once."""
     log = MemoryProducer()
     log.failing = True
-    async with running(log) as appender:
-        refused = await appender.append(WISH, WISH.purchase_id)
+    async with running(log) as batcher:
+        refused = await batcher.append(WISH, WISH.purchase_id)
     assert refused is not None
     assert (refused.kind.slug, refused.extra, refused.kind.retryable) == (
         "outcome-unknown",
@@ -54,17 +54,17 @@ async def test_only_so_many_are_on_their_way() -> None:
     """One more is refused at once, and not sent; who leaves makes room."""
     log = MemoryProducer()
     log.silent = True
-    async with running(log) as appender:
-        waiting = [asyncio.create_task(appender.append(WISH, "k")) for _ in range(command_producer.IN_FLIGHT_MAX)]
+    async with running(log) as batcher:
+        waiting = [asyncio.create_task(batcher.append(WISH, "k")) for _ in range(command_producer.IN_FLIGHT_MAX)]
         await asyncio.sleep(0)
-        refused = await appender.append(WISH, "k")
+        refused = await batcher.append(WISH, "k")
         assert refused is not None
         assert refused.kind.slug == "overloaded"
-        again = [await appender.append(WISH, "k") for _ in range(50)]
+        again = [await batcher.append(WISH, "k") for _ in range(50)]
         assert {one.retry_after_s for one in again if one is not None} == {1, 2, 3}, "they must not come back as one"
         assert len(log.records) == command_producer.IN_FLIGHT_MAX
         waiting.pop().cancel()
         await asyncio.sleep(0)
-        more = asyncio.create_task(appender.append(WISH, "k"))
+        more = asyncio.create_task(batcher.append(WISH, "k"))
         log.silent = False
         assert await asyncio.gather(*waiting, more) == [None] * command_producer.IN_FLIGHT_MAX

@@ -12,7 +12,7 @@ from gateway.read_side.lookup import Lookup, Undetermined
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_memory import PurchaseMemory
 from gateway.read_side.purchase_state import Answered, Purchase, Rejected, Reserved, accepted, decided
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 from stampede_schemas.identifiers import Position, PurchaseId
 from tests.support.gateway import IDENTITY_KEY, EndOfRequests, rejected, reserved, wanted
 
@@ -41,7 +41,7 @@ class Rig:
         self.memory = PurchaseMemory(most)
         self.freshness = Freshness(EndOfRequests(end).ends, lambda *_: None)
         table: object = Rows(row, progress)
-        self.lookup = Lookup(Projection(self.memory), Watchers(), table, KEY, self.freshness)  # type: ignore[arg-type]
+        self.lookup = Lookup(Projection(self.memory), Waiters(), table, KEY, self.freshness)  # type: ignore[arg-type]
 
     async def find(self) -> Purchase | None:
         """What is known of the purchase."""

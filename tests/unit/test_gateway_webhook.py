@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from gateway.api.app_factory import described
 from gateway.api.cursors import Cursors
 from gateway.api.webhook_signature import REPLAY_WINDOW_S, check_signature, command
-from gateway.http.asgi import BodyGuard
+from gateway.http.asgi import BodyLimit
 from gateway.read_side.order_queries import After
-from service.problem_details import Problem, Refused
+from service.problem_details import Problem, ProblemError
 from stampede_schemas.order_commands import PaymentReported, RefundReported
 from tests.support.webhook import signature
 
@@ -117,7 +117,7 @@ def test_what_is_described_is_what_is_taken(changed: dict[str, Any], good: bool)
 
 async def test_a_report_says_nothing_twice() -> None:
     """Which of two amounts would count? The body is refused before any route sees it."""
-    app = BodyGuard(described()["openapi.json"])  # nothing is behind its routes
+    app = BodyLimit(described()["openapi.json"])  # nothing is behind its routes
     twice = BODY[:-1] + b', "amount_minor": 1}'
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as provider:
         answer = await provider.post(
@@ -139,17 +139,17 @@ def test_a_cursor_is_good_for_who_it_was_made_for() -> None:
         ("ann", "/v1/purchases", ""),
         ("an", "n/v1/purchases"),
     ):
-        with pytest.raises(Refused):
+        with pytest.raises(ProblemError):
             cursors.read(text, *scope)
-    with pytest.raises(Refused):
+    with pytest.raises(ProblemError):
         Cursors(b"other" * 8).read(text, "ann", "/v1/purchases")
     for at in range(len(text)):
         forged = text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :]
         try:
             assert cursors.read(forged, "ann", "/v1/purchases") == place, "only spare bits of base64 may change nothing"
             assert at == len(text) - 1
-        except Refused:
+        except ProblemError:
             pass
     for nonsense in ("", "x", "%", "é", "A" * 500, "=" * 10):
-        with pytest.raises(Refused):
+        with pytest.raises(ProblemError):
             cursors.read(nonsense, "ann", "/v1/purchases")

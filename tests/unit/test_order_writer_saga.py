@@ -4,15 +4,13 @@ import pytest
 from msgspec.structs import replace
 
 from order_writer.saga.orders import (
-    Become,
     CancelAsked,
     Confirmed,
+    ConfirmReturn,
     Effect,
-    GiveBack,
     HoldExpired,
     KeepApproval,
     KeepCapture,
-    MarkReturned,
     Message,
     PaymentApproved,
     PaymentDeclined,
@@ -21,8 +19,10 @@ from order_writer.saga.orders import (
     Refuse,
     Rejected,
     Released,
+    RequestRelease,
     Reserved,
     StockReleased,
+    Transition,
     Void,
     react,
 )
@@ -38,21 +38,21 @@ NO = Rejected()
 ELSEWHERE = Position(5, 1, 0)
 
 
-def back(reason: ReleaseReason) -> GiveBack:
+def back(reason: ReleaseReason) -> RequestRelease:
     """Its stock goes back."""
-    return GiveBack(ORDER.purchase_id, ORDER.product_id, ORDER.reservation, reason, ORDER.traceparent)
+    return RequestRelease(ORDER.purchase_id, ORDER.product_id, ORDER.reservation, reason, ORDER.traceparent)
 
 
-def gone(reason: str, version: int = 3, refund: str = "none", *, returned: bool = False) -> Become:
+def gone(reason: str, version: int = 3, refund: str = "none", *, returned: bool = False) -> Transition:
     """The row becomes released."""
-    return Become(Released(ORDER, version, reason, refund, returned))  # type: ignore[arg-type]
+    return Transition(Released(ORDER, version, reason, refund, returned))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("purchase", "message", "effects"),
     [
-        (HELD, PaymentApproved(), (Become(SOLD), KeepApproval())),
-        (HELD, PaymentApproved(8_400, "EUR"), (Become(SOLD), KeepApproval())),
+        (HELD, PaymentApproved(), (Transition(SOLD), KeepApproval())),
+        (HELD, PaymentApproved(8_400, "EUR"), (Transition(SOLD), KeepApproval())),
         (HELD, PaymentApproved(4_200, "EUR"), (KeepCapture(), Refuse("amount_differs"))),
         (HELD, PaymentApproved(8_400, "USD"), (KeepCapture(), Refuse("amount_differs"))),
         (HELD, PaymentDeclined(), (gone("payment_declined"), back("payment_declined"), Void(captured=False))),
@@ -81,7 +81,7 @@ def test_versions_begin_where_the_log_says() -> None:
     """A rejection is version 1, a reservation 2, and the first event on `orders` 3, whatever came before."""
     assert (NO.version, HELD.version, SOLD.version) == (1, 2, 3)
     [become, *_] = react(HELD, PaymentApproved())
-    assert become == Become(Confirmed(ORDER, 3))
+    assert become == Transition(Confirmed(ORDER, 3))
 
 
 def test_the_log_beats_the_row() -> None:
@@ -89,7 +89,7 @@ def test_the_log_beats_the_row() -> None:
     heard = StockReleased(ORDER.reservation, "cancelled")
     assert react(HELD, heard) == (gone("cancelled", returned=True), Void(captured=False))
     assert react(SOLD, heard) == (gone("cancelled", 4, "due", returned=True), Void(captured=True))
-    assert react(GONE, heard) == (MarkReturned(),)
+    assert react(GONE, heard) == (ConfirmReturn(),)
     assert react(replace(GONE, returned=True), heard) == ()
     for purchase in (HELD, SOLD, GONE, NO):
         assert react(purchase, StockReleased(ELSEWHERE, "already_decided")) == ()
@@ -99,7 +99,7 @@ def test_a_late_approval_is_voided_and_refunded_once() -> None:
     """Money that arrives after the release goes back; a second report of it changes nothing."""
     become, void = react(GONE, PaymentApproved())
     assert (become, void) == (gone("payment_declined", 4, "due"), Void(captured=True))
-    assert isinstance(become, Become)
+    assert isinstance(become, Transition)
     assert react(become.state, PaymentApproved()) == ()
     refunded = gone("payment_declined", 5, "done")
     assert react(become.state, PaymentVoided()) == (refunded,)
@@ -111,7 +111,7 @@ def test_a_late_approval_is_voided_and_refunded_once() -> None:
 def test_a_void_answered_before_the_money_was_known_of_settles_nothing() -> None:
     """The provider said "nothing to give back", then the money was reported: it has to be voided again."""
     become, _ = react(GONE, PaymentApproved())
-    assert isinstance(become, Become)
+    assert isinstance(become, Transition)
     assert react(become.state, PaymentVoided(captured=False)) == ()
     assert react(become.state, PaymentVoided(captured=True)) == (gone("payment_declined", 5, "done"),)
 
@@ -119,7 +119,7 @@ def test_a_void_answered_before_the_money_was_known_of_settles_nothing() -> None
 def test_a_reported_refund_must_be_the_price_and_of_an_order_that_ended() -> None:
     """Half of the money is no refund, and a refund of what is sold is somebody's mistake: both are told to people."""
     become, _ = react(GONE, PaymentApproved())
-    assert isinstance(become, Become)
+    assert isinstance(become, Transition)
     assert react(become.state, PaymentVoided(True, 4_200, "EUR")) == (Refuse("amount_differs"),)
     assert react(become.state, PaymentVoided(True, 8_400, "EUR")) == (gone("payment_declined", 5, "done"),)
     assert react(SOLD, PaymentVoided(True, 8_400, "EUR")) == (Refuse("refund_of_a_sold_order"),)

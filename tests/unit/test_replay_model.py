@@ -59,7 +59,7 @@ poison = st.sampled_from(
 )
 
 
-class GiveBack(NamedTuple):
+class RequestRelease(NamedTuple):
     """Release the n-th reservation of the sale so far, or what is no reservation."""
 
     number: int
@@ -68,7 +68,7 @@ class GiveBack(NamedTuple):
 steps = st.one_of(
     st.lists(requests, min_size=1, max_size=3),
     st.lists(purchases, min_size=1, max_size=3),
-    st.builds(GiveBack, st.integers(0, 3)),
+    st.builds(RequestRelease, st.integers(0, 3)),
     poison,
     st.just("takeover"),
 )
@@ -91,7 +91,7 @@ def give_back(small: SmallSale, number: int) -> None:
     st.sampled_from([1, 2, 3, REJECTED_GENERATION]),
 )
 def test_whatever_is_asked_the_checker_agrees_with_the_inventory(
-    first: AnyRequest, then: list[list[AnyRequest] | GiveBack | bytes | str | None], generation: int
+    first: AnyRequest, then: list[list[AnyRequest] | RequestRelease | bytes | str | None], generation: int
 ) -> None:
     """A sale that the real rules decided holds: the model makes the same decisions from the requests alone."""
     small = SmallSale(generation=generation)
@@ -100,7 +100,7 @@ def test_whatever_is_asked_the_checker_agrees_with_the_inventory(
         match step:
             case list():
                 small.ask(*step)
-            case GiveBack(number):
+            case RequestRelease(number):
                 give_back(small, number)
             case str():
                 small.void()

@@ -78,7 +78,7 @@ class Problem:
         return headers
 
 
-class Refused(Exception):
+class ProblemError(Exception):
     """Carries a problem out of a FastAPI route; a hot path returns problems instead."""
 
     def __init__(self, problem: Problem) -> None:
@@ -87,7 +87,7 @@ class Refused(Exception):
 
 
 def granted(given: _T | Problem) -> _T:
-    """What was given, unless it is a no. Raises Refused."""
+    """What was given, unless it is a no. Raises ProblemError."""
     if isinstance(given, Problem):
-        raise Refused(given)
+        raise ProblemError(given)
     return given

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from service.problem_details import Kind, Problem, Refused
+from service.problem_details import Kind, Problem, ProblemError
 from telemetry.tracing import new_traceparent, trace_id_of
 
 
@@ -28,7 +28,7 @@ def add_problem_handlers(
     """
 
     async def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
+        assert isinstance(error, ProblemError)
         return answer(error.problem)
 
     async def http(request: Request, error: Exception) -> Response:
@@ -50,7 +50,7 @@ def add_problem_handlers(
     async def internal(_: Request, _error: Exception) -> Response:
         return answer(failed)
 
-    app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(ProblemError, refused)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, internal)

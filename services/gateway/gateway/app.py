@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from eventlog.kafka import producer, topic_ids
 from eventlog.producer import RenewedProducer
-from gateway.admission.batcher import Appender
+from gateway.admission.batcher import RequestBatcher
 from gateway.admission.command_producer import Commands
 from gateway.admission.sale_gate import SaleGate
 from gateway.api.app_factory import Parts, buyers_app, operators_app
@@ -22,18 +22,18 @@ from gateway.api.buy import PurchaseEndpoint
 from gateway.api.sse import SaleFeed, Streams
 from gateway.auth.authenticator import authenticator
 from gateway.auth.client_address import parse_proxies
-from gateway.http.asgi import BodyGuard
+from gateway.http.asgi import BodyLimit
 from gateway.http.health import Probes
 from gateway.http.load_shedding import EventLoopLag, StatusReads
 from gateway.http.server import Listener
 from gateway.metrics import Metrics
 from gateway.read_side.broker_clock import BrokerClock
-from gateway.read_side.follower import Tail
+from gateway.read_side.follower import Follower
 from gateway.read_side.freshness import EndQueries
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.postgres import Away, NotMigrated, Snapshot, Store
 from gateway.read_side.projection import Projection
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 from gateway.settings import Settings
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
@@ -79,29 +79,27 @@ class Gateway:
         tracing = configure("gateway", settings.instance, settings.span_file, settings.trace_sample)
         registry = build_registry("gateway", settings.instance, tracing)
         metrics = Metrics(registry)
-        projection, watchers, clock = Projection(), Watchers(), BrokerClock()
+        projection, waiters, clock = Projection(), Waiters(), BrokerClock()
         store = Store(settings.postgres.get_secret_value(), settings.instance, pooled=settings.postgres_pooled)
         redis = connect(settings.redis.get_secret_value())
         ends = EndQueries(settings.kafka)
-        self._tail = tail = Tail(settings.kafka, projection, watchers, clock, ends)
+        self._follower = follower = Follower(settings.kafka, projection, waiters, clock, ends)
         limiter = Limiter(redis, parse_policies(settings.limits), gateways=settings.gateways, registry=registry)
         log = _producer(settings, settings.instance, **{"linger.ms": 1})
-        lookup = Lookup(projection, watchers, store, identity, tail.freshness)
+        lookup = Lookup(projection, waiters, store, identity, follower.freshness)
         gate = SaleGate(projection, clock)
-        self._appender = Appender(
-            log, limiter, gate, lookup, projection.memory, tail.freshness, watchers, clock, metrics
+        self._batcher = RequestBatcher(
+            log, limiter, gate, lookup, projection.memory, follower.freshness, waiters, clock, metrics
         )
-        _show(tail, metrics)
+        _show(follower, metrics)
         commands = Commands(_producer(settings, f"{settings.instance}-commands"))
         streams, sale = Streams(), SaleFeed(projection, clock)
-        parts = Parts(
-            projection, watchers, clock, store, lookup, identity, who, self._appender, commands, streams, sale
-        )
+        parts = Parts(projection, waiters, clock, store, lookup, identity, who, self._batcher, commands, streams, sale)
         buyers = buyers_app(parts, webhook_secrets, Probes(self._live, self._started, self._ready))
         lag = EventLoopLag(metrics.loop_lag)
-        rest = StatusReads(BodyGuard(buyers), lag, metrics.reads_shed, settings.reads_max)
-        door = PurchaseEndpoint(
-            rest, identity, who, lookup, self._appender, tracing, metrics, parse_proxies(settings.trusted_proxies)
+        rest = StatusReads(BodyLimit(buyers), lag, metrics.reads_shed, settings.reads_max)
+        endpoint = PurchaseEndpoint(
+            rest, identity, who, lookup, self._batcher, tracing, metrics, parse_proxies(settings.trusted_proxies)
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(tracing.close)
@@ -112,28 +110,30 @@ class Gateway:
             stack.push_async_callback(ops.close)
             ends.open()
             stack.push_async_callback(ends.close)
-            stack.push_async_callback(tail.close)
-            await self._start_tail(tail, store, projection, identity.fingerprint)
+            stack.push_async_callback(follower.close)
+            await self._start_follower(follower, store, projection, identity.fingerprint)
             for work in (who.run(), lag.run(), commands.run(), sale.run()):
                 await stack.enter_async_context(_running(work))
             await limiter.open()
             await stack.enter_async_context(_running(limiter.run()))
-            await stack.enter_async_context(_running(self._appender.run()))
-            stack.push_async_callback(self._appender.drain)
-            http = await stack.enter_async_context(self._serving("http", settings.http_host, settings.http_port, door))
-            desk = BodyGuard(operators_app(parts, settings.admin_key_sha256))
-            admin = await stack.enter_async_context(
-                self._serving("admin", settings.admin_host, settings.admin_port, desk)
+            await stack.enter_async_context(_running(self._batcher.run()))
+            stack.push_async_callback(self._batcher.drain)
+            http = await stack.enter_async_context(
+                self._serving("http", settings.http_host, settings.http_port, endpoint)
             )
-            await self._serve_until_stopped(tail)
+            operators = BodyLimit(operators_app(parts, settings.admin_key_sha256))
+            admin = await stack.enter_async_context(
+                self._serving("admin", settings.admin_host, settings.admin_port, operators)
+            )
+            await self._serve_until_stopped(follower)
             streams.close()
             await _drain(http, admin)
 
-    async def _serve_until_stopped(self, tail: Tail) -> None:
+    async def _serve_until_stopped(self, follower: Follower) -> None:
         stopping = asyncio.create_task(self._stopping.wait())
-        caught_up = asyncio.create_task(self._catch_up(tail))
+        caught_up = asyncio.create_task(self._catch_up(follower))
         try:
-            await asyncio.wait((stopping, tail.failed, caught_up), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((stopping, follower.failed, caught_up), return_when=asyncio.FIRST_COMPLETED)
             if caught_up.done() and not stopping.done():
                 caught_up.result()
                 # What exists now lives as long as the process: the collector need not walk it again and again. Nor
@@ -143,25 +143,25 @@ class Gateway:
                 gc.set_threshold(50_000, 20, 20)
                 self.started.set()
                 _log.info("ready", extra={"ports": self.ports})
-                await asyncio.wait((stopping, tail.failed), return_when=asyncio.FIRST_COMPLETED)
-            if tail.failed.done():
-                tail.failed.result()
+                await asyncio.wait((stopping, follower.failed), return_when=asyncio.FIRST_COMPLETED)
+            if follower.failed.done():
+                follower.failed.result()
         finally:
             self._stopping.set()
             for task in (stopping, caught_up):
                 task.cancel()
 
-    async def _catch_up(self, tail: Tail) -> None:
+    async def _catch_up(self, follower: Follower) -> None:
         async with asyncio.timeout(CATCH_UP_S_MAX):
-            await tail.caught_up.wait()
+            await follower.caught_up.wait()
         self._caught_up = True
 
-    async def _start_tail(self, tail: Tail, store: Store, projection: Projection, fingerprint: str) -> None:
+    async def _start_follower(self, follower: Follower, store: Store, projection: Projection, fingerprint: str) -> None:
         ids = await asyncio.to_thread(topic_ids, self._settings.kafka, (REQUESTS, DECISIONS, ORDERS))
-        await tail.open()
+        await follower.open()
         snapshot = await self._snapshot(store, projection, fingerprint)
         if snapshot is None:
-            await tail.start({})
+            await follower.start({})
             return
         if snapshot.topic_ids - {ids[DECISIONS.name]}:
             raise CannotStart(
@@ -169,7 +169,7 @@ class Gateway:
                 "restore the topic, or start with an empty database"
             )
         projection.restore(snapshot.products, snapshot.purchases)
-        await tail.start(snapshot.progress)
+        await follower.start(snapshot.progress)
 
     async def _snapshot(self, store: Store, projection: Projection, fingerprint: str) -> Snapshot | None:
         try:
@@ -211,15 +211,15 @@ class Gateway:
         return {"projection": self._caught_up or "the decisions are still being read"}
 
     def _live(self) -> Checks:
-        return {"tail": not self._tail.failed.done() or "it has stopped"}
+        return {"follower": not self._follower.failed.done() or "it has stopped"}
 
     def _ready(self) -> Checks:
-        lost = not all(self._tail.at_end(partition) for partition in range(DECISIONS.partitions))
+        lost = not all(self._follower.at_end(partition) for partition in range(DECISIONS.partitions))
         return {
             "stopping": not self._stopping.is_set() or "the gateway is stopping",
             "projection": self._caught_up or "the decisions are still being read",
             "decisions": not lost or "the end of the decisions was not seen for a second",
-            "log": self._appender.healthy,
+            "log": self._batcher.healthy,
             "identity": self._who.healthy,
         }
 
@@ -228,10 +228,10 @@ def _producer(settings: Settings, name: str, **more: int) -> RenewedProducer:
     return RenewedProducer(lambda: producer(settings.kafka, **{"client.id": name}, **more))
 
 
-def _show(tail: Tail, metrics: Metrics) -> None:
-    metrics.lost.set_function(lambda: tail.lost)
-    metrics.lag.set_function(lambda: tail.lag)
-    metrics.void.set_function(lambda: tail.voids)
+def _show(follower: Follower, metrics: Metrics) -> None:
+    metrics.lost.set_function(lambda: follower.lost)
+    metrics.lag.set_function(lambda: follower.lag)
+    metrics.void.set_function(lambda: follower.voids)
 
 
 async def _drain(*listeners: Listener) -> None:

@@ -23,7 +23,7 @@ from order_writer.payments.provider import Provider, provider_named
 from order_writer.postgres.pool import Pool, open_pool, pause, repeat, retry_outages
 from order_writer.restore.restore_guard import ProgressGuard
 from order_writer.settings import Settings
-from order_writer.unit_of_work import Unit, Units
+from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure
@@ -67,11 +67,11 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     try:
         spans = Spans(tracing)
 
-        def committed(unit: Unit, start_ns: int) -> None:
+        def committed(unit: UnitOfWork, start_ns: int) -> None:
             metrics.changed(unit)
             spans.changes(unit, start_ns)
 
-        units = Units(pool, committed)
+        units = UnitsOfWork(pool, committed)
         member = (settings.kafka, settings.instance, settings.session_timeout_s, pool)
         topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
         decisions = Decisions(units, guard, metrics, spans, confirm=settings.payment == "none")
@@ -105,7 +105,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
 
 def _endings(
     settings: Settings,
-    units: Units,
+    units: UnitsOfWork,
     paying: Provider,
     metrics: Metrics,
     spans: Spans,

@@ -1,7 +1,7 @@
 """One transaction of the order-writer: what the saga hears is read, decided and written here, under row locks.
 
-The shell of `saga/orders.py`. Everything that changes an order goes through `Unit.tell`; everything that leaves goes
-into the unit's one outbox row. It must not call anything but Postgres.
+The shell of `saga/orders.py`. Everything that changes an order goes through `UnitOfWork.tell`; everything that leaves
+goes into the one outbox row of the transaction. It must not call anything but Postgres.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class Money:
         self.voided: list[tuple[PurchaseId, bool]] = []
 
 
-class Unit:
+class UnitOfWork:
     """A transaction under way. `changed`, `overruled`, `released`, `refused` and `buried` tell what came of it."""
 
     def __init__(self, connection: Connection, now_ms: Millis) -> None:
@@ -81,7 +81,7 @@ class Unit:
         self.sending: list[Outgoing] = []
         self.changed: list[orders.Confirmed | orders.Released] = []
         self.overruled = 0  # confirmed orders whose units the log had given back
-        self.released: list[orders.GiveBack] = []
+        self.released: list[orders.RequestRelease] = []
         self.buried: list[str] = []  # reasons of dead letters
         self.refused: list[Refused] = []
         self.payments_due = False
@@ -114,12 +114,12 @@ class Unit:
             now[purchase_id] = orders.evolve(purchase, effects)
             for effect in effects:
                 match effect:
-                    case orders.Become(state):
+                    case orders.Transition(state):
                         by_log = isinstance(message, orders.StockReleased)
                         self.overruled += by_log and isinstance(purchase, orders.Confirmed)
                         self.changed.append(state)
                         self.sending.append(order_event(state, self.now_ms))
-                    case orders.GiveBack():
+                    case orders.RequestRelease():
                         self.released.append(effect)
                     case orders.Void(captured):
                         money.voids[purchase_id] = rows[purchase_id]["payment_method"], captured
@@ -130,7 +130,7 @@ class Unit:
                         money.captured.add(purchase_id)
                     case orders.Refuse(reason):
                         self.refused.append(Refused(purchase_id, message, reason))
-                    case orders.MarkReturned():
+                    case orders.ConfirmReturn():
                         pass
         await self._write(before, now)
         await self.pay(money)
@@ -179,22 +179,22 @@ class Unit:
             await self.connection.execute("INSERT INTO outbox (messages) VALUES ($1)", encode_outbox(self.sending))
 
 
-class Units:
+class UnitsOfWork:
     """Opens units on a pool; after a commit, tells `committed` (with the start, in ns) and wakes who has to go on.
 
     `outbox_filled` is set when something is to be sent, `payments_due` when something is to be paid or voided.
     """
 
-    def __init__(self, pool: Pool, committed: Callable[[Unit, int], None]) -> None:
+    def __init__(self, pool: Pool, committed: Callable[[UnitOfWork, int], None]) -> None:
         self.pool, self._committed = pool, committed
         self.outbox_filled, self.payments_due = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Unit]:
+    async def open(self) -> AsyncIterator[UnitOfWork]:
         """One transaction. Raising inside rolls everything back."""
         started = time.time_ns()
         async with self.pool.acquire() as connection, connection.transaction():
-            unit = Unit(connection, await connection.fetchval(NOW_MS))
+            unit = UnitOfWork(connection, await connection.fetchval(NOW_MS))
             yield unit
             await unit.close()
         if unit.sending:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratelimit.limiter import BATCH_MAX, Limiter, RedisAway, Subject, Verdict
 from service.operator_key import holds_key
-from service.problem_details import Kind, Problem, Refused
+from service.problem_details import Kind, Problem, ProblemError
 from service.problem_handlers import add_problem_handlers, answer
 
 BODY_BYTES_MAX = 256 * 1024
@@ -170,10 +170,10 @@ class Api:
         try:
             version = await self._limiter.change(change.limits)
         except ValueError as error:
-            raise Refused(Problem(INVALID_BODY, f"limits: {error}")) from None
+            raise ProblemError(Problem(INVALID_BODY, f"limits: {error}")) from None
         except RedisAway:
             detail = "Redis does not answer: whether the limits were changed is not known. Send the same again."
-            raise Refused(Problem(UNAVAILABLE, detail)) from None
+            raise ProblemError(Problem(UNAVAILABLE, detail)) from None
         told = {"action": "change limits", "before": before, "version": version, "limits": change.limits}
         _audit.info("operator action", extra=told | {"outcome": "changed"})
         return self._listed()
@@ -182,7 +182,7 @@ class Api:
         if not holds_key(request.headers.get("authorization", "").encode("latin-1"), self._key_sha256):
             _audit.warning("operator action", extra={"action": "change limits", "outcome": "refused"})
             detail = "Send Authorization: Bearer with the operators' key."
-            raise Refused(Problem(UNAUTHENTICATED, detail))
+            raise ProblemError(Problem(UNAUTHENTICATED, detail))
 
     def _listed(self) -> ListedPolicies:
         listed = [

@@ -15,7 +15,7 @@ from typing import Any
 
 from confluent_kafka import Consumer
 
-from gateway.read_side.follower import Tail
+from gateway.read_side.follower import Follower
 from tests.chaos.builds.points import FOLDER
 
 
@@ -37,7 +37,7 @@ class _Late:
         return getattr(self._consumer, name)
 
 
-class LateTail(Tail):
+class LateFollower(Follower):
     """The gateway's reader of the log, with such a consumer."""
 
     def _follow(self, client: Consumer, loop: asyncio.AbstractEventLoop) -> None:

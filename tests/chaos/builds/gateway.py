@@ -15,10 +15,10 @@ from confluent_kafka import KafkaError, Message
 
 from gateway import __main__ as program
 from gateway import app
-from gateway.admission.batcher import Appender
+from gateway.admission.batcher import RequestBatcher
 from gateway.admission.in_flight import Send
 from ratelimit.limiter import Limiter, Subject, Verdict
-from tests.chaos.builds.behind import LateTail
+from tests.chaos.builds.behind import LateFollower
 from tests.chaos.builds.points import FOLDER, Points, exchange
 from tests.chaos.door import bugs
 from tests.planted.builds.planting import FILE, plant
@@ -55,7 +55,7 @@ class Witness:
         self._last, self._told_at = local, now
 
 
-class DyingAppender(Appender):
+class DyingRequestBatcher(RequestBatcher):
     """Dies around the log's acknowledgement."""
 
     def _produce(self, partition: int, group: list[Send]) -> None:
@@ -87,7 +87,7 @@ WITNESS = Witness()
 
 def main() -> None:
     """The shipped program, mortal and watched; with a planted bug if there is an order for one."""
-    exchange(app, Appender=DyingAppender, Limiter=WatchedLimiter, Tail=LateTail)
+    exchange(app, RequestBatcher=DyingRequestBatcher, Limiter=WatchedLimiter, Follower=LateFollower)
     if FILE in os.environ:
         plant("gateway", bugs.BUGS)
     program.main()

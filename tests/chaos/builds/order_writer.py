@@ -12,19 +12,19 @@ from order_writer import app
 from order_writer.consume.progress_consumer import ProgressConsumer
 from order_writer.outbox.relay import Relay
 from order_writer.payments.payer import Outcome, Payer
-from order_writer.unit_of_work import Unit, Units
+from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
 from stampede_schemas.topics import DECISIONS
 from tests.chaos.builds.points import Points, exchange
 
 POINTS = Points()
 
 
-class DyingUnits(Units):
+class DyingUnitsOfWork(UnitsOfWork):
     """Dies when everything of a transaction is written but its COMMIT."""
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[Unit]:
-        """See Units."""
+    async def open(self) -> AsyncIterator[UnitOfWork]:
+        """See UnitsOfWork."""
         async with super().open() as unit:
             close = unit.close
 
@@ -65,7 +65,7 @@ class DyingPayer(Payer):
 
 def main() -> None:
     """The shipped program, with mortal parts."""
-    exchange(app, Units=DyingUnits, ProgressConsumer=DyingConsumer, Relay=DyingRelay, Payer=DyingPayer)
+    exchange(app, UnitsOfWork=DyingUnitsOfWork, ProgressConsumer=DyingConsumer, Relay=DyingRelay, Payer=DyingPayer)
     program.main()
 
 

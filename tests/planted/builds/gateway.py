@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from gateway import __main__ as program
 from gateway import admission, app
-from gateway.admission.batcher import Appender
+from gateway.admission.batcher import RequestBatcher
 from gateway.admission.in_flight import Answer, Send
 from gateway.auth.ids import IdentityKey, Subject
 from gateway.http.requests import Headers
@@ -40,7 +40,7 @@ async def _limits_some(self: Limiter, batch: Sequence[Limited]) -> list[Verdict]
     return [verdict._replace(allowed=next(_asked) % LIMITED_EVERY != 1) for verdict in verdicts]
 
 
-class AnswersEarly(Appender):
+class AnswersEarly(RequestBatcher):
     """Says "logged" of what it will hand to the producer in half a second."""
 
     def _produce(self, partition: int, group: list[Send]) -> None:
@@ -53,25 +53,25 @@ class AnswersEarly(Appender):
         asyncio.get_running_loop().call_later(LATE_S, super()._produce, partition, group)
 
 
-class LosesSome(Appender):
+class LosesSome(RequestBatcher):
     """Answers every tenth purchase and logs nothing of it."""
 
     _numbers = itertools.count()
 
     async def buy(self, request: PurchaseRequested, subject: Limited) -> Answer:
-        """See Appender."""
+        """See RequestBatcher."""
         if next(self._numbers) % LOST_EVERY == 1:
             return Position(0, 0, 0)
         return await super().buy(request, subject)
 
 
 def _answers_early() -> None:
-    exchange(app, Appender=AnswersEarly)
+    exchange(app, RequestBatcher=AnswersEarly)
     exchange(admission, wait_seconds=_never_waits)
 
 
 def _loses_some() -> None:
-    exchange(app, Appender=LosesSome)
+    exchange(app, RequestBatcher=LosesSome)
     exchange(admission, wait_seconds=_never_waits)
 
 

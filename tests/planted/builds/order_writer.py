@@ -14,14 +14,14 @@ from order_writer.consume.apply_decisions import Move
 from order_writer.outbox.messages import Outgoing, releases
 from order_writer.saga import decision_batch, orders
 from order_writer.saga.decision_batch import Batch, Row
-from order_writer.unit_of_work import Unit
+from order_writer.unit_of_work import UnitOfWork
 from stampede_schemas.decisions import Rejected, Reserved
 from stampede_schemas.identifiers import Position, ProductId
 from tests.planted.builds.planting import exchange, for_the_first_time, plant
 from tests.simulation.mutants import FirstCopyCounts
 
 DIES_AT_BATCH = 3
-_row, _advance, _react, _pay = decision_batch._row, apply_decisions._advance, orders.react, Unit.pay
+_row, _advance, _react, _pay = decision_batch._row, apply_decisions._advance, orders.react, UnitOfWork.pay
 
 
 def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
@@ -47,7 +47,7 @@ class ShowsOneMore(Batch):
 _batches = itertools.count(1)
 
 
-async def _progress_first(opened: Unit, moves: Mapping[int, Move]) -> None:
+async def _progress_first(opened: UnitOfWork, moves: Mapping[int, Move]) -> None:
     """Commits how far it has read before what it has read, and once the process ends in between."""
     await _advance(opened, moves)
     await opened.connection.execute("COMMIT")
@@ -59,19 +59,19 @@ def _deaf_to_returns(purchase: orders.Purchase, message: orders.Message) -> tupl
     return () if isinstance(message, orders.StockReleased) else _react(purchase, message)
 
 
-def _elsewhere(effects: list[orders.GiveBack]) -> list[Outgoing]:
-    def moved(give: orders.GiveBack) -> orders.GiveBack:
+def _elsewhere(effects: list[orders.RequestRelease]) -> list[Outgoing]:
+    def moved(give: orders.RequestRelease) -> orders.RequestRelease:
         partition, offset, index = give.reservation.partition, give.reservation.offset, give.reservation.index
         return replace(give, reservation=Position(partition, offset + 1, index))
 
     return releases([moved(give) for give in effects])
 
 
-def _no_releases(_effects: list[orders.GiveBack]) -> list[Outgoing]:
+def _no_releases(_effects: list[orders.RequestRelease]) -> list[Outgoing]:
     return []
 
 
-async def _no_voids(opened: Unit, money: unit_of_work.Money) -> None:
+async def _no_voids(opened: UnitOfWork, money: unit_of_work.Money) -> None:
     money.voids.clear()
     await _pay(opened, money)
 
@@ -84,7 +84,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "the catalogue shows one unit too many": lambda: exchange(decisions, Batch=ShowsOneMore),
     "the return of units is not heard": lambda: exchange(orders, react=_deaf_to_returns),
     "a declined payment releases nothing": lambda: exchange(unit_of_work, releases=_no_releases),
-    "a cancelled order is not refunded": lambda: exchange(Unit, pay=_no_voids),
+    "a cancelled order is not refunded": lambda: exchange(UnitOfWork, pay=_no_voids),
     "a release names another position": lambda: exchange(unit_of_work, releases=_elsewhere),
 }
 

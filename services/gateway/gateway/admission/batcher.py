@@ -26,7 +26,7 @@ from gateway.read_side.freshness import Freshness
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.purchase_memory import PurchaseMemory
 from gateway.read_side.purchase_state import Accepted, accepted
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 from ratelimit.limiter import BATCH_MAX, Limiter, Subject
 from service.problem_details import Problem
 from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests
@@ -46,7 +46,7 @@ DRAIN_S_MAX = 6.0
 _log = logging.getLogger(__name__)
 
 
-class Appender:
+class RequestBatcher:
     """Owns the producer's delivery reports. `run` must be running for anything to happen."""
 
     def __init__(
@@ -57,12 +57,12 @@ class Appender:
         rows: Lookup,
         memory: PurchaseMemory,
         freshness: Freshness,
-        watchers: Watchers,
+        waiters: Waiters,
         clock: BrokerClock,
         metrics: Metrics,
     ) -> None:
         self._producer, self._limits, self._gate, self._rows = producer, limits, gate, rows
-        self._memory, self._freshness, self._watchers = memory, freshness, watchers
+        self._memory, self._freshness, self._waiters = memory, freshness, waiters
         self._clock, self._metrics = clock, metrics
         self._in_flight = InFlight(memory)
         self._spare = StaleAppends()
@@ -138,7 +138,7 @@ class Appender:
         if first is not None:
             await asyncio.wait({first.share()}, timeout=within_s)
         else:
-            await self._watchers.changed(purchase_id, within_s)
+            await self._waiters.changed(purchase_id, within_s)
 
     async def run(self) -> None:
         """Batch until cancelled."""

@@ -22,12 +22,12 @@ from gateway.auth import ids
 from gateway.auth.ids import IdentityKey
 from gateway.auth.operators import Access, key_of
 from gateway.http import problems
-from gateway.http.asgi import says_nothing
+from gateway.http.asgi import require_empty_body
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.order_queries import Status, orders
 from gateway.read_side.postgres import Store
 from gateway.read_side.projection import Projection
-from service.problem_details import Problem, Refused, granted
+from service.problem_details import Problem, ProblemError, granted
 from stampede_schemas.order_commands import CancelProductRequested, CancelRequested
 
 ORDERS_PATH = "/admin/v1/orders"
@@ -39,7 +39,7 @@ BuyerInQuery = Annotated[
 ACTOR: Final = "operator"
 
 
-class OrderDesk:
+class AdminOrders:
     """The handlers, over what they need; `add_to` puts them into an app."""
 
     def __init__(
@@ -126,8 +126,8 @@ class OrderDesk:
         """Undo one order, whoever's it is; a confirmed one is refunded. Asking twice is asking once."""
         known = await self._lookup.find(purchase_id)
         if known is None:
-            raise Refused(Problem(problems.NOT_FOUND, "There is no order with this id."))
-        await says_nothing(request)
+            raise ProblemError(Problem(problems.NOT_FOUND, "There is no order with this id."))
+        await require_empty_body(request)
         wish = cancellation(known, self._identity.request_id("cancel by operator", known.purchase_id), ACTOR)
         await self._append(request, "cancel order", wish, known.purchase_id)
         self._projection.memory.cancel_asked(known.purchase_id)
@@ -138,10 +138,10 @@ class OrderDesk:
     ) -> Response:
         """Undo every order of a product that was reserved before this is heard. Close the product first."""
         del idempotency_key  # for the documentation; read below
-        await says_nothing(request)
+        await require_empty_body(request)
         known = existing_id(product_id)
         if known not in self._projection.products:
-            raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+            raise ProblemError(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
         request_id = self._identity.request_id("cancel all", known, key_of(request) or secrets.token_hex(16))
         wish = CancelProductRequested(request_id=request_id, product_id=known, actor=ACTOR)
         await self._append(request, "cancel orders of product", wish, known)

@@ -12,18 +12,18 @@ from fastapi import FastAPI, Header, Path, Request
 from fastapi.responses import Response
 
 from gateway.admission import purchase_request
-from gateway.admission.batcher import Appender
+from gateway.admission.batcher import RequestBatcher
 from gateway.api import models, views
 from gateway.api.openapi import OPERATED, answers, problem_responses
 from gateway.api.products import ProductIdInPath
 from gateway.auth.ids import IdentityKey
 from gateway.auth.operators import Access, key_of
 from gateway.http import problems, requests
-from gateway.http.asgi import says_nothing
+from gateway.http.asgi import require_empty_body
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.projection import OperatorOutcome, Projection
-from gateway.read_side.waiters import Watchers
-from service.problem_details import Problem, Refused
+from gateway.read_side.waiters import Waiters
+from service.problem_details import Problem, ProblemError
 from stampede_schemas.decisions import Ignored, ProductListed, RestockRejected
 from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis, ProductId, RequestId
 from stampede_schemas.requests import (
@@ -60,19 +60,19 @@ RequiredKeyInHeader = Annotated[
 ]
 
 
-class OperatorsApi:
+class AdminProducts:
     """The handlers, over what they need; `add_to` puts them into an app."""
 
     def __init__(
         self,
         projection: Projection,
-        watchers: Watchers,
-        appender: Appender,
+        waiters: Waiters,
+        batcher: RequestBatcher,
         identity: IdentityKey,
         clock: BrokerClock,
         access: Access,
     ) -> None:
-        self._projection, self._watchers, self._appender, self._identity = projection, watchers, appender, identity
+        self._projection, self._waiters, self._batcher, self._identity = projection, waiters, batcher, identity
         self._clock, self._access = clock, access
 
     def add_to(self, app: FastAPI) -> None:
@@ -117,7 +117,7 @@ class OperatorsApi:
         request_id = self._identity.request_id("list", product_id, key_of(request) or product.model_dump_json())
         opens, closes = _ms(product.opens_at), _ms(product.closes_at)
         if opens is not None and closes is not None and closes <= opens:
-            raise Refused(Problem(problems.INVALID_BODY, "closes_at must be after opens_at."))
+            raise ProblemError(Problem(problems.INVALID_BODY, "closes_at must be after opens_at."))
         return await self._decide(
             request,
             "list",
@@ -168,10 +168,12 @@ class OperatorsApi:
         """Add or take away units. Needs an Idempotency-Key: adding twice is not adding once."""
         del idempotency_key
         if restock.quantity == 0:
-            raise Refused(Problem(problems.INVALID_BODY, "quantity must not be 0."))
+            raise ProblemError(Problem(problems.INVALID_BODY, "quantity must not be 0."))
         key = key_of(request)
         if key is None:
-            raise Refused(Problem(problems.KEY_INVALID, "Send an Idempotency-Key header: a new one for each restock."))
+            raise ProblemError(
+                Problem(problems.KEY_INVALID, "Send an Idempotency-Key header: a new one for each restock.")
+            )
         request_id = self._identity.request_id("restock", product_id, key)
         wish = RestockRequested(request_id=request_id, product_id=existing_id(product_id), quantity=restock.quantity)
         return await self._decide(request, "restock", wish)
@@ -185,7 +187,7 @@ class OperatorsApi:
     ) -> Response:
         """Open, close or pause the sale of a product; or retire it for good: its reservations are forgotten."""
         del idempotency_key
-        await says_nothing(request)
+        await require_empty_body(request)
         request_id, known = self._request_id(request, action, product_id), existing_id(product_id)
         wish: ProductRequest
         if action == "retire":
@@ -199,16 +201,18 @@ class OperatorsApi:
         outcome = self._projection.outcome(request_id)
         repeated = outcome is not None
         if outcome is None:
-            appended = await self._appender.append(wish)
+            appended = await self._batcher.append(wish)
             if isinstance(appended, Problem):
                 self._note(request, action, wish, appended.kind.slug)
-                raise Refused(appended)
+                raise ProblemError(appended)
             outcome = self._projection.outcome(request_id)
-            if outcome is None and await self._watchers.changed(request_id, DECISION_S_MAX):
+            if outcome is None and await self._waiters.changed(request_id, DECISION_S_MAX):
                 outcome = self._projection.outcome(request_id)
         elif _asks_for_another(wish, outcome):
             self._note(request, action, wish, problems.KEY_REUSED.slug)
-            raise Refused(Problem(problems.KEY_REUSED, "The first request with this key asked for something else."))
+            raise ProblemError(
+                Problem(problems.KEY_REUSED, "The first request with this key asked for something else.")
+            )
         self._note(request, action, wish, "undecided" if outcome is None else type(outcome).__name__)
         return self._answer(product_id, outcome, repeated=repeated)
 
@@ -218,13 +222,13 @@ class OperatorsApi:
             return Response(body, 202, media_type="application/json")
         if isinstance(outcome, RestockRejected) and outcome.reason != "unknown_product":
             detail = f"The change was rejected ({outcome.reason}); {outcome.available_after} are available."
-            raise Refused(Problem(problems.RESTOCK_REJECTED, detail, extra={"reason": outcome.reason}))
+            raise ProblemError(Problem(problems.RESTOCK_REJECTED, detail, extra={"reason": outcome.reason}))
         if isinstance(outcome, Ignored) and outcome.reason in ("conflict", "retired"):
             detail = f"The product {product_id} is there with other content, or retired ({outcome.reason})."
-            raise Refused(Problem(problems.PRODUCT_CONFLICT, detail, extra={"reason": outcome.reason}))
+            raise ProblemError(Problem(problems.PRODUCT_CONFLICT, detail, extra={"reason": outcome.reason}))
         product = self._projection.products.get(product_id)
         if product is None:
-            raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+            raise ProblemError(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
         now_ms = self._clock.shown_ms()
         created = isinstance(outcome, ProductListed) and not repeated
         return Response(
@@ -244,9 +248,9 @@ class OperatorsApi:
 
 
 def existing_id(product_id: str) -> ProductId:
-    """A product id in its one spelling. Raises Refused: no product can have it."""
+    """A product id in its one spelling. Raises ProblemError: no product can have it."""
     if not purchase_request.is_product_id(product_id):
-        raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+        raise ProblemError(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
     return ProductId(product_id)
 
 
@@ -263,5 +267,5 @@ def _ms(at: datetime | None) -> Millis | None:
         return None
     ms = round(at.timestamp() * 1000)
     if not 0 <= ms <= INSTANT_MS_MAX:
-        raise Refused(Problem(problems.INVALID_BODY, "An instant must lie between the years 1970 and 9999."))
+        raise ProblemError(Problem(problems.INVALID_BODY, "An instant must lie between the years 1970 and 9999."))
     return Millis(ms)

@@ -8,11 +8,11 @@ from fastapi import Depends, FastAPI
 from msgspec import Struct
 
 from gateway.admission import purchase_request
-from gateway.admission.batcher import Appender
+from gateway.admission.batcher import RequestBatcher
 from gateway.admission.command_producer import Commands
 from gateway.api import views, webhook_signature
-from gateway.api.admin_orders import OrderDesk
-from gateway.api.admin_products import OperatorsApi
+from gateway.api.admin_orders import AdminOrders
+from gateway.api.admin_products import AdminProducts
 from gateway.api.docs import add_docs
 from gateway.api.errors import add_handlers
 from gateway.api.payment_reports import PaymentReports
@@ -27,20 +27,20 @@ from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.postgres import Store
 from gateway.read_side.projection import Projection
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 
 
 class Parts(NamedTuple):
     """What the routes work with."""
 
     projection: Projection
-    watchers: Watchers
+    waiters: Waiters
     clock: BrokerClock
     store: Store
     lookup: Lookup
     identity: IdentityKey
     who: Authenticator
-    appender: Appender
+    batcher: RequestBatcher
     commands: Commands
     streams: Streams
     sale: SaleFeed
@@ -58,7 +58,7 @@ def buyers_app(parts: Parts, webhook_secrets: Sequence[str], probes: Probes) -> 
             parts.who,
             parts.commands,
             parts.streams,
-            PurchaseFeed(parts.projection, parts.watchers, parts.lookup),
+            PurchaseFeed(parts.projection, parts.waiters, parts.lookup),
         ),
         PaymentReports(parts.commands, webhook_secrets),
     )
@@ -71,8 +71,8 @@ def operators_app(parts: Parts, key_sha256: str) -> FastAPI:
     access = Access(key_sha256, parts.who, parts.identity)
     return _operators_app(
         # First: `cancel-orders` is no action of a product.
-        OrderDesk(parts.projection, parts.lookup, parts.store, parts.identity, parts.commands, access),
-        OperatorsApi(parts.projection, parts.watchers, parts.appender, parts.identity, parts.clock, access),
+        AdminOrders(parts.projection, parts.lookup, parts.store, parts.identity, parts.commands, access),
+        AdminProducts(parts.projection, parts.waiters, parts.batcher, parts.identity, parts.clock, access),
         dependencies=[Depends(access.authorise)],
     )
 
@@ -82,7 +82,7 @@ def described() -> dict[str, FastAPI]:
     new = object.__new__  # their routes are bound methods: describing them needs no more
     return {
         "openapi.json": _buyers_app(new(Catalogue), new(BuyersApi), new(PaymentReports)),
-        "openapi-admin.json": _operators_app(new(OrderDesk), new(OperatorsApi)),
+        "openapi-admin.json": _operators_app(new(AdminOrders), new(AdminProducts)),
     }
 
 
@@ -92,7 +92,7 @@ def _app(
     security_schemes: dict[str, Any],
     tags: dict[str, str],
     shapes: tuple[type[Struct], ...],  # of bodies
-    *handlers: Catalogue | BuyersApi | PaymentReports | OrderDesk | OperatorsApi,
+    *handlers: Catalogue | BuyersApi | PaymentReports | AdminOrders | AdminProducts,
     dependencies: Sequence[Any] = (),
 ) -> FastAPI:
     app = FastAPI(

@@ -12,7 +12,7 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.admission import purchase_request
-from gateway.admission.batcher import Appender
+from gateway.admission.batcher import RequestBatcher
 from gateway.admission.in_flight import REPLAYED
 from gateway.api import views
 from gateway.auth import ids
@@ -61,14 +61,14 @@ class PurchaseEndpoint:
         identity: ids.IdentityKey,
         authenticator: Authenticator,
         lookup: Lookup,
-        appender: Appender,
+        batcher: RequestBatcher,
         tracing: Tracing,
         metrics: Metrics,
         proxies: tuple[Network, ...] = (),
     ) -> None:
         self._proxies = proxies
         self._rest, self._identity, self._authenticator = rest, identity, authenticator
-        self._lookup, self._appender, self._tracing, self._metrics = lookup, appender, tracing, metrics
+        self._lookup, self._batcher, self._tracing, self._metrics = lookup, batcher, tracing, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -132,7 +132,7 @@ class PurchaseEndpoint:
         wait_s = requests.wait_seconds(headers)
         peer = scope.get("client")
         client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
-        answer = await self._appender.buy(request, Subject(request.buyer_id, client))
+        answer = await self._batcher.buy(request, Subject(request.buyer_id, client))
         if isinstance(answer, Problem):
             return answer
         if isinstance(answer, Position) and trace is not None:

@@ -17,7 +17,7 @@ from gateway.read_side import order_queries
 from gateway.read_side.order_queries import After
 from gateway.read_side.postgres import Store
 from gateway.read_side.purchase_state import Purchase
-from service.problem_details import Problem, Refused
+from service.problem_details import Problem, ProblemError
 
 CURSOR_LENGTH_MAX = 200
 PAGE_MAX = 100
@@ -42,7 +42,7 @@ class Cursors:
     ) -> tuple[list[Purchase], str | None]:
         """At most `limit` rows of `query` behind the cursor (None: the first), and a cursor to the next page if any.
 
-        Raises Refused, Away.
+        Raises ProblemError, Away.
         """
         after = None if cursor is None else self.read(cursor, *scope)
         rows = await store.page(query(limit + 1, after))
@@ -54,12 +54,12 @@ class Cursors:
         return self._serializer(scope).dumps((after.created_at.isoformat(), after.purchase_id))
 
     def read(self, cursor: str, *scope: str) -> After:
-        """The place a cursor names. Raises Refused: it is not one that `write` made for this scope."""
+        """The place a cursor names. Raises ProblemError: it is not one that `write` made for this scope."""
         try:
             created_at, purchase_id = self._serializer(scope).loads(cursor)
         except BadData:
             detail = "The cursor is none of ours, or was made for another caller or other filters; begin without one."
-            raise Refused(Problem(problems.INVALID_BODY, detail)) from None
+            raise ProblemError(Problem(problems.INVALID_BODY, detail)) from None
         return After(datetime.fromisoformat(created_at), purchase_id)
 
     def _serializer(self, scope: tuple[str, ...]) -> URLSafeSerializer:

@@ -10,7 +10,7 @@ from gateway.admission.command_producer import Commands
 from gateway.api import views, webhook_signature
 from gateway.api.openapi import WITH_BODY, answers, described_by, problem_responses
 from gateway.http import problems
-from service.problem_details import Problem, Refused, granted
+from service.problem_details import Problem, ProblemError, granted
 
 _SIGNED = {"required": True, "content": {"application/json": described_by(webhook_signature.PaymentReport)}}
 
@@ -42,7 +42,7 @@ class PaymentReports:
         granted(webhook_signature.check_signature(header, body, self._webhook_secrets, time.time()))
         command = webhook_signature.command(body)
         if isinstance(command, Problem):
-            raise Refused(command)
+            raise ProblemError(command)
         granted(await self._commands.append(command, command.purchase_id))
         told = views.Reported(command.report_id, "accepted")
         return Response(views.encoded(told), 202, media_type="application/json")

@@ -14,7 +14,7 @@ from gateway.api.sse import EventStream, SaleFeed, Streams
 from gateway.http import problems
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.projection import Projection
-from service.problem_details import Problem, Refused, granted
+from service.problem_details import Problem, ProblemError, granted
 from stampede_schemas.identifiers import ProductId
 
 CACHE_S = 1
@@ -74,7 +74,7 @@ class Catalogue:
         """One product with its availability."""
         known = self._projection.products.get(ProductId(product_id))
         if known is None:
-            raise Refused(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+            raise ProblemError(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
         now_ms = self._clock.shown_ms()
         shown = views.product(known, now_ms)
         return _cacheable(request, views.etag([shown], now_ms), shown)

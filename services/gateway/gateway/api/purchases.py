@@ -18,13 +18,13 @@ from gateway.api.sse import EventStream, PurchaseFeed, Streams
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.ids import IdentityKey
 from gateway.http import problems, requests
-from gateway.http.asgi import says_nothing
+from gateway.http.asgi import require_empty_body
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.order_queries import orders
 from gateway.read_side.postgres import Store
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change, newest
-from service.problem_details import Problem, Refused, granted
+from service.problem_details import Problem, ProblemError, granted
 from stampede_schemas.identifiers import BuyerId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 
@@ -176,7 +176,7 @@ class BuyersApi:
         202 means that the wish is in the log; what becomes of it shows in the purchase. No body is needed.
         """
         buyer_id, known = await self._own(request, purchase_id)
-        await says_nothing(request)
+        await require_empty_body(request)
         wish = cancellation(known, self._identity.request_id("cancel", known.purchase_id), buyer_id)
         granted(await self._commands.append(wish, known.purchase_id))
         self._projection.memory.cancel_asked(known.purchase_id)
@@ -191,15 +191,15 @@ class BuyersApi:
         buyer_id = await self._buyer(request)
         known = await self._lookup.find(purchase_id)
         if known is None or buyer_of(known) != buyer_id:
-            raise Refused(Problem(problems.NOT_FOUND, "You have no purchase with this id."))
+            raise ProblemError(Problem(problems.NOT_FOUND, "You have no purchase with this id."))
         return buyer_id, known
 
 
 def cancellation(known: Purchase, request_id: RequestId, actor: str) -> CancelRequested:
-    """The command that undoes a purchase. Raises Refused: it has ended."""
+    """The command that undoes a purchase. Raises ProblemError: it has ended."""
     if isinstance(known, Rejected) or (isinstance(known, Ordered) and known.status == "released"):
         extra = {"purchase_status": known.status, "reason": known.reason}
-        raise Refused(Problem(problems.NOT_CANCELLABLE, f"The purchase is {known.status} already.", extra=extra))
+        raise ProblemError(Problem(problems.NOT_CANCELLABLE, f"The purchase is {known.status} already.", extra=extra))
     return CancelRequested(request_id=request_id, purchase_id=known.purchase_id, actor=actor)
 
 

@@ -22,7 +22,7 @@ from gateway.read_side.lookup import Lookup
 from gateway.read_side.postgres import Away
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Answered, Purchase, may_change
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 from service.problem_details import Problem
 from stampede_schemas.identifiers import ProductId
 
@@ -121,8 +121,8 @@ class EventStream(StreamingResponse):
 class PurchaseFeed:
     """The lives of purchases. What this gateway has seen it tells from memory: a crowd of listeners asks no row."""
 
-    def __init__(self, projection: Projection, watchers: Watchers, lookup: Lookup) -> None:
-        self._projection, self._watchers, self._lookup = projection, watchers, lookup
+    def __init__(self, projection: Projection, waiters: Waiters, lookup: Lookup) -> None:
+        self._projection, self._waiters, self._lookup = projection, waiters, lookup
 
     async def frames(self, purchase_id: str, seen: int) -> AsyncGenerator[bytes, None]:
         """The states of a purchase above version `seen`, until nothing can change any more."""
@@ -148,7 +148,7 @@ class PurchaseFeed:
         if known is None or isinstance(known, Answered):
             return await self._lookup.change(purchase_id, seen, HEARTBEAT_S)
         if known.version <= seen:
-            await self._watchers.changed(purchase_id, HEARTBEAT_S)
+            await self._waiters.changed(purchase_id, HEARTBEAT_S)
             known = self._projection.purchase(purchase_id)
         return known or await self._lookup.find(purchase_id)
 

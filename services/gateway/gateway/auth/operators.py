@@ -12,7 +12,7 @@ from gateway.auth.authenticator import ADMIN_ROLE, Authenticator
 from gateway.auth.ids import IdentityKey, Subject
 from gateway.http import problems, requests
 from service.operator_key import holds_key
-from service.problem_details import Problem, Refused, granted
+from service.problem_details import Problem, ProblemError, granted
 
 KEY_ACTOR = "key"
 _audit = logging.getLogger("gateway.audit")
@@ -25,7 +25,7 @@ class Access:
         self._key_sha256, self._authenticator, self._identity = key_sha256, authenticator, identity
 
     async def authorise(self, request: Request) -> None:
-        """Let an operator pass. Raises Refused: 401 for nobody known, 403 for somebody else."""
+        """Let an operator pass. Raises ProblemError: 401 for nobody known, 403 for somebody else."""
         headers = requests.pick(request.headers.raw)
         if holds_key(headers.get(b"authorization") or b"", self._key_sha256):
             request.state.actor = KEY_ACTOR
@@ -37,8 +37,8 @@ class Access:
         self.note(request, request.method, path=request.url.path, outcome="refused")
         if isinstance(subject, Problem):
             detail = "Send Authorization: Bearer with the operators' key, or with a token that has the role admin."
-            raise Refused(Problem(problems.UNAUTHENTICATED, detail))
-        raise Refused(Problem(problems.FORBIDDEN, f"You have no role {ADMIN_ROLE}."))
+            raise ProblemError(Problem(problems.UNAUTHENTICATED, detail))
+        raise ProblemError(Problem(problems.FORBIDDEN, f"You have no role {ADMIN_ROLE}."))
 
     @staticmethod
     def note(request: Request, action: str, **what: object) -> None:
@@ -48,7 +48,7 @@ class Access:
 
 
 def key_of(request: Request) -> str | None:
-    """The request's Idempotency-Key, if it has one. Raises Refused: it is unusable."""
+    """The request's Idempotency-Key, if it has one. Raises ProblemError: it is unusable."""
     headers = requests.pick(request.headers.raw)
     if b"idempotency-key" not in headers:
         return None

@@ -4,7 +4,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http import problems, requests
-from service.problem_details import Problem, Refused
+from service.problem_details import Problem, ProblemError
 from telemetry.tracing import new_traceparent, trace_id_of
 
 RouteHeaders = list[tuple[bytes, bytes]]
@@ -35,7 +35,7 @@ async def respond(send: Send, status: int, headers: RouteHeaders, body: bytes) -
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
 
 
-class BodyGuard:
+class BodyLimit:
     """Reads the bounded body of a request before the app sees it, so that no route can read past the limit."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -66,7 +66,7 @@ class BodyGuard:
         await self._app(scope, replay, send)
 
 
-async def says_nothing(request: Request) -> None:
-    """For routes that need no body: who sends one all the same says `{}`. Raises Refused."""
+async def require_empty_body(request: Request) -> None:
+    """For routes that need no body: who sends one all the same says `{}`. Raises ProblemError."""
     if b"".join((await request.body()).split()) not in (b"", b"{}"):
-        raise Refused(Problem(problems.INVALID_BODY, "There is nothing to say in a body here; send none."))
+        raise ProblemError(Problem(problems.INVALID_BODY, "There is nothing to say in a body here; send none."))

@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 from gateway.http import problems
 from gateway.http.requests import BODY_BYTES_MAX, too_large
 from gateway.http.retry_after import overloaded
-from service.problem_details import Problem, Refused
+from service.problem_details import Problem, ProblemError
 from telemetry.tracing import new_traceparent, trace_id_of
 
 URL_BYTES_MAX = 8_192
@@ -107,7 +107,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._last()  # nothing behind it can be read
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.problem if isinstance(cause, Refused) else _UNREADABLE)
+            self._refuse(cause.problem if isinstance(cause, ProblemError) else _UNREADABLE)
         else:
             if self._reading and (refused := self._too_much()) is not None:
                 self._refuse(refused)
@@ -135,13 +135,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """Let the app have it, if its head is within the limits."""
         url = self.url
         if len(url) > URL_BYTES_MAX:
-            raise Refused(_LONG_URL)
+            raise ProblemError(_LONG_URL)
         if len(self.headers) > HEADERS_MAX or (
             self._wire > HEADER_BYTES_MAX and self._header_bytes() > HEADER_BYTES_MAX
         ):
-            raise Refused(_BIG_HEAD)
+            raise ProblemError(_BIG_HEAD)
         if url[:1] != b"/" or (b"%" in url and _BAD_ESCAPE.search(url)) or len(self.pipeline) >= PIPELINED_MAX:
-            raise Refused(_UNREADABLE)
+            raise ProblemError(_UNREADABLE)
         super().on_headers_complete()
         self.headers = []  # what comes now are trailers: no proxy has checked them, so they must not count
         self._in_head = False
@@ -154,7 +154,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A piece of the body."""
         self._body += len(body)
         if self._body > BODY_BYTES_MAX:
-            raise Refused(too_large())
+            raise ProblemError(too_large())
         super().on_body(body)
 
     def on_message_complete(self) -> None:

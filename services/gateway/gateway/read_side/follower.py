@@ -20,7 +20,7 @@ from eventlog.reader import CountingReader, Progress, Void
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.freshness import EndQueries, Freshness
 from gateway.read_side.projection import Projection
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 from stampede_schemas.codec import decode_decisions, decode_order_event
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
@@ -31,13 +31,13 @@ AT_END_S_MAX = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Tail:
+class Follower:
     """One consumer over all partitions of both topics."""
 
     def __init__(
-        self, kafka: str, projection: Projection, watchers: Watchers, clock: BrokerClock, ends: EndQueries
+        self, kafka: str, projection: Projection, waiters: Waiters, clock: BrokerClock, ends: EndQueries
     ) -> None:
-        self._kafka, self._projection, self._watchers, self._clock = kafka, projection, watchers, clock
+        self._kafka, self._projection, self._waiters, self._clock = kafka, projection, waiters, clock
         self._ends = ends
         self.freshness = Freshness(partial(ends.ends, REQUESTS.name), self._tail_lost)
         self._readers: dict[int, CountingReader] = {}
@@ -136,7 +136,7 @@ class Tail:
         except DecodeError:
             _log.error("an event of %s cannot be read; the rows in Postgres will be asked instead", ORDERS.name)
             return
-        self._watchers.wake(self._projection.fold_order(event))
+        self._waiters.wake(self._projection.fold_order(event))
 
     def _decisions(self, message: Message) -> None:
         partition, offset = message.partition(), message.offset()
@@ -151,7 +151,7 @@ class Tail:
             changed = self._projection.fold(partition, source_offset, decisions, envelope.appended_at_ms)
             self._note_lost(partition, self._projection.memory.passed(partition, source_offset))
             self.freshness.applied(partition, source_offset)
-            self._watchers.wake(changed)
+            self._waiters.wake(changed)
         self._note_end(partition)
 
     def _tail_lost(self, partition: int, end: int, stood: int) -> None:
@@ -163,7 +163,7 @@ class Tail:
         if lost:
             self.lost += len(lost)
             _log.error("%s/%d lost %d acknowledged purchases", REQUESTS.name, partition, len(lost))
-            self._watchers.wake(list(lost))
+            self._waiters.wake(list(lost))
 
     def _note_end(self, partition: int) -> None:
         target = self._target.get(partition)

@@ -10,7 +10,7 @@ from gateway.read_side.freshness import Freshness
 from gateway.read_side.postgres import Away, Store
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Accepted, Answered, Purchase, Rejected, Reserved, buyer_of
-from gateway.read_side.waiters import Watchers
+from gateway.read_side.waiters import Waiters
 from stampede_schemas.identifiers import PurchaseId
 
 ROW_LAG_S = 0.1  # how long to leave the order-writer before its row is looked for again
@@ -28,9 +28,9 @@ class Lookup:
     """Answers questions about purchases. Raises Away where nothing else than Postgres or the log could tell."""
 
     def __init__(
-        self, projection: Projection, watchers: Watchers, store: Store, identity: IdentityKey, freshness: Freshness
+        self, projection: Projection, waiters: Waiters, store: Store, identity: IdentityKey, freshness: Freshness
     ) -> None:
-        self._projection, self._memory, self._watchers = projection, projection.memory, watchers
+        self._projection, self._memory, self._waiters = projection, projection.memory, waiters
         self._store, self._identity, self._freshness = store, identity, freshness
 
     async def find(self, purchase_id: str) -> Purchase | None:
@@ -58,7 +58,7 @@ class Lookup:
         found = await self.find(purchase_id)
         while found is not None and found.version <= version and (left := deadline - time.monotonic()) > 0:
             # Nothing tells when a row appears: it is looked for again.
-            await self._watchers.changed(purchase_id, min(left, ROW_LAG_S) if isinstance(found, Answered) else left)
+            await self._waiters.changed(purchase_id, min(left, ROW_LAG_S) if isinstance(found, Answered) else left)
             found = await self.find(purchase_id)
         return found
 

@@ -6,7 +6,7 @@ WATCHERS_MAX = 50_000
 UNWATCHED_S = 0.25
 
 
-class Watchers:
+class Waiters:
     """Who waits for a key to change. Bounded: beyond the limit a waiter is not woken, but looks again by itself."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from order_writer.outbox.messages import Outgoing, order_event
 from order_writer.postgres.pool import columns, said
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Batch, Record, Row, Stock, order_of
-from order_writer.unit_of_work import Unit
+from order_writer.unit_of_work import UnitOfWork
 from stampede_schemas.identifiers import Millis, Position, ProductId, PurchaseId
 
 LOCK_PROGRESS = "SELECT 1 FROM progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
@@ -97,7 +97,12 @@ class ProgressConflict(Exception):
 
 
 async def apply(
-    unit: Unit, moves: Mapping[int, Move], batch: Batch, *, confirm: bool, sources: Mapping[At, Record] | None = None
+    unit: UnitOfWork,
+    moves: Mapping[int, Move],
+    batch: Batch,
+    *,
+    confirm: bool,
+    sources: Mapping[At, Record] | None = None,
 ) -> list[Row]:
     """Write one batch; the caller's transaction makes it one step. Returns the rows that are new or replaced a no.
 
@@ -153,14 +158,14 @@ async def apply(
     return rows
 
 
-async def _insert(unit: Unit, rows: list[Row], *, confirm: bool) -> list[asyncpg.Record]:
+async def _insert(unit: UnitOfWork, rows: list[Row], *, confirm: bool) -> list[asyncpg.Record]:
     """The rows that are new: their versions, and whether their payments are void already."""
     query = INSERT_PURCHASES + (SELECT_NEW if confirm else SELECT_NEW_WITH_DUES)
     return await unit.connection.fetch(query, *columns(rows, len(Row._fields)), confirm)
 
 
 async def _insert_what_can_be(
-    unit: Unit, rows: list[Row], new: dict[str, int], insert: Insert, sources: Mapping[At, Record]
+    unit: UnitOfWork, rows: list[Row], new: dict[str, int], insert: Insert, sources: Mapping[At, Record]
 ) -> list[Row]:
     """Insert by halves, each refused row as a stub. The rows that are there now, or were before."""
     refused = await in_parts(unit.connection, rows, insert)
@@ -179,7 +184,7 @@ async def _insert_what_can_be(
     return [row for row in rows if row.purchase_id not in gone]
 
 
-async def _expect_known(unit: Unit, rows: list[Row]) -> None:
+async def _expect_known(unit: UnitOfWork, rows: list[Row]) -> None:
     """Reservations that were not stored must be redelivered ones.
 
     Another one of the same partition means a broken fold. Older purchase ids did not name their product and could be
@@ -200,7 +205,7 @@ async def _expect_known(unit: Unit, rows: list[Row]) -> None:
             )
 
 
-async def _advance(unit: Unit, moves: Mapping[int, Move]) -> None:
+async def _advance(unit: UnitOfWork, moves: Mapping[int, Move]) -> None:
     """First in the transaction: a second writer of the same records waits here, then finds that progress has moved."""
     await unit.connection.execute(LOCK_PROGRESS, list(moves))
     rows = [(p, m.was, m.to.next_offset, m.to.source_offset, m.to.load, m.to.anchor) for p, m in moves.items()]
@@ -213,7 +218,7 @@ def _sale(row: Row, version: int, now_ms: Millis) -> Sale:
     return sold, order_event(sold, now_ms)
 
 
-def _tell_of_sales(unit: Unit, rows: list[Row], new: dict[str, int], sales: dict[str, Sale]) -> None:
+def _tell_of_sales(unit: UnitOfWork, rows: list[Row], new: dict[str, int], sales: dict[str, Sale]) -> None:
     for row in rows:
         version = new.get(row.purchase_id)
         sale = sales.get(row.purchase_id)
@@ -225,7 +230,7 @@ def _tell_of_sales(unit: Unit, rows: list[Row], new: dict[str, int], sales: dict
         unit.sending.append(event)
 
 
-async def _catalogue(unit: Unit, changes: list[Change]) -> None:
+async def _catalogue(unit: UnitOfWork, changes: list[Change]) -> None:
     whole = [_product_row(*item) for item in changes if item[1].whole]
     moved = [(p, n, s.added, s.available, s.source_offset) for (n, p), s in changes if not s.whole]
     if whole:

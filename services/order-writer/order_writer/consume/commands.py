@@ -18,7 +18,7 @@ from order_writer.consume.apply_decisions import Move, ProgressConflict
 from order_writer.postgres.pool import columns
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Record
-from order_writer.unit_of_work import Unit, Units
+from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import Millis
 from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
@@ -52,7 +52,7 @@ class Commands:
     SELECT unnest($1::int[]), 0, $2 ON CONFLICT (partition) DO NOTHING"""
     stored = "SELECT partition, next_offset, topic_id FROM command_progress WHERE partition = ANY($1::int[])"
 
-    def __init__(self, units: Units) -> None:
+    def __init__(self, units: UnitsOfWork) -> None:
         self._units = units
 
     def progress_of(self, row: asyncpg.Record, committed: int) -> Progress:
@@ -80,7 +80,7 @@ class Commands:
             await apply(unit, {partition: (move.was, move.to.next_offset) for partition, move in moves.items()}, batch)
 
 
-async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Record]) -> None:
+async def apply(unit: UnitOfWork, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Record]) -> None:
     """Tell the saga, park or give up what has come. `moves`: by partition, the progress before and after.
 
     Raises:
@@ -93,7 +93,7 @@ async def apply(unit: Unit, moves: Mapping[int, tuple[int, int]], arrived: Seque
     await _tell(unit, arrived, skip_rejected=True)
 
 
-async def _tell(unit: Unit, arrived: Sequence[Record], *, skip_rejected: bool = False) -> None:
+async def _tell(unit: UnitOfWork, arrived: Sequence[Record], *, skip_rejected: bool = False) -> None:
     told: list[tuple[OfPurchase, orders.Message, Record]] = []
     products: list[tuple[str, str]] = []
     for it in arrived:
@@ -150,7 +150,7 @@ def _id_of(command: OfPurchase) -> str:
     return f"{type(command).__name__}:{command.purchase_id}:{own}"
 
 
-def _give_up(unit: Unit, it: Record, reason: str) -> None:
+def _give_up(unit: UnitOfWork, it: Record, reason: str) -> None:
     _log.error("a command can never be acted on (%s): dead letter", reason)
     seen = Millis(int(it.appended_at.timestamp() * 1000))
     unit.bury(ORDER_COMMANDS.name, it, reason, first_seen_ms=seen)

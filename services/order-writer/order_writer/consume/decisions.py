@@ -18,7 +18,7 @@ from order_writer.ops.spans import Spans
 from order_writer.postgres.pool import said
 from order_writer.restore.restore_guard import ProgressGuard, check_known
 from order_writer.saga.decision_batch import Batch, Record, Row
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.topics import DECISIONS
 
@@ -48,7 +48,9 @@ class Decisions:
     SELECT partition, next_offset, source_offset, load, anchor, topic_id, recovered_to FROM progress
     WHERE partition = ANY($1::int[])"""
 
-    def __init__(self, units: Units, guard: ProgressGuard, metrics: Metrics, spans: Spans, *, confirm: bool) -> None:
+    def __init__(
+        self, units: UnitsOfWork, guard: ProgressGuard, metrics: Metrics, spans: Spans, *, confirm: bool
+    ) -> None:
         self._units, self._guard, self._metrics, self._spans, self._confirm = units, guard, metrics, spans, confirm
 
     def progress_of(self, row: asyncpg.Record, committed: int) -> Progress:

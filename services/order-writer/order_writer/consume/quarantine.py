@@ -15,7 +15,7 @@ from order_writer.outbox.messages import order_event
 from order_writer.postgres.pool import Connection, DatabaseWrong, said
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Record, Row, order_of
-from order_writer.unit_of_work import Unit
+from order_writer.unit_of_work import UnitOfWork
 from stampede_schemas.codec import decode_envelope
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import DECISIONS
@@ -94,7 +94,7 @@ def stub(row: Row) -> Row:
     )
 
 
-def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source: Record) -> None:
+def bury(unit: UnitOfWork, row: Row, version: int | None, error: BaseException, source: Record) -> None:
     """Give back what the row held, tell the world how it ended, and keep the decision's own bytes as a dead letter.
 
     `version` is that of its stub; None when not even that could be kept.
@@ -105,7 +105,7 @@ def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source
         unit.changed.append(ended)
         unit.sending.append(order_event(ended, unit.now_ms))
         unit.released.append(
-            orders.GiveBack(order.purchase_id, order.product_id, order.reservation, ROW_ERROR, order.traceparent)
+            orders.RequestRelease(order.purchase_id, order.product_id, order.reservation, ROW_ERROR, order.traceparent)
         )
     envelope = decode_envelope(source.value)
     assert envelope is not None
@@ -113,13 +113,13 @@ def bury(unit: Unit, row: Row, version: int | None, error: BaseException, source
     _bury(unit, source._replace(value=content), ROW_ERROR, error, row.source_index)
 
 
-def bury_change(unit: Unit, source: Record, product_id: ProductId, error: BaseException) -> None:
+def bury_change(unit: UnitOfWork, source: Record, product_id: ProductId, error: BaseException) -> None:
     """Keep a record as a dead letter whose change of a product the catalogue cannot hold."""
     _log.error("the catalogue shows an older %s", product_id)
     _bury(unit, source, "product_error", error)
 
 
-def _bury(unit: Unit, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
+def _bury(unit: UnitOfWork, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
     where = (DECISIONS.name, source.partition, source.offset)
     _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, said(error))
     unit.bury(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)

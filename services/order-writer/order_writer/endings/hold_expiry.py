@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from order_writer.ops.metrics import Metrics
 from order_writer.saga import orders
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import ORDER_COMMANDS, partition_of
 
@@ -37,7 +37,7 @@ BEGINNING = datetime.min.replace(tzinfo=UTC), ""
 class Sweeper:
     """Several may run at once: each takes what the others have not locked."""
 
-    def __init__(self, units: Units, metrics: Metrics, grace_s: float) -> None:
+    def __init__(self, units: UnitsOfWork, metrics: Metrics, grace_s: float) -> None:
         self._units, self._metrics, self._grace_s = units, metrics, grace_s
         self._since = self._last = -math.inf  # running without interruption; the last round that was finished
         self._after: tuple[datetime, str] = BEGINNING  # those that cannot end yet must not hide the ones behind them

@@ -2,7 +2,7 @@
 
 from order_writer.consume.commands import COMMANDS_PER_TRANSACTION_MAX, REPORTED, _give_up, _read, _tell
 from order_writer.saga.decision_batch import Record
-from order_writer.unit_of_work import Money, Units
+from order_writer.unit_of_work import Money, UnitsOfWork
 from stampede_schemas.order_commands import PaymentReported
 from stampede_schemas.topics import DECISIONS
 
@@ -27,7 +27,7 @@ DELETE FROM pending_commands WHERE command_id IN (
 RETURNING payload, partition, source_offset, appended_at"""
 
 
-async def sweep_pending(units: Units) -> bool:
+async def sweep_pending(units: UnitsOfWork) -> bool:
     """Tell pending commands whose row is decided by now, give up those whose row will not come; whether there is more.
 
     Several sweeps may run at once: each takes what the others have not locked.

@@ -5,7 +5,7 @@ reserved before the cancellation was heard, but is still on its way from the log
 """
 
 from order_writer.saga import orders
-from order_writer.unit_of_work import Units
+from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import DECISIONS, partition_of
 
@@ -28,7 +28,7 @@ UPDATE product_cancellations SET reached = greatest(reached, $2), cancelled = ca
 WHERE request_id = $1"""
 
 
-async def sweep(units: Units) -> bool:
+async def sweep(units: UnitsOfWork) -> bool:
     """One batch of the oldest cancellation that has one to do; whether there may be more now.
 
     Several sweeps may run at once: each takes what the others have not locked.
@@ -39,7 +39,7 @@ async def sweep(units: Units) -> bool:
     return False
 
 
-async def batch(units: Units, request_id: str) -> bool:
+async def batch(units: UnitsOfWork, request_id: str) -> bool:
     """One transaction; whether there may be more now."""
     async with units.open() as unit:
         open_ = await unit.connection.fetchrow(TAKE, request_id)

@@ -4,7 +4,7 @@ from collections import Counter as Counts
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from order_writer.unit_of_work import Unit
+from order_writer.unit_of_work import UnitOfWork
 from telemetry import names
 from telemetry.ops import build_registry
 from telemetry.tracing import Tracing
@@ -45,7 +45,7 @@ class Metrics:
             )
         }
 
-    def changed(self, unit: Unit) -> None:
+    def changed(self, unit: UnitOfWork) -> None:
         """Count what a committed unit made of orders."""
         self.overruled.inc(unit.overruled)
         for reason in unit.buried:

@@ -7,7 +7,7 @@ import time
 
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Row
-from order_writer.unit_of_work import Unit
+from order_writer.unit_of_work import UnitOfWork
 from stampede_schemas.topics import DECISIONS
 from telemetry import names
 from telemetry.tracing import Kind, Tracing
@@ -53,7 +53,7 @@ class Spans:
                 links=[row.traceparent for row in recorded[:LINKS_MAX] if row.traceparent],
             )
 
-    def changes(self, unit: Unit, start_ns: int) -> None:
+    def changes(self, unit: UnitOfWork, start_ns: int) -> None:
         """Orders that a committed unit confirmed or released."""
         end_ns = time.time_ns()
         for state in unit.changed:

@@ -35,7 +35,7 @@ encode_outbox = msgspec.msgpack.Encoder().encode
 decode_outbox = msgspec.msgpack.Decoder(list[Outgoing]).decode
 
 
-def releases(effects: list[orders.GiveBack]) -> list[Outgoing]:
+def releases(effects: list[orders.RequestRelease]) -> list[Outgoing]:
     """The `requests` records that give reservations back, each in the partition where its reservation stands."""
     by_partition: dict[int, list[AnyRequest]] = {}
     for give in effects:

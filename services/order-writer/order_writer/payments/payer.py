@@ -20,7 +20,7 @@ from order_writer.payments.circuit_breaker import STATES, Breaker
 from order_writer.payments.provider import Answer, Approved, Awaited, Declined, Provider, Unknown, Voided
 from order_writer.postgres.pool import columns, outage_logged, repeat, said
 from order_writer.saga import orders
-from order_writer.unit_of_work import Units, purchase_of
+from order_writer.unit_of_work import UnitsOfWork, purchase_of
 from stampede_schemas.identifiers import PurchaseId
 
 LEASE_S = 5.0
@@ -88,7 +88,7 @@ class Payer:
 
     def __init__(
         self,
-        units: Units,
+        units: UnitsOfWork,
         provider: Provider,
         in_flight_max: int,
         timeout_s: float,

@@ -109,17 +109,17 @@ class PaymentVoided(Struct, frozen=True):
 Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
 
 
-class Become(Struct, frozen=True):
+class Transition(Struct, frozen=True):
     """The row takes this state, and the world is told: each version from 3 on is one event on `orders`."""
 
     state: Confirmed | Released
 
 
-class MarkReturned(Struct, frozen=True):
+class ConfirmReturn(Struct, frozen=True):
     """The units are back on sale: no new version, since nothing changes for the buyer."""
 
 
-class GiveBack(Struct, frozen=True):
+class RequestRelease(Struct, frozen=True):
     """Ask the inventory to take `reservation` back."""
 
     purchase_id: PurchaseId
@@ -152,7 +152,7 @@ class Refuse(Struct, frozen=True):
     reason: Literal["amount_differs", "not_the_buyer", "refund_of_a_sold_order"]
 
 
-Effect = Become | MarkReturned | GiveBack | Void | KeepApproval | KeepCapture | Refuse
+Effect = Transition | ConfirmReturn | RequestRelease | Void | KeepApproval | KeepCapture | Refuse
 
 
 def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
@@ -178,12 +178,12 @@ def evolve(purchase: Purchase, effects: tuple[Effect, ...]) -> Purchase:
     """The state after the effects of one reaction."""
     for effect in effects:
         match effect:
-            case Become():
+            case Transition():
                 purchase = effect.state
-            case MarkReturned():
+            case ConfirmReturn():
                 assert isinstance(purchase, Released)
                 purchase = replace(purchase, returned=True)
-            case GiveBack() | Void() | KeepApproval() | KeepCapture() | Refuse():
+            case RequestRelease() | Void() | KeepApproval() | KeepCapture() | Refuse():
                 pass
             case _:
                 assert_never(effect)
@@ -192,14 +192,14 @@ def evolve(purchase: Purchase, effects: tuple[Effect, ...]) -> Purchase:
 
 def _release(
     held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False
-) -> tuple[Become | GiveBack | Void, ...]:
+) -> tuple[Transition | RequestRelease | Void, ...]:
     """Only a confirmed order was paid for; whatever else the provider may do is forbidden by the void."""
     order, paid = held.order, isinstance(held, Confirmed)
     refund: Refund = "due" if paid else "none"
-    become = Become(Released(order, held.version + 1, reason, refund, returned=by_log))
+    become = Transition(Released(order, held.version + 1, reason, refund, returned=by_log))
     if by_log:
         return become, Void(paid)
-    back = GiveBack(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
+    back = RequestRelease(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
     return become, back, Void(paid)
 
 
@@ -213,7 +213,7 @@ def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect,
             return _release(purchase, message.reason, by_log=True) if ours else ()
         case Released():
             ours = purchase.order.reservation == message.reservation
-            return (MarkReturned(),) if ours and not purchase.returned else ()
+            return (ConfirmReturn(),) if ours and not purchase.returned else ()
         case _:
             assert_never(purchase)
 
@@ -223,12 +223,12 @@ def _approved(purchase: Purchase, message: PaymentApproved) -> tuple[Effect, ...
         case Reserved(order=order):
             if _differs(order, message):
                 return KeepCapture(), Refuse("amount_differs")
-            return Become(Confirmed(order, purchase.version + 1)), KeepApproval()
+            return Transition(Confirmed(order, purchase.version + 1)), KeepApproval()
         case Confirmed():
             return ()
         case Released(refund="none"):
             # Too late: the units are somebody else's. The money goes back, once.
-            return Become(replace(purchase, version=purchase.version + 1, refund="due")), Void(captured=True)
+            return Transition(replace(purchase, version=purchase.version + 1, refund="due")), Void(captured=True)
         case Released():
             return ()
         case Rejected():
@@ -256,7 +256,7 @@ def _voided(purchase: Purchase, message: PaymentVoided) -> tuple[Effect, ...]:
                 return (Refuse("amount_differs"),)
             if refund != "due" or not message.captured:
                 return ()
-            return (Become(replace(purchase, version=purchase.version + 1, refund="done")),)
+            return (Transition(replace(purchase, version=purchase.version + 1, refund="done")),)
         case Confirmed():
             return (Refuse("refund_of_a_sold_order"),)
         case Reserved() | Rejected():
