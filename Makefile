@@ -7,7 +7,7 @@ RUN_TESTS = $(BIN)/pytest -q --numprocesses 2 --dist loadfile \
   $(or $(TESTS),tests --ignore tests/chaos --ignore tests/planted --ignore tests/http)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status token trace test test-repeat test-faults test-http check format sim chaos chaos-door bench-loading bench-snapshots bench-writer bench-read-side clean
+.PHONY: help setup lock demo up down status token trace test test-repeat test-faults test-http check format sim chaos chaos-edge bench-loading bench-snapshots bench-writer bench-read-side clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ test-faults: setup ## 100,000 simulated histories, minutes of chaos, and bugs pl
 	@$(BIN)/python -m tests.simulation --histories 100000 --seed 1 --processes 2
 	@$(BIN)/pytest -q tests/chaos tests/planted
 
-test-http: setup ## The door at length: thousands of requests by its descriptions, against them, and as raw bytes
+test-http: setup ## HTTP at length: thousands of requests by its descriptions, against them, and as raw bytes
 	@$(BIN)/pytest -q tests/http
 
 check: setup ## Format, lint, types, imports, contract files, manifests, size: what CI gates on
@@ -74,8 +74,8 @@ sim: setup ## Try to break the inventory protocol: HISTORIES=100000 SEED=1
 chaos: setup ## Break the real stack while it sells, and check everything: MINUTES=10 SEED=1
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
-chaos-door: setup ## The same for gateways, limits and Redis alone, at the edge of stock: MINUTES=3 SEED=1
-	@$(BIN)/python -m tests.chaos.door --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
+chaos-edge: setup ## The same for gateways, limits and Redis alone, at the edge of stock: MINUTES=3 SEED=1
+	@$(BIN)/python -m tests.chaos.edge --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 bench-loading: setup ## How fast 1,000,000 reservations load, and what a snapshot costs (RESERVATIONS=n)
 	@$(BIN)/python -m bench.loading --reservations $(or $(RESERVATIONS),1000000)

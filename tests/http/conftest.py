@@ -1,4 +1,4 @@
-"""One sale for the long tests of the door."""
+"""One sale for the long tests of the edge."""
 
 from collections.abc import Iterator
 

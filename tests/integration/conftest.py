@@ -9,6 +9,6 @@ from tests.support.sale import Sale, open_sale
 
 @pytest.fixture(scope="session")
 def sale(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sale]:
-    """One gateway and one inventory for all tests of the door; each test uses products and buyers of its own."""
+    """One gateway and one inventory for all tests of the edge; each test uses products and buyers of its own."""
     with open_sale(tmp_path_factory.mktemp("sale")) as running:
         yield running

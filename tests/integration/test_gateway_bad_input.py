@@ -1,4 +1,4 @@
-"""Bad input at the door of a real gateway, as raw bytes: no 500, no hang, nothing logged, always a problem."""
+"""Bad input at the edge of a real gateway, as raw bytes: no 500, no hang, nothing logged, always a problem."""
 
 import json
 import urllib.request

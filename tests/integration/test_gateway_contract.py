@@ -1,4 +1,4 @@
-"""What the description of the door promises beside its routes, against a real gateway."""
+"""What the description of the edge promises beside its routes, against a real gateway."""
 
 import httpx
 import pytest

@@ -65,7 +65,7 @@ def test_waiting_ends_with_the_decision(sale: Sale) -> None:
         assert buy(ann, tea, "two-of-one", quantity=2, wait=5).json()["reason"] == "not_enough_left"
 
 
-def test_the_door_says_sold_out_and_logs_nothing(sale: Sale) -> None:
+def test_the_gate_says_sold_out_and_logs_nothing(sale: Sale) -> None:
     """409 without a Location, retryable; after a restock the same key wins. A winner's retry is still answered."""
     tea = sale.product(1)
     log = Log(sale.stack.kafka)
@@ -107,7 +107,7 @@ def test_twenty_twins_at_once_are_one_purchase(sale: Sale) -> None:
 
 
 def test_products_are_shown_with_what_is_left(sale: Sale) -> None:
-    """A strong tag for what is left; unchanged is 304; unknown is 404; upcoming is refused at the door."""
+    """A strong tag for what is left; unchanged is 304; unknown is 404; upcoming is refused at the edge."""
     tea = sale.product(3)
     later = sale.product(3, opens_at="2100-01-01T00:00:00Z")
     with sale.buyer() as ann:
@@ -191,7 +191,7 @@ def test_another_gateway_and_a_restarted_one_know_the_purchase(sale: Sale, tmp_p
         assert gateway.close() == 0, gateway.said()
 
 
-def test_a_row_that_only_postgres_knows_is_shown_and_never_refused_at_the_door(sale: Sale) -> None:
+def test_a_row_that_only_postgres_knows_is_shown_and_never_refused_early(sale: Sale) -> None:
     """What this gateway has forgotten, its row tells; a retry after sold-out is not a new buyer."""
     tea = sale.product(1)
     with sale.buyer() as ann, sale.buyer("old") as old:

@@ -76,12 +76,12 @@ def test_a_listener_that_closes_breaks_nothing_that_is_open() -> None:
     """Requests in flight get the rest of their answers after the port is closed, idle connections a clean end."""
     for _ in range(ROUNDS):
         with contextlib.ExitStack() as stack:
-            door = stack.enter_context(
+            server = stack.enter_context(
                 subprocess.Popen([sys.executable, "-c", DOOR], stdout=subprocess.PIPE, text=True)
             )
-            stack.callback(door.kill)
-            assert door.stdout is not None
-            port = int(door.stdout.readline())
+            stack.callback(server.kill)
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
             held, idle = ([stack.enter_context(talk(port)) for _ in range(IN_FLIGHT)] for _ in range(2))
             for one in held:
                 one.send(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -90,13 +90,13 @@ def test_a_listener_that_closes_breaks_nothing_that_is_open() -> None:
                 one.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert one.answer() is not None
             knocking = crowd(port)
-            door.terminate()
+            server.terminate()
             assert_only_late_comers_were_reset(ends(knocking))
             time.sleep(0.5)  # not a wait for anything: by so much the answers outlast the port
-            door.send_signal(signal.SIGUSR1)
+            server.send_signal(signal.SIGUSR1)
             assert [[answer.body for answer in one.answers()] for one in held] == [[b"ok"]] * IN_FLIGHT
             assert all(one.ended() for one in idle)
-            assert door.wait(EXIT_S_MAX) == 0
+            assert server.wait(EXIT_S_MAX) == 0
 
 
 def test_a_gateway_that_ends_breaks_nothing_that_is_open(sale: Sale, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tokens at the door of a real gateway: who gets in, as whom, and what no token can do."""
+"""Tokens at the edge of a real gateway: who gets in, as whom, and what no token can do."""
 
 import time
 from collections.abc import Iterator

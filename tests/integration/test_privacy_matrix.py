@@ -119,7 +119,7 @@ def test_who_may_do_what(sale: Sale, gateway: GatewayProcess, route: str) -> Non
     assert tuple(told) == MATRIX[route], dict(zip(CALLERS, told, strict=True))
 
 
-def test_operators_routes_are_not_at_the_buyers_door(gateway: GatewayProcess) -> None:
+def test_operators_routes_are_not_on_the_buyers_listener(gateway: GatewayProcess) -> None:
     """Nor the other way round, whoever asks."""
     for route, url in (("/admin/v1/orders", gateway.url), ("/v1/purchases", gateway.admin_url)):
         for token in (ADMIN_KEY, CALLERS["admin token"]):

@@ -25,8 +25,8 @@ breaks. On the real stack a test build runs in the service's place: a sale of 40
 declined payments, sends in duplicate, repeats, a retired product and poison; seconds count from its begin to the
 verdict of what `replay verify --journal` runs.
 
-Bugs of the gateway that need two of them, or faults, are planted by `python -m tests.chaos.door --planted NAME`; what
-named each of them stands in `bench/results/door.md`.
+Bugs of the gateway that need two of them, or faults, are planted by `python -m tests.chaos.edge --planted NAME`; what
+named each of them stands in `bench/results/edge.md`.
 """
 
 

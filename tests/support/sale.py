@@ -1,4 +1,4 @@
-"""A sale to test the door with: a real gateway and a real inventory on components of their own, over HTTP."""
+"""A sale to test the gateway with: a real gateway and a real inventory on components of their own, over HTTP."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.support.stack import LocalStack, components
 
 @dataclass
 class Sale:
-    """Everything that a test of the door needs; one gateway and one inventory for the whole run."""
+    """Everything that a test of the edge needs; one gateway and one inventory for the whole run."""
 
     stack: LocalStack
     gateway: GatewayProcess

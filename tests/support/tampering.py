@@ -80,7 +80,7 @@ def limited(evidence: Evidence, line: str, answers: list[Told], losses: int = 0,
 
 
 def refusal(one: Told) -> Told:
-    """What reached the door was let through by the limits, too."""
+    """What reached the edge was let through by the limits, too."""
     return one if one.status in (0, 429) else one._replace(status=409, body=b'{"type": "/problems/sold-out"}')
 
 

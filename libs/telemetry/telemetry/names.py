@@ -40,7 +40,7 @@ SPANS_DROPPED: Final = "stampede_dropped_spans"
 # gateway
 HTTP_REQUESTS: Final = "stampede_http_requests"
 HTTP_DURATION_SECONDS: Final = "stampede_http_duration_seconds"
-PURCHASES: Final = "stampede_purchases"  # by outcome at the door
+PURCHASES: Final = "stampede_purchases"  # by outcome at the gateway
 ADMISSION_QUEUE_PURCHASES: Final = "stampede_admission_queue_purchases"
 READS_SHED: Final = "stampede_reads_shed"
 LOOP_LAG_SECONDS: Final = "stampede_loop_lag_seconds"

@@ -20,7 +20,7 @@ from gateway.admission.in_flight import Send
 from ratelimit.limiter import Limiter, Subject, Verdict
 from tests.chaos.builds.behind import LateFollower
 from tests.chaos.builds.points import FOLDER, Points, exchange
-from tests.chaos.door import bugs
+from tests.chaos.edge import bugs
 from tests.planted.builds.planting import FILE, plant
 
 EVERY_S = 1.0

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.chaos.faults import cache, database, door, host, processes, wires
+from tests.chaos.faults import cache, database, edge, host, processes, wires
 from tests.chaos.faults.fault import Fault
 from tests.chaos.plan import Kind
 
@@ -13,7 +13,7 @@ FAULTS: dict[str, Fault] = {
     **cache.FAULTS,
     **host.FAULTS,
 }
-AT_THE_DOOR = door.FAULTS | {name: FAULTS[name] for name in door.ALSO}
+AT_THE_EDGE = edge.FAULTS | {name: FAULTS[name] for name in edge.ALSO}
 
 
 def kinds(faults: Mapping[str, Fault]) -> dict[str, Kind]:
@@ -22,4 +22,4 @@ def kinds(faults: Mapping[str, Fault]) -> dict[str, Kind]:
 
 
 KINDS = kinds(FAULTS)
-KINDS_AT_THE_DOOR = kinds(AT_THE_DOOR)
+KINDS_AT_THE_EDGE = kinds(AT_THE_EDGE)

@@ -64,7 +64,7 @@ class Attempt:
     times: list[tuple[float, float]] = field(default_factory=list)
     polled: list[tuple[int, str]] = field(default_factory=list)
     purchase_id: str = ""
-    outcome: str = "unanswered"  # confirmed, released, rejected; sold_out (at the door: nothing was logged)
+    outcome: str = "unanswered"  # confirmed, released, rejected; sold_out (an early rejection: nothing was logged)
     reason: str = ""
     twin: bool = False
     regrets: str = ""  # "at once" or "later": will take it back
@@ -202,7 +202,7 @@ class Crowd:
             if regrets == "at once" and attempt.purchase_id:
                 await self._cancel(http, attempt)
             elif attempt.purchase_id and attempt.outcome in {"unanswered", "sold_out"}:
-                # "Sold out" at the door is no outcome: the twin of that request may have got in a moment later.
+                # "Sold out" as an early rejection is no outcome: a concurrent duplicate may have got in a moment later.
                 await self._follow(http, attempt)
             if regrets == "later" and attempt.outcome == "confirmed":
                 await self._cancel(http, attempt)

@@ -91,7 +91,7 @@ def _table(journal: Journal, proof: Proof) -> Table:
     table.add_row(
         "rejected",
         f"{len(log.rejected):,}",
-        f"by the log; {journal.count('sold_out'):,} more at the door",
+        f"by the log; {journal.count('sold_out'):,} more refused early",
     )
     table.add_row("released and resold", f"{len(log.released):,}", "payment declined, sold again")
     table.add_row("duplicates", f"{same} of {len(twins)}", "sent twice, answered as one")

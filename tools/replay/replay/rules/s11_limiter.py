@@ -86,7 +86,7 @@ def _share(policy: Allowance, gateways: int) -> Allowance:
 
 
 def _admitted(attempt: Attempt) -> Iterator[Span]:
-    """Once for the purchase, by its first answer at the latest; once for each time the door was reached."""
+    """Once for the purchase, by its first answer at the latest; once for each time a gateway was reached."""
     accepted = [told.answered_ms for told in attempt.answers if told.status in {201, 202} or _final(told)]
     if accepted:
         yield Span(min(told.sent_ms for told in attempt.answers), min(accepted))

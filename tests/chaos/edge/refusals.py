@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from statistics import median
 
 from replay.rules.s11_limiter import Span
-from tests.chaos.door.account import Account, overlap
+from tests.chaos.edge.account import Account, overlap
 
 LEAST = 200  # refusals of each kind, below which nothing is said
 FALLS_TO_MIN = 0.9

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay.rules.s11_limiter import Allowance, Span, overdrawn
-from tests.chaos.door.limits import Bound, had_room, share, too_many
+from tests.chaos.edge.limits import Bound, had_room, share, too_many
 
 BUCKET = Allowance("user", sliding=False, capacity=3, window_ms=1_000.0, per_ms=0.004)
 WINDOW = Allowance("user", sliding=True, capacity=3, window_ms=1_000.0, per_ms=0.003)

@@ -12,11 +12,11 @@ from random import Random
 from typing import Any
 
 from replay.rules.s11_limiter import Allowance, Span
-from tests.chaos.door.account import UNANSWERED, Send
-from tests.chaos.door.client import Client, Order
-from tests.chaos.door.limits import Bound, had_room
-from tests.chaos.door.s11 import LIMITED, policies
-from tests.chaos.door.watch import now_ms
+from tests.chaos.edge.account import UNANSWERED, Send
+from tests.chaos.edge.client import Client, Order
+from tests.chaos.edge.limits import Bound, had_room
+from tests.chaos.edge.s11 import LIMITED, policies
+from tests.chaos.edge.watch import now_ms
 
 # A polite caller is held by the first two, one by one; three greedy ones behind one address by the third as well.
 LIMITS = "user:token_bucket:4/s/5,user:sliding_window:20/10s,address:token_bucket:5/s/8"

@@ -1,4 +1,4 @@
-"""Plays one round at the door: the sale, the strikes, the healing, the questions afterwards, the check."""
+"""Plays one round at the edge: the sale, the strikes, the healing, the questions afterwards, the check."""
 
 import asyncio
 import time
@@ -15,16 +15,16 @@ from gateway.auth.ids import IdentityKey, Subject
 from replay.evidence import Evidence
 from replay.journal import Attempt, Journal, Told
 from tests.chaos.arena import Arena
-from tests.chaos.door import coverage, fates
-from tests.chaos.door.account import Account, Call, Hurt, Memory, Send, read_calls
-from tests.chaos.door.buyers import LIMITS, Crowd
-from tests.chaos.door.client import Client
-from tests.chaos.door.plan import DoorRound
-from tests.chaos.door.rules import RULES
-from tests.chaos.door.till import Till
-from tests.chaos.door.watch import now_ms, watching
-from tests.chaos.faults import AT_THE_DOOR
-from tests.chaos.faults.door import CROWDED, hurts
+from tests.chaos.edge import coverage, fates
+from tests.chaos.edge.account import Account, Call, Hurt, Memory, Send, read_calls
+from tests.chaos.edge.buyers import LIMITS, Crowd
+from tests.chaos.edge.client import Client
+from tests.chaos.edge.plan import EdgeRound
+from tests.chaos.edge.rules import RULES
+from tests.chaos.edge.till import Till
+from tests.chaos.edge.watch import now_ms, watching
+from tests.chaos.faults import AT_THE_EDGE
+from tests.chaos.faults.edge import CROWDED, hurts
 from tests.chaos.money import BOOKS, facts, wrong_money
 from tests.chaos.plan import Strike
 from tests.chaos.verdict import SAID_MAX, at_rest, collect, judged
@@ -37,7 +37,7 @@ BY_DRIVER = {"S8", "S9", "S10"}
 class Played(NamedTuple):
     """What came of a round. `counted`: how often each thing happened that it was meant to test."""
 
-    round: DoorRound
+    round: EdgeRound
     hits: list[bool]
     wrong: list[str]
     counted: Counter[str]
@@ -54,7 +54,7 @@ class _Seen(NamedTuple):
     wrong: list[str]
 
 
-async def play(arena: Arena, planned: DoorRound) -> Played:
+async def play(arena: Arena, planned: EdgeRound) -> Played:
     """One round; whatever is wrong is in the result."""
     began = time.monotonic()
     try:
@@ -86,7 +86,7 @@ def account_of(client: Client, identity: IdentityKey, evidence: Evidence) -> Acc
     return account
 
 
-async def _sell(arena: Arena, planned: DoorRound) -> _Seen:
+async def _sell(arena: Arena, planned: EdgeRound) -> _Seen:
     dice = Random(planned.seed)
     gateways = dict(zip(arena.names("gateway"), arena.stack.endpoints.gateway, strict=True))
     connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
@@ -105,8 +105,8 @@ async def _sell(arena: Arena, planned: DoorRound) -> _Seen:
     return _Seen(client, hits, hurt, watch.memory, wrong)
 
 
-async def _under_fire(arena: Arena, planned: DoorRound, crowd: Crowd, till: Till, hurt: list[Hurt]) -> list[bool]:
-    locks = {fault.target: asyncio.Lock() for fault in AT_THE_DOOR.values()}
+async def _under_fire(arena: Arena, planned: EdgeRound, crowd: Crowd, till: Till, hurt: list[Hurt]) -> list[bool]:
+    locks = {fault.target: asyncio.Lock() for fault in AT_THE_EDGE.values()}
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(crowd.run(planned.lasts_s))
@@ -124,7 +124,7 @@ async def _under_fire(arena: Arena, planned: DoorRound, crowd: Crowd, till: Till
 
 
 async def _strike(arena: Arena, strike: Strike, locks: dict[str, asyncio.Lock], hurt: list[Hurt]) -> bool:
-    fault = AT_THE_DOOR[strike.fault]
+    fault = AT_THE_EDGE[strike.fault]
     await asyncio.sleep(strike.at_s)
     async with locks[fault.target]:
         began = now_ms()
@@ -139,7 +139,7 @@ def witnessed(folder: Path, gateways: Iterable[str], begin_ms: float = 0.0) -> d
     return {name: [call for call in read_calls(told) if call.ended_ms >= begin_ms] for name, told in lines.items()}
 
 
-def _wrong(arena: Arena, planned: DoorRound, account: Account, evidence: Evidence) -> list[str]:
+def _wrong(arena: Arena, planned: EdgeRound, account: Account, evidence: Evidence) -> list[str]:
     wrong = judged(evidence, [journal(account, product) for product in planned.products], BY_DRIVER)
     assert evidence.database is not None
     wrong += list(wrong_money(facts(arena.folder / BOOKS), evidence.database.rows))[:SAID_MAX]
@@ -153,7 +153,7 @@ def _wrong(arena: Arena, planned: DoorRound, account: Account, evidence: Evidenc
 
 
 def journal(account: Account, product: str) -> Journal:
-    """What buyers were told of a product, as `replay` judges it. What was polled, a rule of the door judges."""
+    """What buyers were told of a product, as `replay` judges it. What was polled, a rule of the edge judges."""
     attempts = [
         _attempt(line, sends) for line, sends in enumerate(account.by_key.values(), 2) if sends[0].product_id == product
     ]

@@ -1,4 +1,4 @@
-"""Half a minute of chaos at the door: tight limits, stock at its edge, two gateways and a Redis that die and forget.
+"""Half a minute of chaos at the edge: tight limits, stock at its edge, two gateways and a Redis that die and forget.
 
 And some hundred connections that are cut.
 """
@@ -11,11 +11,11 @@ import pytest
 
 from tests.chaos.__main__ import arena
 from tests.chaos.arena import Arena
-from tests.chaos.door.__main__ import ENVIRONMENT, verdict
-from tests.chaos.door.plan import draw
-from tests.chaos.door.play import play
-from tests.chaos.door.retries import tried, two_gateways
-from tests.chaos.faults import KINDS_AT_THE_DOOR
+from tests.chaos.edge.__main__ import ENVIRONMENT, verdict
+from tests.chaos.edge.plan import draw
+from tests.chaos.edge.play import play
+from tests.chaos.edge.retries import tried, two_gateways
+from tests.chaos.faults import KINDS_AT_THE_EDGE
 from tests.support.stack import LocalStack
 
 SEED = 5
@@ -43,9 +43,9 @@ def two() -> Iterator[tuple[LocalStack, Path]]:
         yield running
 
 
-async def test_the_door_holds_whatever_forgets_or_dies(fought: Arena) -> None:
+async def test_the_edge_holds_whatever_forgets_or_dies(fought: Arena) -> None:
     """No rule is broken, and enough happened that each of them could have been."""
-    kinds = {name: KINDS_AT_THE_DOOR[name]._replace(lasts_s=lasts_s) for name, lasts_s in SHORT.items()}
+    kinds = {name: KINDS_AT_THE_EDGE[name]._replace(lasts_s=lasts_s) for name, lasts_s in SHORT.items()}
     planned = draw(Random(SEED), 0, list(SHORT), kinds)
     wrong, _ = verdict([await play(fought, planned)])
     assert wrong == []

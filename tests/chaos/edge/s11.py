@@ -1,4 +1,4 @@
-"""S11 at the door: which counter every send was counted by, and what each counter must and cannot have allowed.
+"""S11 at the edge: which counter every send was counted by, and what each counter must and cannot have allowed.
 
 Pure. Redis counts for all gateways; a gateway without it counts for itself, by its share, anew in each process. A send
 of which nobody can say who counted it is left out; how many that are is told.
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from replay.evidence import Violation
 from replay.rules.s11_limiter import Allowance, Span, allowances
-from tests.chaos.door.account import UNANSWERED, Account, Evicted, Send, overlap
-from tests.chaos.door.limits import Bound, had_room, share, too_many
+from tests.chaos.edge.account import UNANSWERED, Account, Evicted, Send, overlap
+from tests.chaos.edge.limits import Bound, had_room, share, too_many
 
 LIMITED = 429
 REFUSED = frozenset({"sold-out", "not-open", "unknown-product"})

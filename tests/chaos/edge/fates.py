@@ -7,7 +7,7 @@ from gateway.auth.ids import IdentityKey, Subject
 from replay.contract import Answer, PurchaseRequest, read_request, split
 from replay.evidence import Evidence, Partition
 from stampede_schemas.identifiers import ProductId
-from tests.chaos.door.account import Account, Fate, Send, Stocked, readable
+from tests.chaos.edge.account import Account, Fate, Send, Stocked, readable
 
 OUTCOMES = {"Reserved": "reserved", "Rejected": "rejected"}
 

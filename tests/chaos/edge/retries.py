@@ -1,9 +1,9 @@
-"""`python -m tests.chaos.door.retries --tries N --seed S`: connections are cut, and their buyers ask again elsewhere.
+"""`python -m tests.chaos.edge.retries --tries N --seed S`: connections are cut, and their buyers ask again elsewhere.
 
 Nothing is left; a unit comes back; a buyer sends, resets the connection, and within 100 ms sends again at the other
 gateway, which may not have heard of the unit and has not heard of the first send. If that one is in the log by then,
 the second must not be told "sold out", nor anything else that denies it. In the second half of the tries both gateways
-hear of decisions up to 80 ms late. Exit code 0: no violation; 1: some. `--planted NAME` as at the door.
+hear of decisions up to 80 ms late. Exit code 0: no violation; 1: some. `--planted NAME` as at the edge.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from stampede_schemas.topics import partition_of
 from tests.chaos.arena import BUILDS
 from tests.chaos.builds.behind import behind
 from tests.chaos.builds.points import FOLDER
-from tests.chaos.door.account import Account, Send, write
-from tests.chaos.door.bugs import PLANTED
-from tests.chaos.door.client import Client, Order
-from tests.chaos.door.play import account_of, witnessed
-from tests.chaos.door.rules import BY_LOG, stood
-from tests.chaos.door.till import Till
-from tests.chaos.faults.door import BEHIND_S_MAX
+from tests.chaos.edge.account import Account, Send, write
+from tests.chaos.edge.bugs import PLANTED
+from tests.chaos.edge.client import Client, Order
+from tests.chaos.edge.play import account_of, witnessed
+from tests.chaos.edge.rules import BY_LOG, stood
+from tests.chaos.edge.till import Till
+from tests.chaos.faults.edge import BEHIND_S_MAX
 from tests.chaos.plan import product
 from tests.chaos.verdict import at_rest
 from tests.planted.builds.planting import FILE
@@ -152,7 +152,7 @@ async def _try(client: Client, till: Till, dice: Random, product_id: str, number
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.door.retries", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.edge.retries", description=__doc__)
     parser.add_argument("--tries", type=int, default=1_000, help="how many buyers (1000)")
     parser.add_argument("--seed", type=int, default=1, help="of every choice (1)")
     parser.add_argument("--planted", choices=PLANTED, metavar="NAME", help="gateways with this bug")
@@ -169,7 +169,7 @@ def main() -> int:
     if found.wrong and not asked.planted:
         kept = ROOT / ".stack" / f"failed-retries-{asked.seed}.json"
         write(kept, found.account)
-        print(f"evidence: {kept}; `python -m tests.chaos.door --again` judges it once more")
+        print(f"evidence: {kept}; `python -m tests.chaos.edge --again` judges it once more")
     return 1 if found.wrong or not found.closed else 0
 
 

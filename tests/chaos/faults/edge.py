@@ -1,4 +1,4 @@
-"""Faults of the edge of the system, for rounds at the door: gateways that die around the log's acknowledgement or see
+"""Faults of the edge of the system, for rounds at the edge: gateways that die around the log's acknowledgement or see
 decisions late, a Redis that drags, workers that stand still."""
 
 import time

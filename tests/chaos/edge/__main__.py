@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.door --minutes M --seed S`: break gateways and Redis under tight limits, at the edge of stock.
+"""`python -m tests.chaos.edge --minutes M --seed S`: break gateways and Redis under tight limits, at the edge of stock.
 
 Two gateways, real processes, every choice from the printed seed. Exit code 0: nothing is wrong, and enough happened
 that something could have been; 1: otherwise, and the evidence is kept under `.stack/`. `--planted NAME` runs a gateway
@@ -19,39 +19,39 @@ from pathlib import Path
 
 from tests.chaos.__main__ import Teller, arena, keep
 from tests.chaos.arena import Arena
-from tests.chaos.door import account, coverage, refusals
-from tests.chaos.door.bugs import PLANTED
-from tests.chaos.door.buyers import LIMITS
-from tests.chaos.door.plan import DoorRound, rounds
-from tests.chaos.door.play import Played, play
-from tests.chaos.door.rules import RULES
-from tests.chaos.faults import AT_THE_DOOR, KINDS_AT_THE_DOOR
+from tests.chaos.edge import account, coverage, refusals
+from tests.chaos.edge.bugs import PLANTED
+from tests.chaos.edge.buyers import LIMITS
+from tests.chaos.edge.plan import EdgeRound, rounds
+from tests.chaos.edge.play import Played, play
+from tests.chaos.edge.rules import RULES
+from tests.chaos.faults import AT_THE_EDGE, KINDS_AT_THE_EDGE
 from tests.chaos.results import FOLDER as RESULTS
 from tests.chaos.results import append, machine
 from tests.planted.builds.planting import FILE
 
-TITLE = "Chaos at the door"
+TITLE = "Chaos at the edge"
 # Both gateways share the limits while Redis is away, and believe what this machine says of its clients' addresses.
 ENVIRONMENT = {"STAMPEDE_LIMITS": LIMITS, "STAMPEDE_TRUSTED_PROXIES": "127.0.0.1"}
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    top = argparse.ArgumentParser(prog="python -m tests.chaos.door", description=__doc__)
+    top = argparse.ArgumentParser(prog="python -m tests.chaos.edge", description=__doc__)
     top.add_argument("--minutes", type=float, default=3.0, help="no round begins after this (3)")
     top.add_argument("--seed", type=int, default=None, help="of every choice; drawn and printed if not given")
     top.add_argument(
         "--fault",
         action="append",
         default=[],
-        choices=sorted(AT_THE_DOOR),
+        choices=sorted(AT_THE_EDGE),
         metavar="NAME",
         help="only this (too little may happen then)",
     )
     top.add_argument("--planted", choices=PLANTED, metavar="NAME", help="gateways with this bug")
     top.add_argument("--again", type=Path, metavar="FILE", help="judge once more what a failed round left")
     top.add_argument("--list", action="store_true", help="name the faults, and the bugs that can be planted")
-    top.add_argument("--out", type=Path, default=RESULTS / "door.md", help="the table is added to this file")
+    top.add_argument("--out", type=Path, default=RESULTS / "edge.md", help="the table is added to this file")
     return top
 
 
@@ -59,7 +59,7 @@ def main() -> int:
     """Run the command line."""
     asked = parser().parse_args()
     if asked.list:
-        print("\n".join([*(f"{name:26} {AT_THE_DOOR[name].sentence}" for name in AT_THE_DOOR), "", *PLANTED]))
+        print("\n".join([*(f"{name:26} {AT_THE_EDGE[name].sentence}" for name in AT_THE_EDGE), "", *PLANTED]))
         return 0
     if asked.again:
         return _again(asked.again)
@@ -67,8 +67,8 @@ def main() -> int:
     seed = time.time_ns() % 1_000_000 if asked.seed is None else asked.seed
     tell = Teller()
     tell(f"seed {seed}, {asked.minutes:g} minutes; starting the stack")
-    names = asked.fault or (PLANTED[asked.planted].faults if asked.planted else AT_THE_DOOR)
-    kinds = {name: KINDS_AT_THE_DOOR[name] for name in names}
+    names = asked.fault or (PLANTED[asked.planted].faults if asked.planted else AT_THE_EDGE)
+    kinds = {name: KINDS_AT_THE_EDGE[name] for name in names}
     played: list[Played] = []
     with ExitStack() as opened:
         fought = opened.enter_context(arena(tell, _environment(opened, asked.planted), each=1))
@@ -76,7 +76,7 @@ def main() -> int:
         for planned in rounds(seed, kinds):
             played.append(_round(fought, planned))
             if played[-1].wrong and not asked.planted:
-                tell(f"evidence: {_keep(fought, played[-1], f'door-{seed}-{planned.number}')}")
+                tell(f"evidence: {_keep(fought, played[-1], f'edge-{seed}-{planned.number}')}")
             if tell.minutes >= asked.minutes or _shown(asked.planted, played) or played[-1].account is None:
                 break
     return _caught(asked.planted, played) if asked.planted else _report(asked, seed, played)
@@ -90,7 +90,7 @@ def _environment(opened: ExitStack, planted: str | None) -> dict[str, str]:
     return ENVIRONMENT | {FILE: str(order)}
 
 
-def _round(fought: Arena, planned: DoorRound) -> Played:
+def _round(fought: Arena, planned: EdgeRound) -> Played:
     faults = ", ".join(strike.fault for strike in planned.strikes)
     fought.tell(f"round {planned.number}: {faults} ({planned.lasts_s:.0f} s)")
     one = asyncio.run(play(fought, planned))
@@ -104,10 +104,10 @@ def _round(fought: Arena, planned: DoorRound) -> Played:
 
 
 def _keep(fought: Arena, failed: Played, name: str) -> Path:
-    """Beside what `keep` keeps: what was seen at the door. `--again` judges it once more."""
+    """Beside what `keep` keeps: what was seen at the edge. `--again` judges it once more."""
     kept = keep(fought, failed.evidence, name)
     if failed.account is not None:
-        account.write(kept / "door.json", failed.account)
+        account.write(kept / "edge.json", failed.account)
     return kept
 
 
@@ -158,10 +158,10 @@ def table(played: Sequence[Played], counted: Counter[str]) -> str:
     """Markdown: the faults, and what they met."""
     struck, missed = strikes(played)
     lines = ["| fault | what happens | strikes |", "|---|---|---:|"]
-    for name in AT_THE_DOOR:
+    for name in AT_THE_EDGE:
         if struck[name] or missed[name]:
             noted = f" (+{missed[name]} missed)" if missed[name] else ""
-            lines.append(f"| {name} | {AT_THE_DOOR[name].sentence} | {struck[name]}{noted} |")
+            lines.append(f"| {name} | {AT_THE_EDGE[name].sentence} | {struck[name]}{noted} |")
     lines += ["", "| what was tested | times |", "|---|---:|"]
     lines += [f"| {what} | {count:,} |" for what, count in counted.items()]
     return "\n".join(lines)
@@ -178,7 +178,7 @@ def _report(asked: argparse.Namespace, seed: int, played: list[Played]) -> int:
     body = "\n".join([table(played, counted), "", *(f"- {sentence}" for sentence in said)])
     print(f"\n{body}")
     only = "".join(f" --fault '{name}'" for name in asked.fault)
-    command = f"python -m tests.chaos.door --minutes {asked.minutes:g} --seed {seed}{only}"
+    command = f"python -m tests.chaos.edge --minutes {asked.minutes:g} --seed {seed}{only}"
     heading = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {seed}"
     append(asked.out, TITLE, heading, f"{machine()}\n\nLimits: `{LIMITS}`\n\n    {command}\n\n{body}")
     print(f"\nVERDICT: {'FAIL' if wrong else 'PASS'} (seed {seed})")

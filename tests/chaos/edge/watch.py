@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from replay.rules.s11_limiter import Span
-from tests.chaos.door.account import Evicted, Memory
+from tests.chaos.edge.account import Evicted, Memory
 
 EVERY_S = 0.02
 ANSWER_S_MAX = 1.0
-CANARY = "door-canary"
+CANARY = "edge-canary"
 EVICTIONS = "__keyevent@0__:evicted"
 
 

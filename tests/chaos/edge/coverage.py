@@ -1,4 +1,4 @@
-"""Whether a run at the door tested what it claims: every count that must not be small, and limits that were felt.
+"""Whether a run at the edge tested what it claims: every count that must not be small, and limits that were felt.
 
 Pure. A rule that found nothing wrong proves nothing where there was nothing to be found.
 """
@@ -11,10 +11,10 @@ from math import inf
 from typing import NamedTuple
 
 from replay.rules.s11_limiter import Allowance, Span
-from tests.chaos.door import refusals, s11
-from tests.chaos.door.account import UNANSWERED, Account, Send, overlap
-from tests.chaos.door.limits import scaled
-from tests.chaos.door.rules import sent_again, stood
+from tests.chaos.edge import refusals, s11
+from tests.chaos.edge.account import UNANSWERED, Account, Send, overlap
+from tests.chaos.edge.limits import scaled
+from tests.chaos.edge.rules import sent_again, stood
 
 TIGHTER, WIDER = 0.7, 1.5
 

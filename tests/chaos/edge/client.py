@@ -1,4 +1,4 @@
-"""One way to ask at the door, for all buyers: at a gateway, as a person, and every answer is noted."""
+"""One way to ask at the edge, for all buyers: at a gateway, as a person, and every answer is noted."""
 
 import asyncio
 import contextlib
@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from tests.chaos.door.account import Look, Send, content
-from tests.chaos.door.fates import told_apart
-from tests.chaos.door.watch import now_ms
+from tests.chaos.edge.account import Look, Send, content
+from tests.chaos.edge.fates import told_apart
+from tests.chaos.edge.watch import now_ms
 
 ANSWER_S_MAX = 20.0
 RESET = struct.pack("ii", 1, 0)  # of SO_LINGER: closing sends RST

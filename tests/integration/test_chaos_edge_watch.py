@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from tests.chaos.door.account import Memory
-from tests.chaos.door.watch import Watch, watching
+from tests.chaos.edge.account import Memory
+from tests.chaos.edge.watch import Watch, watching
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.stack import eventually
 
@@ -73,7 +73,7 @@ def test_evicted_keys_are_known_by_name_and_those_of_an_earlier_watch_are_not_co
         looked(watch)
         gone = {f"key-{number}" for number in range(200) if not client.exists(f"key-{number}")}
         assert gone
-        assert {evicted.key for evicted in watch.memory.evicted} - {"one-more", "door-canary"} == gone
+        assert {evicted.key for evicted in watch.memory.evicted} - {"one-more", "edge-canary"} == gone
     with watching(server.url) as later:
         looked(later)
         assert counts(later.memory) == (0, 0, 0)

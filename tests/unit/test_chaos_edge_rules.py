@@ -1,4 +1,4 @@
-"""Each rule of the door names what it is there for, and nothing else: accounts made by hand, broken one at a time."""
+"""Each rule of the edge names what it is there for, and nothing else: accounts made by hand, broken one at a time."""
 
 import json
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from replay.rules.s11_limiter import Span
-from tests.chaos.door import account as accounts
-from tests.chaos.door import coverage, refusals
-from tests.chaos.door.account import Account, Call, Fate, Hurt, Look, Send, Stocked, readable
-from tests.chaos.door.plan import PER_ROUND, rounds
-from tests.chaos.door.rules import RULES
-from tests.chaos.faults import KINDS_AT_THE_DOOR
+from tests.chaos.edge import account as accounts
+from tests.chaos.edge import coverage, refusals
+from tests.chaos.edge.account import Account, Call, Fate, Hurt, Look, Send, Stocked, readable
+from tests.chaos.edge.plan import PER_ROUND, rounds
+from tests.chaos.edge.rules import RULES
+from tests.chaos.faults import KINDS_AT_THE_EDGE
 
 LIMITS = "user:token_bucket:2/s,address:token_bucket:10/s"
 ENDS_MS = 60_000.0
@@ -329,8 +329,8 @@ def test_an_account_is_judged_alike_from_its_file(tmp_path: Path) -> None:
     """What a failed round leaves can be looked at again."""
     account = sound()
     WRONG["polite, and limited"][0](account)
-    accounts.write(tmp_path / "door.json", account)
-    assert violated(accounts.read(tmp_path / "door.json")) == {"S11 nobody polite is limited"}
+    accounts.write(tmp_path / "edge.json", account)
+    assert violated(accounts.read(tmp_path / "edge.json")) == {"S11 nobody polite is limited"}
 
 
 def test_a_gate_that_opens_when_redis_is_hurt_is_noticed() -> None:
@@ -360,9 +360,9 @@ def test_a_run_in_which_too_little_happened_is_worth_nothing() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_fault_strikes_the_door_within_three_rounds(seed: int) -> None:
+def test_every_fault_strikes_the_edge_within_three_rounds(seed: int) -> None:
     """And the same seed gives the same plan."""
-    found = [planned for planned, _ in zip(rounds(seed, KINDS_AT_THE_DOOR), range(3), strict=False)]
-    assert found == [one for one, _ in zip(rounds(seed, KINDS_AT_THE_DOOR), range(3), strict=False)]
-    assert {strike.fault for one in found for strike in one.strikes} == set(KINDS_AT_THE_DOOR)
+    found = [planned for planned, _ in zip(rounds(seed, KINDS_AT_THE_EDGE), range(3), strict=False)]
+    assert found == [one for one, _ in zip(rounds(seed, KINDS_AT_THE_EDGE), range(3), strict=False)]
+    assert {strike.fault for one in found for strike in one.strikes} == set(KINDS_AT_THE_EDGE)
     assert all(len(one.strikes) == PER_ROUND for one in found)

@@ -1,4 +1,4 @@
-"""What was seen of a round at the door, by whom: buyers (each send and look), gateways' witnesses, a watcher beside
+"""What was seen of a round at the edge, by whom: buyers (each send and look), gateways' witnesses, a watcher beside
 Redis, and the log itself.
 
 Pure data, and what follows from it without judging. All instants are ms of the machine's monotonic clock.

@@ -1,4 +1,4 @@
-"""What must be true of every answer at the door, whatever was killed or cut. Pure: a rule yields what contradicts it.
+"""What must be true of every answer at the edge, whatever was killed or cut. Pure: a rule yields what contradicts it.
 
 S8 to S10 are those of `replay`; these are what only a driver with several gateways can tell, who knows each purchase by
 its id, told or not. Redis is no excuse for anything but limits. KNOWN_MS and CLOCK_MS are all that is allowed for.
@@ -11,8 +11,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from replay.evidence import Violation
-from tests.chaos.door import s11
-from tests.chaos.door.account import UNANSWERED, Account, Fate, Look, Send, overlap
+from tests.chaos.edge import s11
+from tests.chaos.edge.account import UNANSWERED, Account, Fate, Look, Send, overlap
 
 KNOWN_MS = 1_000.0  # "another may lag by up to a second": by then a decision or an order event is known everywhere
 CLOCK_MS = 10.0  # stamps are whole ms of the machine's other clock

@@ -1,4 +1,4 @@
-"""Gateways with a bug each, for `python -m tests.chaos.door --planted NAME`: the rule named here has to say so.
+"""Gateways with a bug each, for `python -m tests.chaos.edge --planted NAME`: the rule named here has to say so.
 
 The last of them have none: what they do differently must be right as well.
 """

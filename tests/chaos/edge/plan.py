@@ -1,4 +1,4 @@
-"""What strikes a round at the door, drawn from one seed before anything runs. Pure."""
+"""What strikes a round at the edge, drawn from one seed before anything runs. Pure."""
 
 from collections.abc import Iterator, Mapping
 from random import Random
@@ -7,14 +7,14 @@ from typing import NamedTuple
 from stampede_schemas.topics import partition_of
 from tests.chaos.plan import Kind, Strike, product
 
-LEAD_S, TAIL_S = 6.0, 3.0  # without a fault: the door is as it should be, and then is itself again
+LEAD_S, TAIL_S = 6.0, 3.0  # without a fault: the edge is as it should be, and then is itself again
 GAP_S = (0.5, 4.0)
 PER_ROUND = 6
 TOGETHER_SHARE = 0.35  # of the strikes begin while the one before is under way
 PRODUCTS = 2
 
 
-class DoorRound(NamedTuple):
+class EdgeRound(NamedTuple):
     """`strikes` are seconds after the sale began; `seed` is that of the buyers' choices.
 
     `gone` never has a unit, and shares a partition with the first of the products: what is logged for these keeps the
@@ -29,7 +29,7 @@ class DoorRound(NamedTuple):
     seed: int
 
 
-def rounds(seed: int, kinds: Mapping[str, Kind]) -> Iterator[DoorRound]:
+def rounds(seed: int, kinds: Mapping[str, Kind]) -> Iterator[EdgeRound]:
     """Rounds without end. Each fault once before any of them twice."""
     dice = Random(seed)
     left: list[str] = []
@@ -42,7 +42,7 @@ def rounds(seed: int, kinds: Mapping[str, Kind]) -> Iterator[DoorRound]:
         number += 1
 
 
-def draw(dice: Random, number: int, names: list[str], kinds: Mapping[str, Kind]) -> DoorRound:
+def draw(dice: Random, number: int, names: list[str], kinds: Mapping[str, Kind]) -> EdgeRound:
     """One round of these faults, in this order."""
     at_s, ends_s, strikes = LEAD_S, LEAD_S, list[Strike]()
     for name in names:
@@ -55,4 +55,4 @@ def draw(dice: Random, number: int, names: list[str], kinds: Mapping[str, Kind])
     gone = product(dice, odd=False)
     while partition_of(gone) != partition_of(products[0]):
         gone = product(dice, odd=False)
-    return DoorRound(number, products, gone, tuple(strikes), ends_s + TAIL_S, dice.randrange(2**32))
+    return EdgeRound(number, products, gone, tuple(strikes), ends_s + TAIL_S, dice.randrange(2**32))

@@ -1,1 +1,0 @@
-"""Chaos at the door: tight limits, stock at its edge, keys that come back, and a Redis and gateways that die."""
