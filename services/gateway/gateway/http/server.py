@@ -64,7 +64,7 @@ class Bounds:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """uvicorn's connection with limits. It leans on uvicorn's insides; `test_gateway_listener` pins them."""
+    """uvicorn's connection with limits. It leans on uvicorn's insides; `test_gateway_server` pins them."""
 
     cycle: Any  # the newest request and its answer; uvicorn says so only of the time after the first
 

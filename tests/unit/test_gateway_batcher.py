@@ -1,133 +1,25 @@
 """How purchases get into the log, or are answered without it: in micro-batches, on a fresh view, once for each key."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterable
 
 from msgspec.structs import replace
-from prometheus_client import CollectorRegistry
 
-from eventlog.producer import RenewedProducer
 from gateway.admission import batcher as rules
 from gateway.admission import in_flight
-from gateway.admission.batcher import RequestBatcher
-from gateway.admission.decide import Gate
-from gateway.admission.in_flight import REPLAYED, Answer
+from gateway.admission.in_flight import REPLAYED
 from gateway.admission.sale_gate import STALE_APPENDS_PER_S
 from gateway.http import problems
-from gateway.metrics import Metrics
-from gateway.read_side.broker_clock import BrokerClock
-from gateway.read_side.freshness import Freshness
-from gateway.read_side.purchase_memory import PurchaseMemory
-from gateway.read_side.purchase_state import Purchase, decided
-from gateway.read_side.waiters import Waiters
+from gateway.read_side.purchase_state import decided
 from ratelimit.limiter import Subject
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position, PurchaseId
-from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import partition_of
+from tests.support.batching import AT, BUYER, HERE, SOLD_OUT, Rig, asked, kinds, other_body, running
 from tests.support.gateway import (
-    AllowAll,
-    EndOfRequests,
-    MemoryProducer,
-    NoRows,
-    OpenGate,
     rejected,
     reserved,
     wanted,
 )
-
-BUYER = Subject("ann", "127.0.0.1")
-HERE = partition_of("lamp")
-AT = Position(HERE, 0, 0)
-LONG_S = 20.0
-SOLD_OUT: dict[str, Gate] = {"lamp": "sold out"}
-
-
-class Patient(Freshness):
-    """A view that is waited for as long as it takes: what the gate does meanwhile is the test's matter, not time's."""
-
-    async def fresh(self, partition: int, moment: float, within_s: float) -> bool:
-        """See Freshness; `within_s` is for another test."""
-        return await super().fresh(partition, moment, LONG_S)
-
-
-class Rig:
-    """An batcher over an in-memory log, whose view is fresh as long as `end` is 0."""
-
-    def __init__(
-        self,
-        closed: dict[str, Gate] | None = None,
-        rows: Iterable[Purchase] = (),
-        *,
-        end: int | None = 0,
-        rows_away: bool = False,
-        patient: bool = False,
-    ) -> None:
-        self.log, self.limits, self.gate = MemoryProducer(), AllowAll(), OpenGate(closed)
-        self.memory, self.waiters, self.requests = PurchaseMemory(), Waiters(), EndOfRequests(end)
-        self.rows = NoRows(self.memory, rows, away=rows_away)
-        self.freshness = (Patient if patient else Freshness)(self.requests.ends, lambda *_: None)
-        producer: RenewedProducer = self.log  # type: ignore[assignment]  # the methods that the batcher uses
-        self.batcher = RequestBatcher(
-            producer,
-            self.limits,  # type: ignore[arg-type]  # as much of them as the batcher uses
-            self.gate,  # type: ignore[arg-type]
-            self.rows,  # type: ignore[arg-type]
-            self.memory,
-            self.freshness,
-            self.waiters,
-            BrokerClock(),
-            Metrics(CollectorRegistry()),
-        )
-
-    def send(self, purchase: str = "buy", product: str = "lamp", subject: Subject = BUYER) -> "asyncio.Task[Answer]":
-        """One purchase."""
-        return asyncio.create_task(self.batcher.buy(wanted(purchase, product), subject))
-
-    def send_other(self) -> "asyncio.Task[Answer]":
-        """The same purchase with another body."""
-        return asyncio.create_task(self.batcher.buy(other_body(), BUYER))
-
-    async def buy(self, count: int, product: str = "lamp", subject: Subject = BUYER) -> list[Answer]:
-        """That many purchases at once."""
-        return await asyncio.gather(*(self.send(f"buy-{n}", product, subject) for n in range(count)))
-
-    def decide(self, decision: object, at: Position = AT) -> None:
-        """The log's decision is applied here."""
-        self.memory.decided(decided(decision, at, None))  # type: ignore[arg-type]
-        self.waiters.wake(["buy"])
-
-
-def other_body() -> PurchaseRequested:
-    """`buy` with another quantity."""
-    return replace(wanted(), quantity=2, fingerprint="g")
-
-
-@contextlib.asynccontextmanager
-async def running(rig: Rig) -> AsyncIterator[Rig]:
-    """The batcher at work."""
-    tasks = [asyncio.create_task(rig.batcher.run()), asyncio.create_task(rig.freshness.run())]
-    try:
-        async with asyncio.timeout(LONG_S):
-            yield rig
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def asked(rig: Rig, more: int = 1) -> None:
-    """Wait until the end of the log was asked for so many times more: somebody is at the gate by then."""
-    wanted = rig.requests.asked + more
-    while rig.requests.asked < wanted:  # noqa: ASYNC110 - the questions are counted, not told
-        await asyncio.sleep(0.001)
-
-
-def kinds(*answers: Answer) -> set[Kind]:
-    """Which problems are among the answers."""
-    return {answer.kind for answer in answers if isinstance(answer, Problem)}
-
 
 # ---- batches
 

@@ -1,87 +1,26 @@
 """What a connection may do, against a real listener with a small app behind it and limits of half a second."""
 
-import asyncio
 import contextlib
 import inspect
 import resource
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 import uvicorn
-import uvloop
-from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.http.requests import BODY_BYTES_MAX
 from gateway.http.server import PIPELINED_MAX, URL_BYTES_MAX, Listener
+from tests.support.listening import REQUEST_S, Told, listening
 from tests.support.raw import Answer, ask, talk
 from tests.support.stack import eventually
 
-REQUEST_S = 0.5
 GIVE_UP_S = 20.0  # what does not come to its end within REQUEST_S would go on for ever: a busy machine has time
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-class Told:
-    """The app: answers with the path and the body it was given; remembers the heads."""
-
-    def __init__(self) -> None:
-        self.heads: list[tuple[str, list[tuple[bytes, bytes]]]] = []
-        self.gone = threading.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`/early` answers before it reads, `/slow` takes a while, `/large` has a large answer, `/stream` no end."""
-        self.heads.append((scope["path"], list(scope["headers"])))
-        body = b""
-        while scope["path"] != "/early":
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                self.gone.set()
-                return
-            body += message["body"]
-            if not message["more_body"]:
-                break
-        if scope["path"] == "/slow":
-            await asyncio.sleep(0.3)
-        answer = b"x" * 4_000_000 if scope["path"] == "/large" else scope["path"].encode() + b" " + body
-        headers = [] if scope["path"] == "/stream" else [(b"content-length", b"%d" % len(answer))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer, "more_body": scope["path"] == "/stream"})
-        while scope["path"] == "/stream" and not self.gone.is_set():
-            if (await receive())["type"] == "http.disconnect":
-                self.gone.set()
-
-
-@contextlib.contextmanager
-def listening(request_s: float = REQUEST_S) -> Iterator[tuple[Listener, Told, Callable[[Callable[[], None]], object]]]:
-    """A listener in a thread of its own; the third runs something in its loop."""
-    app, started = Told(), threading.Event()
-    parts: dict[str, object] = {}
-
-    async def serve() -> None:
-        listener = parts["listener"] = Listener(app, "127.0.0.1", 0, request_s)
-        parts["loop"] = asyncio.get_running_loop()
-        asyncio.get_running_loop().call_later(0.05, started.set)
-        await listener.serve()
-
-    thread = threading.Thread(target=lambda: uvloop.run(serve()))
-    thread.start()
-    assert started.wait(5)
-    listener, loop = parts["listener"], parts["loop"]
-    assert isinstance(listener, Listener)
-    assert isinstance(loop, asyncio.AbstractEventLoop)
-    try:
-        yield listener, app, loop.call_soon_threadsafe
-    finally:
-        with contextlib.suppress(RuntimeError):  # the test has closed it
-            loop.call_soon_threadsafe(listener.close)
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")

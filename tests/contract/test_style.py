@@ -1,0 +1,77 @@
+"""How the code speaks and how long its parts are: retired words stay out, files and functions stay short."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LINES_PER_FILE_MAX, LINES_PER_FUNCTION_MAX = 400, 70
+FOLDERS = ("schemas", "libs", "services", "tools", "tests", "bench", "clients")
+RETIRED: list[dict[str, str]] = tomllib.loads((ROOT / "tests/words.toml").read_text())["retired"]
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    """The Python files of these folders."""
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """Every name that code gives to something or uses."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.alias):
+            yield node.name
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+
+
+def documents() -> Iterator[Path]:
+    """The documents of the project; decisions are told in the words of their time."""
+    for pattern in ("*.md", "docs/*.md", "docs/runbooks/*.md", "services/*/README.md", "libs/*/README.md"):
+        yield from ROOT.glob(pattern)
+
+
+def test_no_retired_name_is_in_the_code() -> None:
+    """Not as a class, a function, an attribute or a variable."""
+    retired = {entry["word"]: entry["now"] for entry in RETIRED if entry["where"] == "identifier"}
+    found = {
+        f"{path.relative_to(ROOT)}: {name} is {retired[name]} now"
+        for path in sources("schemas", "libs", "services", "tools", "tests")
+        for name in names(ast.parse(path.read_text()))
+        if name in retired
+    }
+    assert not found
+
+
+def test_no_retired_word_is_in_the_prose() -> None:
+    """Neither in docstrings and comments of the product nor in its documents."""
+    retired = {entry["word"]: entry["now"] for entry in RETIRED if entry["where"] == "prose"}
+    found = [
+        f"{path.relative_to(ROOT)}: say {now} instead of {word!r}"
+        for path in (*sources("schemas", "libs", "services", "tools"), *documents())
+        for word, now in retired.items()
+        if re.search(rf"\b{word}\b", path.read_text(), re.IGNORECASE)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_and_functions_are_short(folder: str) -> None:
+    """A file is a sitting, a function a screen."""
+    long = []
+    for path in sources(folder):
+        text = path.read_text()
+        if (lines := text.count("\n")) > LINES_PER_FILE_MAX:
+            long.append(f"{path.relative_to(ROOT)} has {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > LINES_PER_FUNCTION_MAX:
+                    long.append(f"{path.relative_to(ROOT)}: {node.name} has {lines} lines")
+    assert not long
