@@ -5,7 +5,7 @@ from service.problem_details import Kind
 MALFORMED = Kind(
     "malformed-request",
     400,
-    "The request cannot be read",
+    "Malformed request",
     "The body is not one JSON value in UTF-8, a field of it appears twice, the length is not a number, or what was "
     "sent is not HTTP/1.1 as it should be (two lengths, a broken chunk, a bare line feed, `%` without two digits, "
     "more than 16 requests ahead of their answers). Then the connection is closed.",
@@ -14,7 +14,7 @@ MALFORMED = Kind(
 KEY_INVALID = Kind(
     "idempotency-key-invalid",
     400,
-    "The Idempotency-Key header is missing or unusable",
+    "Idempotency-Key missing or invalid",
     "Every purchase, and every restock, carries an `Idempotency-Key` header: 1 to 255 printable ASCII characters, "
     "bare or in quotation marks, sent once.",
     "Make a new random key (a UUID, say) for each new purchase, and send the same key whenever you repeat that "
@@ -23,7 +23,7 @@ KEY_INVALID = Kind(
 UNAUTHENTICATED = Kind(
     "unauthenticated",
     401,
-    "Nobody vouches for who you are",
+    "Authentication required",
     "The request does not prove who sends it: it carries no token, or one that is not believed; `detail` says why. "
     "A token has at most 8 KiB. Demonstrations take the name from `X-User-Id` instead; operators send "
     "`Authorization: Bearer` with their key, or with a token that has the role `admin`.",
@@ -32,7 +32,7 @@ UNAUTHENTICATED = Kind(
 SIGNATURE_INVALID = Kind(
     "signature-invalid",
     401,
-    "The report is not signed as it must be",
+    "Invalid signature",
     "A report of a payment provider carries `Stampede-Signature: t=<seconds since the epoch>,v1=<hex>`, where v1 is "
     "HMAC-SHA256 of `<t>.<body>` with the secret shared with this installation. It was missing, made with another "
     "secret or for another body, or `t` is more than five minutes from now.",
@@ -41,14 +41,14 @@ SIGNATURE_INVALID = Kind(
 FORBIDDEN = Kind(
     "forbidden",
     403,
-    "You may not do this",
+    "Forbidden",
     "It is known who you are, and you are not an operator: the token has no role `admin`.",
     "Ask with a token that has the role, or with the operators' key.",
 )
 NOT_FOUND = Kind(
     "not-found",
     404,
-    "There is nothing here",
+    "Not found",
     "There is no such route, or the caller has no purchase with this id. Somebody else's purchase looks exactly like "
     "one that does not exist.",
     "Check the address, and that you ask as the buyer who made the purchase.",
@@ -56,21 +56,21 @@ NOT_FOUND = Kind(
 UNKNOWN_PRODUCT = Kind(
     "unknown-product",
     404,
-    "There is no such product",
+    "Unknown product",
     "No product has this id. Nothing was logged.",
     "Look the id up with `GET /v1/products`.",
 )
 METHOD_NOT_ALLOWED = Kind(
     "method-not-allowed",
     405,
-    "This cannot be done here",
+    "Method not allowed",
     "The route exists, but not with this method; `Allow` names those it has.",
     "Use one of them.",
 )
 REQUEST_TIMEOUT = Kind(
     "request-timeout",
     408,
-    "The request did not arrive in time",
+    "Request timeout",
     "Head and body must be complete within 10 s of the first byte. Nothing was done, and the connection was closed.",
     "Send the same request again, with the same Idempotency-Key, on a new connection.",
     retryable=True,
@@ -88,7 +88,7 @@ SOLD_OUT = Kind(
 NOT_OPEN = Kind(
     "not-open",
     409,
-    "The sale is not open",
+    "Sale not open",
     "The sale has not begun, is paused, or is over; `sale_status` says which. Nothing was logged and the key is not "
     "used up.",
     "Come back when `GET /v1/products/{product_id}` shows `open`; `opens_at` and `server_time` are in its answer.",
@@ -97,7 +97,7 @@ NOT_OPEN = Kind(
 REJECTED = Kind(
     "rejected",
     409,
-    "The purchase was rejected",
+    "Purchase rejected",
     "The inventory has decided, and the decision is in the log: `reason` is `sold_out`, `not_enough_left`, "
     "`buyer_limit`, `not_open`, `closed`, `paused` or `unknown_product`. `Location` names the purchase.",
     "Use a new key for a new try. The rejection holds for as long as the log remembers it (at least the last 250,000 "
@@ -106,7 +106,7 @@ REJECTED = Kind(
 NOT_CANCELLABLE = Kind(
     "not-cancellable",
     409,
-    "The purchase has ended already",
+    "Purchase already ended",
     "A rejected purchase took nothing, and a released one was given back; `purchase_status` says which, `reason` why. "
     "There is nothing left to cancel.",
     "Nothing. If money had been taken, `GET` on the purchase shows what became of the refund.",
@@ -114,7 +114,7 @@ NOT_CANCELLABLE = Kind(
 IN_FLIGHT = Kind(
     "in-flight",
     409,
-    "Another body with this key is not decided yet",
+    "Another request with this key is in flight",
     "A request with the same key and another body was accepted before this one, or is on its way to the log, and is "
     "not decided yet. Nothing of this request was logged.",
     "Repeat it after `Retry-After` seconds. If the first request is what you meant, send that one again.",
@@ -123,14 +123,14 @@ IN_FLIGHT = Kind(
 PRODUCT_CONFLICT = Kind(
     "product-conflict",
     409,
-    "The product is not in a state for this",
+    "Product conflict",
     "The product exists with other content than the request lists, or it was retired.",
     "Look at the product; change it with `PATCH`, or list another one.",
 )
 RESTOCK_REJECTED = Kind(
     "restock-rejected",
     409,
-    "The stock cannot change by that much",
+    "Restock rejected",
     "The change would take away more than is available, or go above what can be counted; `reason` says which. Nothing "
     "was changed.",
     "Ask for a smaller change.",
@@ -138,28 +138,28 @@ RESTOCK_REJECTED = Kind(
 TOO_LARGE = Kind(
     "too-large",
     413,
-    "The body is too large",
+    "Body too large",
     "A body has at most 4,096 bytes. It was refused before it was read, and the connection was closed.",
     "Send only the fields that the documentation names.",
 )
 URL_TOO_LONG = Kind(
     "url-too-long",
     414,
-    "The URL is too long",
+    "URL too long",
     "Path and query have at most 8,192 bytes. The connection was closed.",
     "Send only the parameters that the documentation names.",
 )
 UNSUPPORTED_MEDIA = Kind(
     "unsupported-media-type",
     415,
-    "The body must be plain JSON",
+    "Unsupported media type",
     "Bodies are JSON, said by `Content-Type: application/json`, and come without a `Content-Encoding`.",
     "Correct the headers.",
 )
 INVALID_BODY = Kind(
     "invalid-body",
     422,
-    "The request does not say what it must",
+    "Validation failed",
     "The body is JSON, but a field is missing, unknown, of the wrong type or out of range; or a parameter of the "
     "query is, a cursor included: it is good for the caller, the route and the filters it was made for. `detail` "
     "names it.",
@@ -168,7 +168,7 @@ INVALID_BODY = Kind(
 KEY_REUSED = Kind(
     "idempotency-key-reused",
     422,
-    "This Idempotency-Key was used for another request",
+    "Idempotency-Key reused with another body",
     "The first request with this key for this product had another body, and is decided. A key stands for one purchase "
     "of a product.",
     "Use a new key for a new purchase.",
@@ -185,7 +185,7 @@ RATE_LIMITED = Kind(
 HEADERS_TOO_LARGE = Kind(
     "headers-too-large",
     431,
-    "The headers are too large",
+    "Headers too large",
     "A request has at most 100 headers and 16 KiB of them. The connection was closed.",
     "Send fewer or shorter headers; a huge token or a pile of cookies is the usual cause. A token that has room here, "
     "but more than 8 KiB, is refused as `unauthenticated`.",
@@ -193,7 +193,7 @@ HEADERS_TOO_LARGE = Kind(
 INTERNAL = Kind(
     "internal-error",
     500,
-    "The gateway failed",
+    "Internal error",
     "The gateway has a defect. Whether a purchase was accepted is not known.",
     "Repeat the request with the same key, and tell the operators the `trace_id`.",
     retryable=True,
@@ -201,7 +201,7 @@ INTERNAL = Kind(
 OVERLOADED = Kind(
     "overloaded",
     503,
-    "More is asked than can be answered now",
+    "Overloaded",
     "More requests wait than can be answered in time, or the gateway cannot see the end of the log just now. Nothing "
     "was done.",
     "Wait for `Retry-After` seconds and repeat the request with the same key.",
@@ -210,7 +210,7 @@ OVERLOADED = Kind(
 OUTCOME_UNKNOWN = Kind(
     "outcome-unknown",
     503,
-    "It is not known whether the purchase was accepted",
+    "Outcome unknown",
     "The log did not acknowledge the purchase in time. It may be in the log, or not; `outcome` is `unknown`.",
     "Repeat the request with the same key until you get another answer: a purchase is never made twice for one key.",
     retryable=True,
@@ -218,8 +218,8 @@ OUTCOME_UNKNOWN = Kind(
 UNAVAILABLE = Kind(
     "unavailable",
     503,
-    "A part of the system is away",
-    "A part of the system that is needed for this answer is away. Purchases that were accepted are safe.",
+    "Service unavailable",
+    "A part of the system that is needed for this answer is unavailable. Purchases that were accepted are safe.",
     "Wait for `Retry-After` seconds and try again.",
     retryable=True,
 )
