@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LINES_PER_FILE_MAX, LINES_PER_FUNCTION_MAX = 400, 70
 FOLDERS = ("schemas", "libs", "services", "tools", "tests", "bench", "clients")
+RIDDLES_MAX = 0.03
+RIDDLE = re.compile(r"(who|whom|whose|whoever|what|whatever|nobody)\b", re.IGNORECASE)
 RETIRED: list[dict[str, str]] = tomllib.loads((ROOT / "tests/words.toml").read_text())["retired"]
 
 
@@ -59,6 +61,22 @@ def test_no_retired_word_is_in_the_prose() -> None:
         if re.search(rf"\b{word}\b", path.read_text(), re.IGNORECASE)
     ]
     assert not found
+
+
+def sentences(path: Path) -> Iterator[str]:
+    """The sentences of a file's docstrings."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for sentence in re.split(r"(?<=[.!?:])\s+", ast.get_docstring(node) or ""):
+                if sentence.strip():
+                    yield " ".join(sentence.split())
+
+
+def test_few_sentences_begin_with_a_riddle() -> None:
+    """A subject is a noun: at most 3 % of the services' sentences begin with who, whoever, whatever, what or nobody."""
+    found = [(path, sentence) for path in sources("services") for sentence in sentences(path)]
+    riddles = [f"{path.relative_to(ROOT)}: {said}" for path, said in found if RIDDLE.match(said)]
+    assert len(riddles) <= RIDDLES_MAX * len(found), "\n".join(riddles)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

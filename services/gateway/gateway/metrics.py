@@ -1,4 +1,4 @@
-"""What the gateway counts. Labels are outcomes from fixed lists; no id is ever one."""
+"""The metrics of the gateway. Labels are outcomes from fixed lists; no id is ever one."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 

@@ -69,7 +69,7 @@ class Settings(TracedSettings):
         return secrets
 
     def tokens(self) -> TokenAuthenticator:
-        """What verifies the tokens of `auth=jwt`.
+        """The verifier of tokens for `auth=jwt`.
 
         Raises:
             ValueError: a setting is missing or wrong. OSError: the key's file cannot be read.

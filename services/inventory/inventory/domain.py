@@ -114,7 +114,7 @@ def _purchase(
 
 
 def _refusal(product: Product | None, request: PurchaseRequested, now: Millis) -> RejectReason | None:
-    """Why not, or None. What is true for everyone is said before what is true for this buyer."""
+    """Why not, or None. Reasons that hold for everyone come before those of this buyer."""
     if product is None:
         return "unknown_product"
     if product.status == "closed":

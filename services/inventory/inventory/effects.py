@@ -1,4 +1,4 @@
-"""What the protocol asks its shell to do: the effects, performed in the order in which they are returned."""
+"""The effects that the protocol asks its shell for: the effects, performed in the order in which they are returned."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

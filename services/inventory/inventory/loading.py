@@ -149,7 +149,7 @@ def _range(topic: str, start: int, end: int) -> Generator[Ask, Answer, Iterable[
 
 
 def _check_decisions(progress: Progress) -> Generator[Ask, Answer, None]:
-    """What was read before is still there."""
+    """Records that were read before are still there."""
     _, end = yield from _ends(DECISIONS.name)
     if progress.next_offset > end:
         raise LogBroken(f"decisions ends at {end} but was read up to {progress.next_offset} before: it lost its tail")

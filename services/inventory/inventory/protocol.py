@@ -119,7 +119,7 @@ class Partition:
     # ---- assignment and loading
 
     def assigned(self) -> list[Effect]:
-        """The group gave us the partition (again). What was known of the stream is void."""
+        """The group gave us the partition (again). The knowledge of the stream is void."""
         if self.phase == "stopped":
             return []
         self._owned = True

@@ -1,4 +1,4 @@
-"""What the operator may set, from `STAMPEDE_*` variables."""
+"""The settings of an inventory worker, from `STAMPEDE_*` variables."""
 
 from pathlib import Path
 

@@ -112,7 +112,7 @@ def _endings(
     health: Health,
     stopping: asyncio.Event,
 ) -> Iterator[Coroutine[Any, Any, None]]:
-    """What ends reservations and tells of it. Not before both logs are applied to where they ended at the start.
+    """The loops that end reservations and tell it. Not before both logs are applied to where they ended at the start.
 
     Until then a row may say less than what was decided and asked: nobody pays, expires or publishes.
     """

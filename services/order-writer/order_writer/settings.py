@@ -1,4 +1,4 @@
-"""What an order-writer is told by its environment (`STAMPEDE_*`)."""
+"""The settings of an order-writer, from `STAMPEDE_*` variables."""
 
 from typing import Self
 

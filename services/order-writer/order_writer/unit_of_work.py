@@ -1,4 +1,4 @@
-"""One transaction of the order-writer: what the saga hears is read, decided and written here, under row locks.
+"""One transaction of the order-writer: messages to the saga are read, decided and written here, under row locks.
 
 The shell of `saga/orders.py`. Everything that changes an order goes through `UnitOfWork.tell`; everything that leaves
 goes into the one outbox row of the transaction. It must not call anything but Postgres.
@@ -63,7 +63,7 @@ class Refused(NamedTuple):
 
 
 class Money:
-    """What one round of the saga means for payments. `voids`: by purchase, its method and whether money was taken."""
+    """Changes to payments by one round of the saga. `voids`: by purchase, its method and whether money was taken."""
 
     def __init__(self) -> None:
         self.approved: set[PurchaseId] = set()
@@ -137,7 +137,7 @@ class UnitOfWork:
         return {purchase_id for purchase_id, _ in heard} - before.keys() | skipped
 
     async def pay(self, money: Money) -> None:
-        """What follows for payments, after their orders: locks are taken in one order everywhere."""
+        """Change payments, after their orders: locks are taken in one order everywhere."""
         if money.approved:
             await self.connection.execute(KEEP_APPROVALS, sorted(money.approved))
         if money.captured:

@@ -38,7 +38,7 @@ Address = Annotated[str, Field(min_length=1, max_length=ADDRESS_CHARS_MAX)]
 
 
 class CheckedSubject(BaseModel):
-    """Who asks; a policy of a missing part does not apply."""
+    """A caller; a policy of a missing part does not apply."""
 
     model_config = ConfigDict(extra="forbid")
 

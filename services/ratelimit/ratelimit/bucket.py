@@ -19,7 +19,7 @@ class Cell(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one request met. `policy` is the one that refused longest, or of those that allowed, the tightest.
+    """The outcome of one request. `policy` is the one that refused longest, or of those that allowed, the tightest.
 
     It is None when no policy applied. `remaining` counts requests, `retry_us` is 0 when allowed.
     """

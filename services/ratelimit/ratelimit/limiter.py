@@ -50,7 +50,7 @@ class RedisAway(Exception):
 
 
 class Subject(NamedTuple):
-    """Who asks: the user's pseudonym and the client's address; policies of a missing one do not apply."""
+    """A caller: the user's pseudonym and the client's address; policies of a missing one do not apply."""
 
     user: str | None = None
     address: str | None = None
@@ -81,7 +81,7 @@ class Verdict(NamedTuple):
 
 
 class LimiterMetrics:
-    """What the limiter tells Prometheus, in a registry of the caller's."""
+    """The metrics of the limiter, in a registry of the caller's."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         checks = Counter(names.LIMIT_CHECKS, "Requests judged", ["outcome"], registry=registry)

@@ -115,7 +115,7 @@ def _parse_one(part: str, before: list[Policy]) -> Policy:
 def network_of(address: str) -> str:
     """Under which name a client address is counted: IPv4 whole, IPv6 by its /64, as one customer holds that many.
 
-    What is no address shares one name, so that it is limited rather than let through.
+    Text that is no address shares one name, so that it is limited rather than let through.
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])

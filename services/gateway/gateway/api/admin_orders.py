@@ -1,6 +1,6 @@
 """The operators' routes for orders: all of them in a list with filters, and their cancellation, one or a whole product.
 
-Cancelling is a command to the order-writer; 202 means that the log has it. What becomes of it shows in the orders.
+Cancelling is a command to the order-writer; 202 means that the log has it. The orders show the result.
 """
 
 import secrets

@@ -1,4 +1,4 @@
-"""The two FastAPI apps, put together from their parts: what buyers see and what operators see."""
+"""The two FastAPI apps, put together from their parts: one for buyers, one for operators."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -31,7 +31,7 @@ from gateway.read_side.waiters import Waiters
 
 
 class Parts(NamedTuple):
-    """What the routes work with."""
+    """The parts that the routes work with."""
 
     projection: Projection
     waiters: Waiters
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
 
 
 def buyers_app(parts: Parts, webhook_secrets: Sequence[str], probes: Probes) -> FastAPI:
-    """What buyers see."""
+    """The app of buyers."""
     app = _buyers_app(
         Catalogue(parts.projection, parts.clock, parts.streams, parts.sale),
         BuyersApi(
@@ -67,7 +67,7 @@ def buyers_app(parts: Parts, webhook_secrets: Sequence[str], probes: Probes) -> 
 
 
 def operators_app(parts: Parts, key_sha256: str) -> FastAPI:
-    """What operators see; every route is theirs alone."""
+    """The app of operators; every route is theirs alone."""
     access = Access(key_sha256, parts.who, parts.identity)
     return _operators_app(
         # First: `cancel-orders` is no action of a product.

@@ -40,7 +40,7 @@ _REPLAYED = (b"idempotency-replayed", b"true")
 
 
 class _Trace:
-    """What one purchase's spans need; built for sampled purchases only."""
+    """The times and ids of one purchase's spans; built for sampled purchases only."""
 
     __slots__ = ("appended_ns", "links", "own", "sending", "start_ns")
 
@@ -53,7 +53,7 @@ class _Trace:
 
 
 class PurchaseEndpoint:
-    """The ASGI callable. What is no purchase goes on to `rest`."""
+    """The ASGI callable. Any other request goes on to `rest`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`/docs`: the description of a listener as Swagger UI, from our own host; `/problems/...`: what a no means."""
+"""`/docs`: a listener as Swagger UI, from our own host; `/problems/...`: the meaning of each problem."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What operators send, as models that check it; and an example of each answer, for the descriptions.
+"""The bodies that operators send, as models that check them; and an example of each answer, for the descriptions.
 
 The shapes of answers are those of `views.py`; what buyers and payment providers send is in `purchase_request.py` and
 `webhook_signature.py`.
@@ -47,7 +47,7 @@ def _at_least_one(schema: dict[str, Any]) -> None:
 
 
 class ProductChange(BaseModel):
-    """What to change, at least one thing; absent fields stay, and null is no value: a window cannot be taken back."""
+    """A change of at least one thing; absent fields stay, and null is no value: a window cannot be taken back."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_at_least_one)
     unit_price_minor: PriceMinor | SkipJsonSchema[None] = None

@@ -36,7 +36,7 @@ class PaymentReports:
         )
 
     async def payment_reported(self, request: Request) -> Response:
-        """What a payment provider reports, signed. A report that is late, or repeated, is harmless."""
+        """A signed report of a payment provider. A report that is late, or repeated, is harmless."""
         body, given = await request.body(), request.headers.getlist(webhook_signature.SIGNATURE_HEADER)
         header = given[0] if len(given) == 1 else None
         granted(webhook_signature.check_signature(header, body, self._webhook_secrets, time.time()))

@@ -119,7 +119,7 @@ class EventStream(StreamingResponse):
 
 
 class PurchaseFeed:
-    """The lives of purchases. What this gateway has seen it tells from memory: a crowd of listeners asks no row."""
+    """The lives of purchases. States seen here are told from memory: a crowd of listeners asks no row."""
 
     def __init__(self, projection: Projection, waiters: Waiters, lookup: Lookup) -> None:
         self._projection, self._waiters, self._lookup = projection, waiters, lookup

@@ -1,4 +1,4 @@
-"""What the API answers: the shape of each body, from which its description is made, and how it is filled. Pure.
+"""The answers of the API: the shape of each body, from which its description is made, and how it is filled. Pure.
 
 Instants are RFC 3339 in UTC, money is minor units.
 """

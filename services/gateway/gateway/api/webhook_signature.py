@@ -1,4 +1,4 @@
-"""What payment providers report: the signature over time and body, then the body itself. Pure.
+"""Reports of payment providers: the signature over time and body, then the body itself. Pure.
 
 `Stampede-Signature: t=<seconds since the epoch>,v1=<hex>`, where v1 is HMAC-SHA256 of `<t>.<body>`; several v1 may be
 given, and several secrets be valid, while one takes over from another. A report older than the window is refused, one
@@ -24,7 +24,7 @@ SIGNATURES_MAX = 4
 
 
 class PaymentReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a payment provider says. `amount_minor`: all that was paid, or given back; it must be the order's total."""
+    """A report of a payment provider. `amount_minor`: all that was paid or given back; it must be the order's total."""
 
     report_id: Annotated[str, msgspec.Meta(pattern=r"^[!#-\[\]-~]{1,96}\Z", examples=["evt-1"])]
     purchase_id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]{4}-([0-9a-f]{2}-)?[0-9a-f]{32}\Z", examples=[ID])]

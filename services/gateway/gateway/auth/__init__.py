@@ -1,1 +1,1 @@
-"""Who asks, and under which pseudonym and purchase id. Must not know the log, Postgres or the rules of a sale."""
+"""Callers, their pseudonyms and purchase ids. Must not know the log, Postgres or the rules of a sale."""

@@ -1,4 +1,4 @@
-"""Who is asking: turns request headers into a Subject, or says why not. One mode per installation, none by default.
+"""Authentication: turns request headers into a Subject, or says why not. One mode per installation, none by default.
 
 `header` believes X-User-Id and is for demonstrations only. `jwt` believes verified tokens.
 """

@@ -16,7 +16,7 @@ partition_of_product = lru_cache(maxsize=10_000)(partition_of)  # a sale is a fe
 
 
 class Subject(NamedTuple):
-    """Who asks: the party that vouches, and its name for the buyer. Never written anywhere as it is."""
+    """An authenticated caller: the party that vouches, and its name for the buyer. Never written anywhere as it is."""
 
     issuer: str
     name: str

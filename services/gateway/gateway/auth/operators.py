@@ -1,4 +1,4 @@
-"""Who may act as an operator, and the line each action leaves behind.
+"""Authorisation of operators, and the line each action leaves behind.
 
 An operator has the key whose hash the settings hold, or a verified token with the role `admin`. Audit lines name the
 operator by a pseudonym; the token itself is nowhere.

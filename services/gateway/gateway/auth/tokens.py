@@ -1,4 +1,4 @@
-"""Verified tokens: who a JWT says is asking, if its signature and its claims hold.
+"""Verified tokens: the caller that a JWT names, if its signature and its claims hold.
 
 Algorithm, issuer and audience come from the settings, never from the token; one algorithm per installation, so that
 no key can be taken for one of another kind. Must not write a token or a name anywhere.
@@ -37,7 +37,7 @@ _WHY: dict[type[Exception], str] = {
 
 
 class TokenRules(NamedTuple):
-    """What a token must be."""
+    """The rules for tokens."""
 
     algorithm: Algorithm
     issuer: str

@@ -67,6 +67,6 @@ class BodyLimit:
 
 
 async def require_empty_body(request: Request) -> None:
-    """For routes that need no body: who sends one all the same says `{}`. Raises ProblemError."""
+    """For routes that need no body: an empty object `{}` counts as none. Raises ProblemError."""
     if b"".join((await request.body()).split()) not in (b"", b"{}"):
         raise ProblemError(Problem(problems.INVALID_BODY, "There is nothing to say in a body here; send none."))

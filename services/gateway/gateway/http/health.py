@@ -23,7 +23,7 @@ def health(checks: Checks, *, verbose: bool) -> Response:
 
 
 class Probes(NamedTuple):
-    """What the process says of itself: it works, it has begun, send it buyers."""
+    """The checks of this process: it works, it has begun, send it buyers."""
 
     live: Callable[[], Checks]
     started: Callable[[], Checks]

@@ -1,4 +1,4 @@
-"""What is given up first when more is asked than can be done: looking at a status, long before buying.
+"""Load shedding: reads of a status are given up first when more is asked than can be done, purchases never here.
 
 Purchases are bounded where they wait for the log. Operators and health are on listeners or paths that nothing is shed
 on. Must not do anything else: every request that is only a look passes here.

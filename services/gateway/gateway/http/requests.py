@@ -1,4 +1,4 @@
-"""What a request may look like: its headers, its size, the Idempotency-Key, `Prefer`. Pure.
+"""The rules for requests: its headers, its size, the Idempotency-Key, `Prefer`. Pure.
 
 Every function answers with a value or with the Problem that says why not; hot path and FastAPI routes obey both.
 """

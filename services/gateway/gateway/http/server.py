@@ -56,7 +56,7 @@ _BIG_HEAD = Problem(
 
 @dataclass(slots=True)
 class Bounds:
-    """What the connections of one listener share. `draining`: every answer is the last of its connection."""
+    """Limits and state of all connections of a listener. `draining`: every answer is the last of its connection."""
 
     request_s: float
     connections: int

@@ -1,1 +1,1 @@
-"""What the log and Postgres say of products and purchases, kept in memory. Must not append anything."""
+"""Products and purchases as the log and Postgres have them, kept in memory. Must not append anything."""

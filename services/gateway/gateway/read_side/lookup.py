@@ -1,5 +1,5 @@
-"""What is known of a purchase, from wherever it is known: memory first, then its row in Postgres, then the proof that
-no such purchase stood in the log. Also settles for the request batcher what only rows can tell."""
+"""The known state of a purchase, from the first source that has it: memory, its row in Postgres, or the proof that no
+such purchase stood in the log. Also settles for the request batcher what only rows can tell."""
 
 import asyncio
 import time

@@ -26,7 +26,7 @@ class After(NamedTuple):
 
 
 class Query(NamedTuple):
-    """What to fetch: text with `$n`, and the arguments. A row has the names of `COLUMNS`."""
+    """A query and its arguments: text with `$n`, and the arguments. A row has the names of `COLUMNS`."""
 
     text: str
     arguments: list[object]

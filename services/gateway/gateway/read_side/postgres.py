@@ -1,4 +1,4 @@
-"""What the gateway reads from Postgres: the point to start from, rows of purchases, the installation's identity.
+"""Reads from Postgres: the point to start from, rows of purchases, the installation's identity.
 
 It writes what all gateways must agree on: the fingerprint of the identity key. Every failure to reach the database is
 `Away`; no caller may hang on it.
@@ -59,7 +59,7 @@ class NotMigrated(Away):
 
 
 class Snapshot(NamedTuple):
-    """What the order-writer had applied at one instant; `progress` and `topic_ids` are by partition of decisions."""
+    """What was applied at one instant; `progress` and `topic_ids` are by partition of decisions."""
 
     products: list[Product]
     purchases: list[Purchase]  # the latest, so that order events read twice are recognised by their version

@@ -1,4 +1,4 @@
-"""What this gateway knows of products and purchases: a fold of counting decisions and of order events. Pure.
+"""The projection of products and purchases: a fold of counting decisions and of order events. Pure.
 
 It is a copy for answering quickly: it may lag, and it forgets the purchases untouched for longest. How fresh it is,
 `freshness.py` knows. Must not do I/O or read a clock.
@@ -40,7 +40,7 @@ OperatorOutcome = ProductListed | ProductChanged | ProductRetired | Restocked | 
 class Product:
     """A product as of the last decision seen. `stock`, `available` and `confirmed` are units; money is minor units.
 
-    What is neither available nor confirmed is on hold and may come back.
+    Units that are neither available nor confirmed are on hold and may come back.
     """
 
     product_id: ProductId
@@ -67,7 +67,7 @@ class Product:
         return self.on_hold > 0
 
     def sale_status(self, now_ms: int | None) -> SaleStatus:
-        """What a buyer sees at broker time `now_ms`; with None the window is taken to be open."""
+        """The status that buyers see at broker time `now_ms`; with None the window is taken to be open."""
         if self.status in ("closed", "retired"):
             return "closed"
         if self.status == "paused":
@@ -82,7 +82,7 @@ class Product:
 
 @dataclass(slots=True)
 class Tally:
-    """What was decided since this gateway began to read, and which products it changed; for the feed of the sale."""
+    """Decisions since this gateway began to read, and the products they changed; for the feed of the sale."""
 
     decided: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     touched: set[ProductId] = field(default_factory=set)
@@ -98,11 +98,11 @@ class Projection:
         self._outcomes: OrderedDict[str, OperatorOutcome] = OrderedDict()
 
     def purchase(self, purchase_id: str) -> Purchase | None:
-        """What is known of a purchase; None: nothing, or forgotten."""
+        """The known state of a purchase; None: nothing, or forgotten."""
         return self.memory.get(purchase_id)
 
     def outcome(self, request_id: str) -> OperatorOutcome | None:
-        """What became of an operator's request, if it was decided not long ago."""
+        """The decision about an operator's request, if it was decided not long ago."""
         return self._outcomes.get(request_id)
 
     def fold(

@@ -1,6 +1,6 @@
 """The purchases that a gateway has in memory: bounded, the one untouched for longest forgotten first. Pure.
 
-What is forgotten leaves two traces: its id (`RememberedIds`), and a floor. The floor of a partition is the highest
+A forgotten purchase leaves two traces: its id (`RememberedIds`), and a floor. The floor of a partition is the highest
 request offset that this gateway has forgotten or started from: a row that is missing at an older progress proves
 nothing about a purchase that is not in memory.
 """
@@ -29,7 +29,7 @@ class PurchaseMemory:
         self._undecided: list[deque[tuple[int, PurchaseId]]] = [deque() for _ in range(PARTITIONS)]
 
     def get(self, purchase_id: str) -> Purchase | None:
-        """What is known; None: nothing, or forgotten."""
+        """The known state; None: nothing, or forgotten."""
         return self._known.get(PurchaseId(purchase_id))
 
     def floor(self, partition: int) -> int:
@@ -37,7 +37,7 @@ class PurchaseMemory:
         return self._floors[partition]
 
     def start_from(self, partition: int, source_offset: int) -> None:
-        """What was decided up to here is in Postgres, and was never in this memory."""
+        """Decisions up to here are in Postgres, and were never in this memory."""
         self._floors[partition] = max(self._floors[partition], source_offset)
 
     def tell(self, told: Purchase) -> Purchase:

@@ -1,6 +1,6 @@
-"""What can be known of one purchase: a union of states, and how two of them become one. Pure.
+"""The states of one purchase: a union of states, and how two of them become one. Pure.
 
-Acknowledgements, decisions, order events and rows arrive in any order. What is known never falls in (version, status):
+Acknowledgements, decisions, events and rows arrive in any order. The known state never falls in (version, status):
 a rejection is version 1, a reservation version 2, order events begin at 3, and none of them depends on who tells.
 """
 
@@ -97,7 +97,7 @@ Purchase = Accepted | Answered | Rejected | Reserved | Ordered
 
 
 def buyer_of(known: Purchase) -> BuyerId | None:
-    """Whose it is; None while only the row could tell."""
+    """The buyer's pseudonym; None while only the row could tell."""
     if isinstance(known, Answered):
         return known.mine.buyer_id if known.mine else None
     return known.buyer_id
@@ -117,7 +117,7 @@ def may_change(known: Purchase) -> bool:
 
 
 def newest(known: Purchase | None, told: Purchase) -> Purchase:
-    """What is known after `told`, in whatever order the two came. Equal states complete each other."""
+    """The known state after `told`, whichever of the two came first. Equal states complete each other."""
     if known is None:
         return told
     high, low = (told, known) if _rank(told) > _rank(known) else (known, told)

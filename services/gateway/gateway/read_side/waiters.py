@@ -7,7 +7,7 @@ UNWATCHED_S = 0.25
 
 
 class Waiters:
-    """Who waits for a key to change. Bounded: beyond the limit a waiter is not woken, but looks again by itself."""
+    """Waits for a key to change. Bounded: beyond the limit a waiter is not woken, but looks again by itself."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}

@@ -1,4 +1,4 @@
-"""What one batch of decisions does to Postgres, in one transaction: progress, rows, payments due, catalogue, saga."""
+"""One batch of decisions, applied to Postgres in one transaction: progress, rows, payments due, catalogue, saga."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,4 +1,4 @@
-"""What the consumer of `order-commands` does with its records, in one transaction with the progress.
+"""Applies the records of `order-commands`, in one transaction with the progress.
 
 Payment reports, reported refunds and cancellations are told to the saga. One that comes before its row waits in
 `pending_commands`: a sweep joins the two each second, so that a command and a row whose transactions missed each other
@@ -69,7 +69,7 @@ class Commands:
         return len(batch) >= COMMANDS_PER_TRANSACTION_MAX
 
     def add(self, batch: list[Record], progress: Progress, record: Record) -> Progress:
-        """Whatever it holds: what is no command becomes a dead letter."""
+        """Add any record: one that is no command becomes a dead letter."""
         del progress
         batch.append(record)
         return Progress(record.offset + 1)
@@ -123,7 +123,7 @@ async def _tell(unit: UnitOfWork, arrived: Sequence[Record], *, skip_rejected: b
 
 
 def message_of(command: OfPurchase) -> orders.Message:
-    """What the saga hears."""
+    """The command as a message to the saga."""
     match command:
         case PaymentReported(outcome="approved"):
             return orders.PaymentApproved(command.amount_minor, command.currency)

@@ -1,4 +1,4 @@
-"""What the consumer of `decisions` does with its records: only those that count, one transaction a batch."""
+"""Applies the records of `decisions`: only those that count, one transaction a batch."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
-    """What goes into one transaction: what the records say, and themselves by the request they answer."""
+    """The content of one transaction: the effects of the records, and the records by the request they answer."""
 
     effects: Batch
     sources: dict[At, Record]

@@ -2,7 +2,7 @@
 
 Progress is moved only from where a batch begins. After trouble of any kind the batch in hand is dropped, and reading
 goes on from the stored progress once the database is back: Kafka is the buffer. The group offset is a hint and the lag
-that autoscalers see, never the truth. What differs from topic to topic is an `BatchHandler`.
+that autoscalers see, never the truth. A `BatchHandler` knows what differs from topic to topic.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ InThread = Callable[..., Awaitable[Any]]
 
 
 class BatchHandler(Protocol[B]):
-    """What the records of one topic mean, and the table that holds how far they are applied."""
+    """The meaning of one topic's records, and the table that holds how far they are applied."""
 
     topic: str
     shards_max: int  # at most so many transactions at once, each with partitions of its own

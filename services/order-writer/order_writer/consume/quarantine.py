@@ -76,7 +76,7 @@ async def in_parts(
 
 
 def stub(row: Row) -> Row:
-    """What can be kept of a refused row: whose it was, where it stood, how it ended."""
+    """The placeholder of a refused row: its buyer, its position, its end."""
     ended = {} if row.status == "rejected" else {"status": "released", "reason": ROW_ERROR}
     return row._replace(
         buyer_id=_storable(row.buyer_id),

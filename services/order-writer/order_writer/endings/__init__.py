@@ -1,1 +1,1 @@
-"""What ends an order without a record of the log: expired holds, cancelled products, pending commands."""
+"""The ends of orders that no record of the log brings: expired holds, cancelled products, pending commands."""

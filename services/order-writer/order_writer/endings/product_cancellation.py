@@ -1,7 +1,7 @@
 """Undoes every order of a product, some hundreds a transaction, by its reservation numbers in order.
 
-The number reached is committed with the orders it stands for: whoever goes on after a crash tells none twice. What was
-reserved before the cancellation was heard, but is still on its way from the log, is waited for.
+The number reached is committed with the orders it stands for: a successor after a crash tells none twice.
+Reservations from before the cancellation that are still on their way from the log are waited for.
 """
 
 from order_writer.saga import orders

@@ -1,4 +1,4 @@
-"""What is known of this process's own well-being: heartbeats of its loops, the last look at Postgres and Kafka."""
+"""Health of this process: heartbeats of its loops, the last look at Postgres and Kafka."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What an order-writer counts. Names come from telemetry; no purchase or buyer id is ever a label."""
+"""The metrics of an order-writer. Names come from telemetry; no purchase or buyer id is ever a label."""
 
 from collections import Counter as Counts
 

@@ -1,1 +1,1 @@
-"""What is told to the log after a commit, and the relay that sends it. Must not decide anything."""
+"""Messages for the log that a commit leaves, and the relay that sends them. Must not decide anything."""

@@ -1,4 +1,4 @@
-"""What leaves the order-writer, as bytes: releases, order events, dead letters. Everything goes through the outbox.
+"""The outgoing messages as bytes: releases, order events, dead letters. Everything goes through the outbox.
 
 Pure. Repeats are harmless: a second release is answered `Ignored`, an event is skipped by (purchase_id, version).
 """
@@ -89,7 +89,7 @@ def _ce_time(now_ms: Millis) -> bytes:
 def dead_letter(
     topic: str, record: Record, reason: str, *, first_seen_ms: Millis, index: int | None = None
 ) -> Outgoing:
-    """What can never be acted on: its bytes unchanged; where it stood, since when and why it lies here in the headers.
+    """A record that can never be acted on: its bytes; where it stood, since when and why it lies here in the headers.
 
     Args:
         topic, record: the bytes as they came and where they stood; the record's headers are kept under `original.`.

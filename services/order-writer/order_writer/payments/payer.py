@@ -74,7 +74,7 @@ class Due(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one call."""
+    """The result of one call."""
 
     due: Due
     answer: Answer

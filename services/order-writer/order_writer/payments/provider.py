@@ -50,14 +50,14 @@ class Provider(Protocol):
         """Capture the price of the order, or say why not."""
 
     async def query(self, order: Order) -> Verdict:
-        """What became of an authorisation that must not be repeated, because the provider may have forgotten it."""
+        """The state of an authorisation that must not be repeated, because the provider may have forgotten it."""
 
     async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Unknown | Awaited:
         """Refund what was captured, and refuse every later authorisation. `captured`: an approval was heard."""
 
 
 class NoPayment:
-    """Nobody pays: orders are confirmed as they are inserted, and there is nothing to return."""
+    """No payment is taken: orders are confirmed as they are inserted, and there is nothing to return."""
 
     async def authorize(self, order: Order) -> Verdict:
         """Approve."""
@@ -75,7 +75,7 @@ class NoPayment:
 class Webhook:
     """Somebody else takes the money and reports: the gateway's webhook writes it to `order-commands`.
 
-    Nobody can be asked and nobody can be told to void, but by the public events: an `OrderReleased` says that nothing
+    There is no provider to ask, nor one to void at, but by the public events: an `OrderReleased` says that nothing
     may be taken any more, and with `refund: due` that what was taken has to go back. Such a refund stays due until
     `RefundReported` says that it was given. Where no approval was heard, there is nothing to wait for; one that comes
     later makes a refund due.

@@ -139,7 +139,7 @@ async def repeat(
 
 
 def said(error: BaseException) -> str:
-    """What an error says, or at least what it is."""
+    """The text of an error, or at least its type."""
     return str(error) or type(error).__name__
 
 

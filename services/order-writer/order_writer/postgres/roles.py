@@ -1,7 +1,7 @@
 """Two roles that may do no more than they must: the writer (order-writers) and the reader (gateways).
 
-Who migrates owns the tables, and is the third. Limits that a frozen client must not escape stand on the roles: a
-pooler would drop them from the session.
+The migrating role owns the tables, and is the third. Limits that a frozen client must not escape stand on the roles:
+a pooler would drop them from the session.
 """
 
 import base64
@@ -48,7 +48,7 @@ def parse_role(text: str) -> Role:
 
 
 def scram_verifier(password: str) -> str:
-    """What Postgres stores of a password (RFC 5803): with it no log of statements ever holds the password itself."""
+    """The stored form of a password (RFC 5803): no log of statements ever holds the password itself."""
     salt = secrets.token_bytes(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ROUNDS)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

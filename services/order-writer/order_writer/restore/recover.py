@@ -49,7 +49,7 @@ ON CONFLICT (partition) DO UPDATE SET recovered_to = greatest(p.recovered_to, ex
 
 
 class Recovered(NamedTuple):
-    """What was found and done: events read, rows lifted, messages of the copy's outbox that were sent before."""
+    """The result: events read, rows lifted, messages of the copy's outbox that were sent before."""
 
     events: int
     lifted: int

@@ -1,6 +1,6 @@
 """The guard against a Postgres that is older than what was applied before: nothing may be done by it.
 
-A process without a partition pays, expires and sends like the others: it must notice too. What to do then is `recover`.
+A process without a partition pays, expires and sends like the others: it must notice too. The cure is `recover`.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ def check_known(partition: int, known: int, applied: int) -> None:
 
 
 def committed_offsets(client: Consumer, topic: str, partitions: list[int]) -> dict[int, int]:
-    """What the client's group has committed; nothing where it never has. Raises KafkaException."""
+    """The offsets that the client's group has committed; nothing where it never has. Raises KafkaException."""
     if not partitions:
         return {}
     found = client.committed([TopicPartition(topic, n) for n in partitions], timeout=COMMITTED_S_MAX)
@@ -62,7 +62,7 @@ class ProgressGuard:
         return self._reached.get(partition, 0)
 
     def note(self, reached: Mapping[int, int]) -> None:
-        """What was seen or committed."""
+        """Remember offsets that were seen or committed."""
         self._reached |= {n: max(offset, self[n]) for n, offset in reached.items()}
 
     async def verify(self, connection: Fetching) -> None:

@@ -1,1 +1,1 @@
-"""What becomes of an order: pure rules, and what a batch of decisions says. Must not do I/O or read a clock."""
+"""The rules of an order's life, and the reduction of a batch of decisions. Must not do I/O or read a clock."""

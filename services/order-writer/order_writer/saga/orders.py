@@ -1,4 +1,4 @@
-"""The saga of one purchase, as a decider: what has to happen when something is heard about it.
+"""The saga of one purchase, as a decider: from its state and a message to effects.
 
 Pure: no clock, no I/O. Timeouts are messages. The shell (`unit_of_work.py`) loads the state under a row lock, carries
 out the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
@@ -19,7 +19,7 @@ REJECTED_VERSION, RESERVED_VERSION, FIRST_EVENT_VERSION = 1, 2, 3
 
 
 class Order(Struct, frozen=True):
-    """What never changes about a purchase that got stock. `traceparent` is None when its trace is not recorded."""
+    """The lasting facts of a purchase that got stock. `traceparent` is None when its trace is not recorded."""
 
     purchase_id: PurchaseId
     buyer_id: str
@@ -156,7 +156,7 @@ Effect = Transition | ConfirmReturn | RequestRelease | Void | KeepApproval | Kee
 
 
 def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
-    """What to do when `message` is heard of `purchase`; nothing when it is late, repeated or void."""
+    """The effects of a message about a purchase; none when it is late, repeated or void."""
     match message:
         case StockReleased():
             return _stock_released(purchase, message)

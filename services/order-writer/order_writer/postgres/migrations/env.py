@@ -1,4 +1,4 @@
-"""What alembic runs: the steps, on the connection and in the transaction that `migrate.py` opened."""
+"""Alembic's entry: the steps, on the connection and in the transaction that `migrate.py` opened."""
 
 from alembic import context
 
