@@ -13,7 +13,7 @@ from replay.__main__ import main
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS, REQUESTS, partition_of
-from tests.support.orders import Installation, listed, reserved, until
+from tests.support.orders import Installation, letters, listed, reserved, until
 
 Replay = Callable[..., tuple[int, str]]
 
@@ -115,8 +115,3 @@ async def test_one_request_of_a_batch_goes_back_alone(place: Installation, repla
     for source in ("requests/7/0/1", "requests/7/1/0", "requests/7/0/1"):
         assert replay("redrive", source)[0] == 0
     assert place.values(REQUESTS.name)[2:] == [b'{"requests":[' + bad + b"]}", b"\xff\x00"]
-
-
-async def letters(place: Installation, count: int) -> bool:
-    """Whether so many dead letters are there."""
-    return len(place.values(DEAD_LETTERS.name)) == count

@@ -24,6 +24,7 @@ from tests.support.orders import (
     Installation,
     applied_until,
     insert_orders,
+    letters,
     listed,
     reserved,
     until,
@@ -69,11 +70,6 @@ def paid(purchase_id: str, amount_minor: int = 8_400) -> PaymentReported:
         currency="EUR",
         provider_ref="x",
     )
-
-
-async def letters(place: Installation, count: int) -> bool:
-    """Whether so many dead letters are there."""
-    return len(place.values(DEAD_LETTERS.name)) == count
 
 
 async def test_a_command_is_applied_once_whoever_reads_it(place: Installation) -> None:

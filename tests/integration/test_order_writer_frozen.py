@@ -10,7 +10,7 @@ import httpx
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from tests.support.mortal import freeze_and_succeed, settled
-from tests.support.orders import Installation, listed, released, reserved, until
+from tests.support.orders import Installation, empty, listed, released, reserved, until
 
 
 async def test_a_frozen_writer_has_a_successor_and_thaws_harmlessly(place: Installation, tmp_path: Path) -> None:
@@ -58,8 +58,3 @@ async def test_a_command_that_crosses_its_row_is_heard(place: Installation) -> N
         cancelled = "SELECT true FROM purchases WHERE purchase_id = 'p1' AND reason = 'cancelled'"
         await until(lambda: place.value(cancelled), "heard", task=task)
     await connection.close()
-
-
-async def empty(place: Installation) -> bool:
-    """Whether all messages are sent."""
-    return await place.value("SELECT count(*) FROM outbox") == 0

@@ -19,7 +19,7 @@ from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDERS, partition_of
-from tests.support.orders import TRACEPARENT, Installation, listed, rejected, released, reserved, until
+from tests.support.orders import TRACEPARENT, Installation, empty, listed, rejected, released, reserved, until
 
 ENDED = """
 SELECT purchase_id, version, buyer_id, product_id, quantity, status, partition, source_offset, source_index,
@@ -188,8 +188,3 @@ def again(place: Installation, records: list[Message]) -> None:
 async def returned(place: Installation, query: str, count: int) -> bool:
     """Whether so many reservations are back."""
     return await place.value(query) == count
-
-
-async def empty(place: Installation) -> bool:
-    """Whether all messages are sent."""
-    return await place.value("SELECT count(*) FROM outbox") == 0

@@ -22,15 +22,7 @@ from stampede_schemas.order_commands import CancelRequested, PaymentReported, Re
 from stampede_schemas.order_events import OrderConfirmed
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, REQUESTS
-from tests.support.orders import (
-    Installation,
-    applied_until,
-    listed,
-    rejected,
-    reserved,
-    until,
-    waiting_messages,
-)
+from tests.support.orders import Installation, applied_until, empty, listed, rejected, reserved, until, waiting_messages
 
 HERE = 3  # the partition of the purchases in tests without a log
 LONG_AGO = datetime.now(UTC) - timedelta(days=1)  # by a broker whose clock is a day behind
@@ -48,11 +40,6 @@ REFUNDED = RefundReported(
     report_id=RequestId("r1"), purchase_id=PurchaseId("p1"), amount_minor=8_400, currency="EUR", provider_ref="x"
 )
 Heard = CancelRequested | PaymentReported | RefundReported
-
-
-async def empty(place: Installation) -> bool:
-    """Whether all messages are sent."""
-    return await place.value("SELECT count(*) FROM outbox") == 0
 
 
 async def applied(place: Installation, partition: int, offset: int) -> bool:

@@ -21,6 +21,7 @@ from stampede_schemas.requests import ReleaseRequested
 from tests.support.orders import (
     TRACEPARENT,
     Installation,
+    empty,
     listed,
     new_topics,
     rejected,
@@ -44,11 +45,6 @@ def writer_process(place: Installation, **env: str) -> "subprocess.Popen[bytes]"
 async def settled(place: Installation, count: int) -> bool:
     """Whether so many purchases are confirmed or released."""
     return await place.value("SELECT count(*) FROM purchases WHERE status IN ('confirmed', 'released')") == count
-
-
-async def empty(place: Installation) -> bool:
-    """Whether all messages are sent."""
-    return await place.value("SELECT count(*) FROM outbox") == 0
 
 
 async def applied(place: Installation, partition: int, offset: int) -> bool:

@@ -12,12 +12,7 @@ from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
-from tests.support.orders import Installation, listed, rejected, released, reserved, until
-
-
-async def empty(place: Installation) -> bool:
-    """Whether all messages are sent."""
-    return await place.value("SELECT count(*) FROM outbox") == 0
+from tests.support.orders import Installation, empty, listed, rejected, released, reserved, until
 
 
 async def applied(place: Installation, partition: int, offset: int) -> bool:

@@ -15,8 +15,8 @@ from order_writer.saga.orders import Order
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
-from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS
-from tests.support.orders import TRACEPARENT, Installation, listed, reserved, until
+from stampede_schemas.topics import DECISIONS, ORDERS
+from tests.support.orders import TRACEPARENT, Installation, empty, letters, listed, reserved, until
 
 
 async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]:
@@ -28,11 +28,6 @@ async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]
 async def has(place: Installation, **wanted: object) -> bool:
     """Whether the purchase `p1` has these values."""
     return wanted.items() <= (await row(place)).items()
-
-
-async def empty(place: Installation) -> bool:
-    """Whether all messages are sent."""
-    return await place.value("SELECT count(*) FROM outbox") == 0
 
 
 def releases(place: Installation) -> list[tuple[Position, str]]:
@@ -154,11 +149,6 @@ async def test_commands_wait_for_their_row_and_bad_ones_become_dead_letters(plac
         place.command(dear)
         await until(lambda: letters(place, 2), "two dead letters", task=task)
         assert await place.statuses() == {"p1": "confirmed", "p2": "reserved"}
-
-
-async def letters(place: Installation, count: int) -> bool:
-    """Whether so many dead letters are there."""
-    return len(place.values(DEAD_LETTERS.name)) == count
 
 
 async def test_a_slow_transaction_between_two_fast_ones_is_sent(place: Installation) -> None:

@@ -10,7 +10,7 @@ from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS
-from tests.support.orders import Installation, listed, reserved, until
+from tests.support.orders import Installation, empty, listed, reserved, until
 
 PARTITION = 6
 MONEY = {"type": "PaymentReported", "report_id": "r", "purchase_id": "p1", "outcome": "approved", "provider_ref": "x"}
@@ -95,8 +95,3 @@ async def test_each_poison_is_one_dead_letter_and_the_rest_flows(place: Installa
 def head(letter: Any) -> dict[str, str]:
     """A letter's headers."""
     return {name: value.decode() for name, value in letter.headers()}
-
-
-async def empty(place: Installation) -> bool:
-    """Whether all messages are sent."""
-    return await place.value("SELECT count(*) FROM outbox") == 0

@@ -27,7 +27,7 @@ from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, Produc
 from stampede_schemas.order_commands import AnyCommand, CancelProductRequested
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, ReleaseReason
-from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
 from tests.support.stack import eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -364,3 +364,13 @@ async def waiting_messages(place: Installation) -> list[Outgoing]:
     """What transactions left in the outbox."""
     rows = await place.rows("SELECT messages FROM outbox ORDER BY id")
     return [message for row in rows for message in decode_outbox(row["messages"])]
+
+
+async def empty(place: Installation) -> bool:
+    """Whether all messages are sent."""
+    return await place.value("SELECT count(*) FROM outbox") == 0
+
+
+async def letters(place: Installation, count: int) -> bool:
+    """Whether so many dead letters are there."""
+    return len(place.values(DEAD_LETTERS.name)) == count
