@@ -22,7 +22,7 @@ ROUNDS = 3
 EXIT_S_MAX = 25.0
 DOOR = """
 import asyncio, signal, uvloop
-from gateway.listener import Listener
+from gateway.http.server import Listener
 
 async def main():
     stopping, released = asyncio.Event(), asyncio.Event()

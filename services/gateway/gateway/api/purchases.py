@@ -219,4 +219,4 @@ async def _document_purchase(  # its arguments are the documentation
     ] = None,
 ) -> None:
     """Buy. 202 once the log has acknowledged; the same key and body get the same answer, for ever."""
-    raise AssertionError("answered by gateway.purchase before FastAPI sees it")
+    raise AssertionError("answered by gateway.api.buy before FastAPI sees it")
