@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from gateway import __main__ as program
-from gateway import admission, app
+from gateway import app
 from gateway.admission.batcher import RequestBatcher
 from gateway.admission.in_flight import Answer, Send
 from gateway.auth.ids import IdentityKey, Subject
+from gateway.http import requests
 from gateway.http.requests import Headers
 from ratelimit.limiter import Limiter, Verdict
 from ratelimit.limiter import Subject as Limited
@@ -67,12 +68,12 @@ class LosesSome(RequestBatcher):
 
 def _answers_early() -> None:
     exchange(app, RequestBatcher=AnswersEarly)
-    exchange(admission, wait_seconds=_never_waits)
+    exchange(requests, wait_seconds=_never_waits)
 
 
 def _loses_some() -> None:
     exchange(app, RequestBatcher=LosesSome)
-    exchange(admission, wait_seconds=_never_waits)
+    exchange(requests, wait_seconds=_never_waits)
 
 
 BUGS: dict[str, Callable[[], None]] = {
