@@ -10,7 +10,7 @@ from ratelimit.api import Api
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
 from ratelimit.settings import Settings
-from telemetry.ops import Checks, build_registry, serve_ops
+from telemetry.ops import build_registry, serve_ops
 
 DRAIN_SECONDS_MAX = 10
 
@@ -27,11 +27,9 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
     redis = connect(settings.redis)
     limiter = Limiter(redis, parse_policies(settings.limits), gateways=settings.gateways, registry=registry)
     app = Api(limiter, settings.admin_key_sha256).build()
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS_MAX)
-    server = uvicorn.Server(config)
-
-    def ready() -> Checks:
-        return {"http": (server.started and not server.should_exit) or "not serving"}
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_SECONDS_MAX)
+    )
 
     async def stop() -> None:
         """For a signal before or after uvicorn listens to them itself."""
@@ -40,7 +38,11 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
 
     listener = socket.create_server((settings.http_host, settings.http_port))
     ops = await serve_ops(
-        settings.ops_host, settings.ops_port, live=lambda: {"event loop": True}, ready=ready, registry=registry
+        settings.ops_host,
+        settings.ops_port,
+        live=lambda: {"event loop": True},
+        ready=lambda: {"http": (server.started and not server.should_exit) or "not serving"},
+        registry=registry,
     )
     await limiter.open()  # also the policies that were changed since the setting was written
     beside = asyncio.gather(limiter.run(), stop())
