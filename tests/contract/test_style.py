@@ -93,3 +93,16 @@ def test_files_and_functions_are_short(folder: str) -> None:
                 if lines > LINES_PER_FUNCTION_MAX:
                     long.append(f"{path.relative_to(ROOT)}: {node.name} has {lines} lines")
     assert not long
+
+
+def test_each_module_that_calls_itself_pure_is_held_to_it() -> None:
+    """The contract on imports names it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (held,) = (each["source_modules"] for each in contracts if each["name"].startswith("rules have no clock"))
+    loose = []
+    for path in sources("libs", "services"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts[2:])
+        says_so = re.search(r"\bPure[.:]", ast.get_docstring(ast.parse(path.read_text())) or "")
+        if says_so and not any(module == one or module.startswith(f"{one}.") for one in held):
+            loose.append(module)
+    assert not loose

@@ -1,4 +1,4 @@
-"""The broker's clock, as well as a gateway can know it. Pure but for the clock that it is given."""
+"""The broker's clock, as well as a gateway can know it. It asks no clock but the one that it is given."""
 
 import time
 from collections.abc import Callable
