@@ -5,10 +5,11 @@ wrote, as after a lost tail: `poll` raises once, and each further record is refu
 another producer.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -58,6 +59,18 @@ class RenewedProducer:
         _log.error("the producer is dead, another one takes over: %s", error.args[0].str())
         self._dead.append(self._producer)
         self._producer = self._make()
+
+
+async def serve_reports(
+    producer: RenewedProducer, sent: asyncio.Event, outstanding: Collection[object], every_s: float
+) -> NoReturn:
+    """Serve delivery reports while any are outstanding, until cancelled; `sent` is set with each new record."""
+    while True:
+        await sent.wait()
+        while outstanding:
+            producer.poll(0)
+            await asyncio.sleep(every_s)
+        sent.clear()
 
 
 def _is_fatal(error: KafkaError) -> bool:

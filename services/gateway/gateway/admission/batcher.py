@@ -14,7 +14,7 @@ from typing import assert_never
 
 from confluent_kafka import KafkaError, Message
 
-from eventlog.producer import RenewedProducer
+from eventlog.producer import RenewedProducer, serve_reports
 from gateway.admission.decide import Gate, Step, decide
 from gateway.admission.in_flight import REPLAYED, Answer, InFlight, Send
 from gateway.admission.sale_gate import SaleGate, StaleAppends
@@ -142,7 +142,9 @@ class RequestBatcher:
 
     async def run(self) -> None:
         """Batch until cancelled."""
-        poller = asyncio.create_task(self._poll(), name="poll the producer")
+        poller = asyncio.create_task(
+            serve_reports(self._producer, self._sent, self._unacknowledged, POLL_S), name="poll the producer"
+        )
         try:
             while True:
                 await self._arrived.wait()
@@ -354,11 +356,3 @@ class RequestBatcher:
             if isinstance(request, PurchaseRequested):
                 stands = self._memory.accepted(accepted(request, position, now))
             self._in_flight.end(send, position if stands else outcome_unknown())
-
-    async def _poll(self) -> None:
-        while True:
-            await self._sent.wait()
-            while self._unacknowledged:
-                self._producer.poll(0)
-                await asyncio.sleep(POLL_S)
-            self._sent.clear()

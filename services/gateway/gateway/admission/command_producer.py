@@ -9,7 +9,7 @@ import logging
 
 from confluent_kafka import KafkaError, Message
 
-from eventlog.producer import RenewedProducer
+from eventlog.producer import RenewedProducer, serve_reports
 from gateway.http.retry_after import outcome_unknown, overloaded
 from service.problem_details import Problem
 from stampede_schemas.codec import encode
@@ -59,9 +59,4 @@ class Commands:
 
     async def run(self) -> None:
         """Serve delivery reports while any are outstanding."""
-        while True:
-            await self._sent.wait()
-            while self._in_flight:
-                self._producer.poll(0)
-                await asyncio.sleep(POLL_S)
-            self._sent.clear()
+        await serve_reports(self._producer, self._sent, self._in_flight, POLL_S)
