@@ -59,6 +59,9 @@ def test_a_key_is_good_for_one_action(sale: Sale) -> None:
         for wrong in ({}, {"unit_price_minor": None}, {"opens_at": None}, {"stock": 3}):
             assert desk.patch(path, json=wrong).status_code == 422, wrong
         assert desk.post(f"{path}/restock", json={"quantity": 1}, headers={"Idempotency-Key": ""}).status_code == 400
+        without = desk.post(f"{path}/restock", json={"quantity": 1})
+        assert (without.status_code, without.json()["type"]) == (400, "/problems/idempotency-key-invalid")
+        assert without.json()["detail"].startswith("Send one Idempotency-Key header: ")
         assert desk.post(f"{path}/restock", content=b'{"quantity":1,"quantity":2}', headers=keyed).status_code == 415
         twice = {**keyed, "Content-Type": "application/json"}
         answer = desk.post(f"{path}/restock", content=b'{"quantity":1,"quantity":2}', headers=twice)

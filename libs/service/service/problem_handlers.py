@@ -20,11 +20,15 @@ def answer(problem: Problem) -> Response:
 
 
 def add_problem_handlers(
-    app: FastAPI, kinds: Mapping[int, Kind], failed: Problem, fields: Mapping[tuple[str, ...], Kind] | None = None
+    app: FastAPI,
+    kinds: Mapping[int, Kind],
+    failed: Problem,
+    fields: Mapping[tuple[str, ...], tuple[Kind, str]] | None = None,
 ) -> None:
     """Make every error of this app a problem document: of the kind of its status, else `failed`.
 
-    A request that fails validation is of the kind of 422, or of the one that `fields` has for where it fails.
+    A request that fails validation is of the kind of 422, or of the kind that `fields` has for where it fails, with the
+    beginning of its detail.
     """
 
     async def refused(_: Request, error: Exception) -> Response:
@@ -45,7 +49,8 @@ def add_problem_handlers(
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = tuple(str(part) for part in first["loc"])
-        return answer(Problem((fields or {}).get(where, kinds[422]), f"{'.'.join(where)}: {first['msg']}"))
+        kind, detail = (fields or {}).get(where, (kinds[422], ".".join(where)))
+        return answer(Problem(kind, f"{detail}: {first['msg']}"))
 
     async def internal(_: Request, _error: Exception) -> Response:
         return answer(failed)

@@ -8,17 +8,17 @@ import secrets
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, Header, Path, Request
+from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
 
 from gateway.admission import purchase_request
 from gateway.admission.batcher import RequestBatcher
 from gateway.api import models, views
-from gateway.api.openapi import OPERATED, answers, problem_responses
+from gateway.api.openapi import OPERATED, answers, key_header, problem_responses
 from gateway.api.products import ProductIdInPath
 from gateway.auth.ids import IdentityKey
 from gateway.auth.operators import Access, key_of
-from gateway.http import problems, requests
+from gateway.http import problems
 from gateway.http.asgi import require_empty_body
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.projection import OperatorOutcome, Projection
@@ -38,25 +38,9 @@ PRODUCTS_PATH = "/admin/v1/products"
 ProductRequest = ProductListRequested | ProductChangeRequested | ProductRetireRequested | RestockRequested
 _NOT_SHOWN = frozenset({"v", "request_id", "action"})  # of a request; the rest is in its decision again
 
-KeyInHeader = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=requests.KEY_LENGTH_MAX,
-        pattern=requests.KEY_PATTERN,
-        description="the same key is the same action, done once",
-        examples=["list-tea"],
-    ),
-]
+KeyInHeader = Annotated[str | None, key_header("the same key is the same action, done once", "list-tea")]
 RequiredKeyInHeader = Annotated[
-    str,
-    Header(
-        min_length=1,
-        max_length=requests.KEY_LENGTH_MAX,
-        pattern=requests.KEY_PATTERN,
-        description="a new one for each new action: adding twice is not adding once",
-        examples=["restock-1"],
-    ),
+    str, key_header("a new one for each new action: adding twice is not adding once", "restock-1")
 ]
 
 

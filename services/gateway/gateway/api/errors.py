@@ -26,5 +26,6 @@ def add_handlers(app: FastAPI) -> None:
         return answer(Problem(problems.UNAVAILABLE, detail, retry_after_s=1))
 
     failed = Problem(problems.INTERNAL, "The gateway failed; the log of the gateway says why.")
-    add_problem_handlers(app, _BY_STATUS, failed, {("header", "idempotency-key"): problems.KEY_INVALID})
+    key = problems.KEY_INVALID, "Send one Idempotency-Key header"
+    add_problem_handlers(app, _BY_STATUS, failed, {("header", "idempotency-key"): key})
     app.add_exception_handler(Away, away)

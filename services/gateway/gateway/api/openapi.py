@@ -1,10 +1,11 @@
-"""What the two FastAPI apps share: bodies are bounded before they are parsed, and every no is a problem document."""
+"""How both apps describe their routes in OpenAPI: answers, problems, the Idempotency-Key."""
 
 from typing import Any
 
 import msgspec
+from fastapi import Header
 
-from gateway.http import problems
+from gateway.http import problems, requests
 from service.problem_details import Kind, Problem
 
 SCHEMAS = "#/components/schemas/"
@@ -66,6 +67,17 @@ def replaced(value: object, old: object, new: object) -> object:
     if isinstance(value, list):
         return [replaced(each, old, new) for each in value]
     return new if value == old else value
+
+
+def key_header(description: str, example: str) -> Any:
+    """The Idempotency-Key as a parameter of a route."""
+    return Header(
+        min_length=1,
+        max_length=requests.KEY_LENGTH_MAX,
+        pattern=requests.KEY_PATTERN,
+        description=description,
+        examples=[example],
+    )
 
 
 def event_stream(what: str) -> Responses:

@@ -13,7 +13,7 @@ from gateway.admission import purchase_request
 from gateway.admission.command_producer import Commands
 from gateway.api import models, sse, views
 from gateway.api.cursors import PAGE_DEFAULT, CursorInQuery, Cursors, LimitInQuery
-from gateway.api.openapi import ANYWHERE, WITH_BODY, answers, described_by, event_stream, problem_responses
+from gateway.api.openapi import ANYWHERE, WITH_BODY, answers, described_by, event_stream, key_header, problem_responses
 from gateway.api.sse import EventStream, PurchaseFeed, Streams
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.ids import IdentityKey
@@ -204,16 +204,7 @@ def cancellation(known: Purchase, request_id: RequestId, actor: str) -> CancelRe
 
 
 async def _document_purchase(  # its arguments are the documentation
-    idempotency_key: Annotated[  # noqa: ARG001
-        str,
-        Header(
-            min_length=1,
-            max_length=requests.KEY_LENGTH_MAX,
-            pattern=requests.KEY_PATTERN,
-            description="a new one for each new purchase",
-            examples=["my-first"],
-        ),
-    ],
+    idempotency_key: Annotated[str, key_header("a new one for each new purchase", "my-first")],  # noqa: ARG001
     prefer: Annotated[  # noqa: ARG001
         str | None, Header(description="wait=N, at most 5 s: answer with the decision; respond-async: do not wait")
     ] = None,

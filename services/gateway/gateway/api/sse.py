@@ -53,23 +53,26 @@ class Streams:
     def __init__(self, streams_max: int = STREAMS_MAX, behind_s_max: float = BEHIND_S_MAX) -> None:
         self._streams_max, self.behind_s_max = streams_max, behind_s_max
         self._of: Counter[str] = Counter()
+        self._count = 0  # of all: summed up anew it would cost each connection more, the more there are
         self.running: set[asyncio.Timeout] = set()  # how long each may still run
         self._closed = False
 
     def take(self, owner: str) -> Problem | None:
         """A place for `owner` (a pseudonym, or a word for everybody), or why there is none."""
         half = (self._streams_max + 1) // 2  # the crowd that only looks leaves room for those who bought
-        full = self._of.total() >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
+        full = self._count >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
         if self._closed or full:
             return overloaded("Too many streams are open here; poll instead.", STREAMS_RETRY_S)
         if owner != EVERYBODY and self._of[owner] >= STREAMS_OF_ONE_MAX:
             detail = f"You have {STREAMS_OF_ONE_MAX} streams open; close one."
             return Problem(problems.RATE_LIMITED, detail, headers=_ENOUGH, retry_after_s=STREAMS_RETRY_S)
         self._of[owner] += 1
+        self._count += 1
         return None
 
     def give_back(self, owner: str) -> None:
         """The place of `owner` is free again."""
+        self._count -= 1
         self._of[owner] -= 1
         if not self._of[owner]:
             del self._of[owner]

@@ -1,4 +1,4 @@
-"""Follows `decisions` and `orders` and feeds the projection; wakes whoever waits for a key of it.
+"""Follows `decisions` and `orders` and feeds the projection; wakes the requests that wait for it.
 
 A thread waits on Kafka (it wakes at once when something comes and costs nothing while nothing does); everything is
 applied on the event loop, so the projection needs no locks. No consumer group: every gateway reads everything.
