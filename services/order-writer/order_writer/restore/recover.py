@@ -7,7 +7,7 @@ may the partitions go on of which the group has committed more than Postgres kno
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from confluent_kafka import Consumer
 
 from eventlog.kafka import consumer, read_range, topic_ids, watermarks
 from eventlog.reader import LogBroken
-from order_writer.outbox.messages import Outgoing, decode_outbox, encode_outbox
+from order_writer.outbox.messages import decode_outbox, encode_outbox
 from order_writer.postgres.pool import Connection, Pool, columns
 from order_writer.restore.restore_guard import committed_offsets
 from stampede_schemas.codec import decode_order_event
@@ -105,9 +105,14 @@ async def _drop_what_was_sent(connection: Connection) -> int:
     while rows := await connection.fetch(OUTBOX, last, OUTBOX_ROWS_PER_READ_MAX):
         for row in rows:
             messages = decode_outbox(row["messages"])
-            names = [decode_order_event(it.value).purchase_id for it in messages if it.topic == ORDERS.name]
+            events = [decode_order_event(it.value) if it.topic == ORDERS.name else None for it in messages]
+            names = [event.purchase_id for event in events if event]
             told = {found["purchase_id"]: found["version"] for found in await connection.fetch(TOLD, names)}
-            kept = [message for message in messages if not _is_told(message, told)]
+            kept = [
+                message
+                for message, event in zip(messages, events, strict=True)
+                if event is None or event.version > told.get(event.purchase_id, 0)
+            ]
             if len(kept) < len(messages):
                 dropped += len(messages) - len(kept)
                 await connection.execute(
@@ -115,10 +120,3 @@ async def _drop_what_was_sent(connection: Connection) -> int:
                 )
         last = rows[-1]["id"]
     return dropped
-
-
-def _is_told(message: Outgoing, told: Mapping[str, int]) -> bool:
-    if message.topic != ORDERS.name:
-        return False
-    event = decode_order_event(message.value)
-    return event.version <= told.get(event.purchase_id, 0)
