@@ -36,7 +36,7 @@ class Blocks:
     """
 
     def __init__(self) -> None:
-        self._claims: list[socket.socket] = []
+        self._claims: dict[int, socket.socket] = {}  # by the first port of a block
         self._ports = self._offer()
         self._lock = threading.Lock()
 
@@ -48,7 +48,6 @@ class Blocks:
             return next(self._ports)
 
     def _offer(self) -> Iterator[int]:
-        own = list[int]()
         for first in random.sample(blocks := range(FIRST_PORT, LAST_PORT, BLOCK), len(blocks)):
             claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
@@ -56,11 +55,10 @@ class Blocks:
             except OSError:
                 claim.close()
                 continue
-            self._claims.append(claim)
-            own.append(first)
+            self._claims[first] = claim
             yield from range(first + 1, first + BLOCK)
-        while own:
-            for first in own:
+        while self._claims:
+            for first in self._claims:
                 yield from range(first + 1, first + BLOCK)
 
 
