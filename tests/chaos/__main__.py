@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from replay import live, salefile
@@ -27,7 +26,7 @@ from tests.chaos.money import BOOKS
 from tests.chaos.plan import Round, rounds
 from tests.chaos.play import Played, play
 from tests.chaos.results import FOLDER as RESULTS
-from tests.chaos.results import append, machine, sentences, table
+from tests.chaos.results import close, sentences, table
 from tests.support.stack import ROOT, stack
 
 TITLE = "Chaos on the real stack"
@@ -135,17 +134,13 @@ def keep(fought: Arena, evidence: Evidence | None, name: str) -> Path:
 def _report(asked: argparse.Namespace, seed: int, played: list[Played]) -> int:
     told = table(played), *(f"- {sentence}" for sentence in sentences(played))
     body = "\n".join([told[0], "", *told[1:]])
-    print(f"\n{body}")
     if not played:
+        print(f"\n{body}")
         return 2
     only = "".join(f" --fault '{name}'" for name in asked.fault)
     only += "".join(f" --without '{name}'" for name in asked.without)
     command = f"python -m tests.chaos --minutes {asked.minutes:g} --seed {seed}{only}"
-    heading = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {seed}"
-    append(asked.out, TITLE, heading, f"{machine()}\n\n    {command}\n\n{body}")
-    wrong = sum(len(one.wrong) for one in played)
-    print(f"\nVERDICT: {'FAIL' if wrong else 'PASS'} (seed {seed})")
-    return 1 if wrong else 0
+    return close(asked.out, TITLE, seed, command, body, wrong=any(one.wrong for one in played))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from stampede_schemas.topics import PARTITIONS, REQUESTS
 from tests.chaos.__main__ import Teller
 from tests.chaos.arena import Kill
 from tests.chaos.recovery import Recovery, recoveries, summary
-from tests.chaos.results import FOLDER, append, machine
+from tests.chaos.results import FOLDER, close
 from tests.support.inventory import InventoryProcess, Log, listing, purchase
 from tests.support.stack import components
 
@@ -169,15 +168,12 @@ def main() -> int:
             *(f"- wrong: {sentence}" for sentence in found.wrong),
         ]
     )
-    print(f"\n{body}")
     whole = f"--requests {asked.requests} --per-second {asked.per_second} --seed {asked.seed}"
-    heading = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {asked.seed}"
-    append(asked.out, TITLE, heading, f"{machine()}\n\n    python -m tests.chaos.endurance {whole}\n\n{body}")
     failed = (
         found.missing or found.wrong or found.conflicting or (asked.requests >= 300_000 and found.kills < KILLS_MIN)
     )
-    print(f"\nVERDICT: {'FAIL' if failed else 'PASS'}")
-    return 1 if failed else 0
+    command = f"python -m tests.chaos.endurance {whole}"
+    return close(asked.out, TITLE, asked.seed, command, body, wrong=bool(failed))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import signal
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
@@ -18,7 +17,7 @@ from tests.chaos.faults import KINDS
 from tests.chaos.faults.processes import WRITER_CRASHES
 from tests.chaos.plan import Round, Stall, Strike, product
 from tests.chaos.play import Buying, Played, play
-from tests.chaos.results import FOLDER, append, machine, sentences, table
+from tests.chaos.results import FOLDER, close, sentences, table
 
 TITLE = "A long sale, in which everything goes wrong"
 STALLS = 6
@@ -80,12 +79,8 @@ def main() -> int:
     said = [*sentences([played]), *(f"WRONG: {sentence}" for sentence in wrong)]
     said.insert(1, f"{played.ends}; {tell.minutes:.1f} minutes in all.")
     body = "\n".join([table([played]), "", *(f"- {sentence}" for sentence in said)])
-    print(f"\n{body}")
     command = f"python -m tests.chaos.long_sale --units {asked.units} --arrivals {asked.arrivals:g} --seed {asked.seed}"
-    heading = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {asked.seed}"
-    append(asked.out, TITLE, heading, f"{machine()}\n\n    {command}\n\n{body}")
-    print(f"\nVERDICT: {'FAIL' if wrong else 'PASS'} (seed {asked.seed})")
-    return 1 if wrong else 0
+    return close(asked.out, TITLE, asked.seed, command, body, wrong=bool(wrong))
 
 
 if __name__ == "__main__":

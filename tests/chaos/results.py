@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.chaos.faults import FAULTS
@@ -83,3 +84,12 @@ def append(path: Path, title: str, heading: str, body: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_text() if path.exists() else f"# {title}\n"
     path.write_text(f"{before}\n## {heading}\n\n{body}\n")
+
+
+def close(path: Path, title: str, seed: int, command: str, body: str, *, wrong: bool, settings: str = "") -> int:
+    """Print a run and its verdict, and add it to a file of results; its exit code."""
+    print(f"\n{body}")
+    heading = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {seed}"
+    append(path, title, heading, f"{machine()}\n\n{settings}    {command}\n\n{body}")
+    print(f"\nVERDICT: {'FAIL' if wrong else 'PASS'} (seed {seed})")
+    return int(wrong)

@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.chaos.__main__ import Teller, arena, keep
@@ -27,7 +26,7 @@ from tests.chaos.edge.play import Played, play
 from tests.chaos.edge.rules import RULES
 from tests.chaos.faults import AT_THE_EDGE, KINDS_AT_THE_EDGE
 from tests.chaos.results import FOLDER as RESULTS
-from tests.chaos.results import append, machine
+from tests.chaos.results import close
 from tests.planted.builds.planting import FILE
 
 TITLE = "Chaos at the edge"
@@ -176,13 +175,10 @@ def _report(asked: argparse.Namespace, seed: int, played: list[Played]) -> int:
         *(f"WRONG: {sentence}" for sentence in wrong),
     ]
     body = "\n".join([table(played, counted), "", *(f"- {sentence}" for sentence in said)])
-    print(f"\n{body}")
     only = "".join(f" --fault '{name}'" for name in asked.fault)
     command = f"python -m tests.chaos.edge --minutes {asked.minutes:g} --seed {seed}{only}"
-    heading = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {seed}"
-    append(asked.out, TITLE, heading, f"{machine()}\n\nLimits: `{LIMITS}`\n\n    {command}\n\n{body}")
-    print(f"\nVERDICT: {'FAIL' if wrong else 'PASS'} (seed {seed})")
-    return 1 if wrong else 0
+    settings = f"Limits: `{LIMITS}`\n\n"
+    return close(asked.out, TITLE, seed, command, body, wrong=bool(wrong), settings=settings)
 
 
 if __name__ == "__main__":
