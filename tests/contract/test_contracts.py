@@ -18,7 +18,7 @@ from tests.support.stack import ROOT
 
 
 def test_the_committed_files_are_those_the_code_makes() -> None:
-    """Nobody can change a message, a topic, a route or a problem without the change showing in a committed file."""
+    """A change of a message, a topic, a route or a problem shows in a committed file."""
     assert drift(ROOT) == []
     assert command.main(["check"]) == 0
 

@@ -73,7 +73,7 @@ class Money:
 
 
 class UnitOfWork:
-    """A transaction under way. `changed`, `overruled`, `released`, `refused` and `buried` tell what came of it."""
+    """A transaction under way. `changed`, `overruled`, `released`, `refused`, `dead_letters`: what came of it."""
 
     def __init__(self, connection: Connection, now_ms: Millis) -> None:
         self.connection = connection
@@ -82,7 +82,7 @@ class UnitOfWork:
         self.changed: list[orders.Confirmed | orders.Released] = []
         self.overruled = 0  # confirmed orders whose units the log had given back
         self.released: list[orders.RequestRelease] = []
-        self.buried: list[str] = []  # reasons of dead letters
+        self.dead_letters: list[str] = []  # reasons of dead letters
         self.refused: list[Refused] = []
         self.payments_due = False
 
@@ -167,10 +167,12 @@ class UnitOfWork:
             done = await self.connection.execute(CHANGE, *columns(changes, 7))
             assert done == f"UPDATE {len(changes)}", "rows changed under their own locks"
 
-    def bury(self, topic: str, record: Record, reason: str, *, first_seen_ms: Millis, index: int | None = None) -> None:
+    def dead_letter(
+        self, topic: str, record: Record, reason: str, *, first_seen_ms: Millis, index: int | None = None
+    ) -> None:
         """Send a dead letter with this transaction."""
         self.sending.append(dead_letter(topic, record, reason, first_seen_ms=first_seen_ms, index=index))
-        self.buried.append(reason)
+        self.dead_letters.append(reason)
 
     async def close(self) -> None:
         """Write the outbox row, last."""
@@ -214,7 +216,7 @@ def purchase_of(row: asyncpg.Record) -> orders.Purchase:
         ProductId(row["product_id"]),
         row["quantity"],
         Position(row["partition"], row["source_offset"], row["source_index"]),
-        row["reservation_no"] or 0,  # a stub has none
+        row["reservation_no"] or 0,  # a placeholder has none
         row["unit_price_minor"] or 0,
         row["currency"] or NO_CURRENCY,
         row["payment_method"],

@@ -148,7 +148,7 @@ class _InForce:
 class Limiter:
     """Judges batches of requests by several policies at once; one Redis call a batch.
 
-    `policies` are in force until Redis knows others: whoever changes them there (`change`) changes them for everyone,
+    `policies` are in force until Redis knows others: a change there (`change`) is a change for all processes,
     with the next `refresh`. It is to be opened first, and refreshed each second: only that ends `degraded`.
     Redis has `wait_s` to answer a batch.
     """

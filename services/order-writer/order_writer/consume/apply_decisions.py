@@ -8,7 +8,14 @@ from typing import NamedTuple
 import asyncpg
 
 from eventlog.reader import Progress
-from order_writer.consume.quarantine import NUMBERS_CONSTRAINT, PartitionBroken, bury, bury_change, in_parts, stub
+from order_writer.consume.quarantine import (
+    NUMBERS_CONSTRAINT,
+    PartitionBroken,
+    bisect,
+    dead_letter_change,
+    dead_letter_row,
+    placeholder_row,
+)
 from order_writer.outbox.messages import Outgoing, order_event
 from order_writer.postgres.pool import columns, said
 from order_writer.saga import orders
@@ -111,7 +118,8 @@ async def apply(
         moves: by partition; together exactly the records that `batch` was made of.
         batch: what they say; nothing when all of them were void.
         confirm: sell at once, for installations that take no payment.
-        sources: the records, after Postgres refused the batch as a whole: it is split, and what is refused is buried.
+        sources: the records, after Postgres refused the batch as a whole: it is split, and refused ones become dead
+            letters.
 
     Raises:
         ProgressConflict: nothing of it may be committed.
@@ -144,9 +152,9 @@ async def apply(
         await _catalogue(unit, list(batch.stocks.items()))
     else:
         rows = await _insert_what_can_be(unit, rows, new, insert, sources)
-        stale = await in_parts(unit.connection, list(batch.stocks.items()), partial(_catalogue, unit))
+        stale = await bisect(unit.connection, list(batch.stocks.items()), partial(_catalogue, unit))
         for at, (name, error) in {(n, stock.source_offset): (name, e) for ((n, name), stock), e in stale}.items():
-            bury_change(unit, sources[at], name, error)  # a record holds many products: one letter
+            dead_letter_change(unit, sources[at], name, error)  # a record holds many products: one letter
     unit.payments_due = bool(rows) and not confirm
     _tell_of_sales(unit, rows, new, sales)
     others = batch.again
@@ -167,19 +175,19 @@ async def _insert(unit: UnitOfWork, rows: list[Row], *, confirm: bool) -> list[a
 async def _insert_what_can_be(
     unit: UnitOfWork, rows: list[Row], new: dict[str, int], insert: Insert, sources: Mapping[At, Record]
 ) -> list[Row]:
-    """Insert by halves, each refused row as a stub. The rows that are there now, or were before."""
-    refused = await in_parts(unit.connection, rows, insert)
+    """Insert by halves, each refused row as a placeholder. The rows that are there now, or were before."""
+    refused = await bisect(unit.connection, rows, insert)
     for row, error in refused:
         if getattr(error, "constraint_name", None) == NUMBERS_CONSTRAINT:
             raise PartitionBroken(
                 row.partition,
                 f"a reservation number was given twice, the fold of partition {row.partition} is broken: {said(error)}",
             )
-    unstorable = await in_parts(unit.connection, [stub(row) for row, _ in refused], insert)
+    unstorable = await bisect(unit.connection, [placeholder_row(row) for row, _ in refused], insert)
     gone = {row.purchase_id for row, _ in unstorable}
     for row, error in refused:
         if row.purchase_id in gone or row.purchase_id in new:
-            bury(unit, row, new.get(row.purchase_id), error, sources[row.partition, row.source_offset])
+            dead_letter_row(unit, row, new.get(row.purchase_id), error, sources[row.partition, row.source_offset])
             gone.add(row.purchase_id)
     return [row for row in rows if row.purchase_id not in gone]
 

@@ -153,4 +153,4 @@ def _id_of(command: OfPurchase) -> str:
 def _give_up(unit: UnitOfWork, it: Record, reason: str) -> None:
     _log.error("a command can never be acted on (%s): dead letter", reason)
     seen = Millis(int(it.appended_at.timestamp() * 1000))
-    unit.bury(ORDER_COMMANDS.name, it, reason, first_seen_ms=seen)
+    unit.dead_letter(ORDER_COMMANDS.name, it, reason, first_seen_ms=seen)

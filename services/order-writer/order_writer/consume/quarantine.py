@@ -1,4 +1,4 @@
-"""Values that Postgres will never take: found by splitting, kept as a stub, given back and told of as a dead letter.
+"""Values that Postgres will never take: found by splitting, kept as a placeholder, given back, told as a dead letter.
 
 An outage is waited for; a row that no waiting helps must not hold its partition up, nor take its neighbours with it.
 """
@@ -44,7 +44,7 @@ def is_row_error(error: BaseException) -> bool:
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_CLASSES)
 
 
-async def in_parts(
+async def bisect(
     connection: Connection, items: list[T], write: Callable[[list[T]], Awaitable[None]]
 ) -> list[tuple[T, Exception]]:
     """Write all items that can be written, by halves in savepoints; the refused ones, each with its error.
@@ -75,7 +75,7 @@ async def in_parts(
     return refused
 
 
-def stub(row: Row) -> Row:
+def placeholder_row(row: Row) -> Row:
     """The placeholder of a refused row: its buyer, its position, its end."""
     ended = {} if row.status == "rejected" else {"status": "released", "reason": ROW_ERROR}
     return row._replace(
@@ -94,10 +94,10 @@ def stub(row: Row) -> Row:
     )
 
 
-def bury(unit: UnitOfWork, row: Row, version: int | None, error: BaseException, source: Record) -> None:
+def dead_letter_row(unit: UnitOfWork, row: Row, version: int | None, error: BaseException, source: Record) -> None:
     """Give back what the row held, tell the world how it ended, and keep the decision's own bytes as a dead letter.
 
-    `version` is that of its stub; None when not even that could be kept.
+    `version` is that of its placeholder; None when not even that could be kept.
     """
     if row.status == "reserved":
         order = order_of(row)
@@ -110,19 +110,19 @@ def bury(unit: UnitOfWork, row: Row, version: int | None, error: BaseException, 
     envelope = decode_envelope(source.value)
     assert envelope is not None
     content = bytes(_raws.decode(envelope.decisions)[row.source_index])
-    _bury(unit, source._replace(value=content), ROW_ERROR, error, row.source_index)
+    _dead_letter(unit, source._replace(value=content), ROW_ERROR, error, row.source_index)
 
 
-def bury_change(unit: UnitOfWork, source: Record, product_id: ProductId, error: BaseException) -> None:
+def dead_letter_change(unit: UnitOfWork, source: Record, product_id: ProductId, error: BaseException) -> None:
     """Keep a record as a dead letter whose change of a product the catalogue cannot hold."""
     _log.error("the catalogue shows an older %s", product_id)
-    _bury(unit, source, "product_error", error)
+    _dead_letter(unit, source, "product_error", error)
 
 
-def _bury(unit: UnitOfWork, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
+def _dead_letter(unit: UnitOfWork, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
     where = (DECISIONS.name, source.partition, source.offset)
     _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, said(error))
-    unit.bury(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)
+    unit.dead_letter(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)
 
 
 def _storable(text: str) -> str:

@@ -3,7 +3,7 @@
 An approval that waited while nobody was there to hear it must not be overtaken: a hold expires only once the partition
 of `order-commands` in which its approval would stand is applied beyond `hold_until`, and sweeping begins after one
 grace of uninterrupted running, in which the provider is asked first. A call to the provider that began before
-`hold_until` and is still open has one grace more to return; whoever commits first, it or this sweep, decides.
+`hold_until` and is still open has one grace more to return; the first commit, its or this sweep's, decides.
 """
 
 import math
@@ -59,7 +59,7 @@ class Sweeper:
             applied = {row["partition"]: row["until"] for row in found}
             limits = (HOLDS_PER_TRANSACTION_MAX, self._grace_s, ORDER_COMMANDS.name)
             overdue = await unit.connection.fetch(OVERDUE, *limits, *self._after)
-            # Whose own partition is applied beyond the hold's end; in others an approval may still be unread.
+            # Only holds whose partition is applied beyond their end: in the others an approval may still be unread.
             ending = [
                 row["purchase_id"]
                 for row in overdue

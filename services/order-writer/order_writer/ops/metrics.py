@@ -48,7 +48,7 @@ class Metrics:
     def changed(self, unit: UnitOfWork) -> None:
         """Count what a committed unit made of orders."""
         self.overruled.inc(unit.overruled)
-        for reason in unit.buried:
+        for reason in unit.dead_letters:
             self.dead_letters.labels(reason).inc()
         for state, count in Counts(map(type, unit.changed)).items():
             self.orders.labels(state.__name__.lower()).inc(count)

@@ -106,7 +106,7 @@ class Payer:
         self._breaker = Breaker()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Pay until asked to stop; open calls are then left to whoever leases them next."""
+        """Pay until asked to stop; open calls are then left to the next lease."""
         beat, due, answered = self._beat, self._units.payments_due, self._answered
         try:
             async with asyncio.TaskGroup() as group:
