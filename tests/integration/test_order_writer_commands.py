@@ -17,7 +17,7 @@ from order_writer.saga.orders import Order
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
-from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported
+from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, partition_of
 from tests.support.orders import (
@@ -30,6 +30,7 @@ from tests.support.orders import (
     until,
     waiting_messages,
 )
+from tests.support.reports import cancelled, paid
 
 NOW = datetime.now(UTC)
 
@@ -53,36 +54,17 @@ class Till:
         return Voided()
 
 
-def cancel(purchase_id: str, actor: str = "", request_id: str = "c1") -> CancelRequested:
-    """By its buyer, unless by somebody else."""
-    return CancelRequested(
-        request_id=RequestId(request_id), purchase_id=PurchaseId(purchase_id), actor=actor or f"buyer-of-{purchase_id}"
-    )
-
-
-def paid(purchase_id: str, amount_minor: int = 8_400) -> PaymentReported:
-    """The provider says that the money is there."""
-    return PaymentReported(
-        report_id=RequestId(f"r-{purchase_id}"),
-        purchase_id=PurchaseId(purchase_id),
-        outcome="approved",
-        amount_minor=amount_minor,
-        currency="EUR",
-        provider_ref="x",
-    )
-
-
 async def test_a_command_is_applied_once_whoever_reads_it(place: Installation) -> None:
     """Two writers that do not know of each other read the same commands: a wrong one gives one dead letter, not two."""
     place.log.append(0, [listed()], [reserved(f"p{i}", i + 1) for i in range(40)])
-    place.command(*(cancel(f"p{i}", "stranger") for i in range(40)))
+    place.command(*(cancelled(f"p{i}", "stranger") for i in range(40)))
     async with (
         place.writer("a", group="a", payment="none") as a,
         place.writer("b", group="b", payment="none"),
     ):
         await until(lambda: letters(place, 40), "the letters", task=a)
         assert await place.value("SELECT sum(next_offset) FROM command_progress") == 40
-        place.command(cancel("p1"))  # both read on from the same place
+        place.command(cancelled("p1"))  # both read on from the same place
         await until(lambda: place.value("SELECT sum(next_offset) = 41 FROM command_progress"), "one more", task=a)
     assert await letters(place, 40)
 
@@ -113,7 +95,7 @@ async def test_a_partition_of_commands_that_waits_holds_up_only_its_own_holds(pl
 async def test_what_was_asked_before_the_start_comes_before_what_is_done(place: Installation) -> None:
     """A cancellation waits in the log when the writer starts: nobody is charged for it, and nothing is told as sold."""
     place.log.append(2, [listed()], [reserved("p1", 1), reserved("p2", 2)])
-    place.command(cancel("p1"))
+    place.command(cancelled("p1"))
     till = Till()
     async with place.writer(provider=till) as task:
         await until(lambda: place.value("SELECT true FROM purchases WHERE status = 'confirmed'"), "p2", task=task)
@@ -135,10 +117,10 @@ async def test_an_approval_that_waited_in_the_log_is_not_overtaken_by_expiry(pla
 
 async def test_poison_is_buried_and_the_next_command_heard(place: Installation) -> None:
     """Bytes of all kinds: one dead letter each, with equal bytes, and the good one after them is acted on."""
-    nul = encode(cancel("p1")).replace(b'"p1"', b'"\\u0000"')
+    nul = encode(cancelled("p1")).replace(b'"p1"', b'"\\u0000"')
     poison = [b"", b"\xff\xfe", b"{", b"[" * 5_000, b'{"type":"Cancel"}', b'{"type":"PaymentReported","v":2}', nul]
     place.log.append(0, [listed()], [reserved("p1", 1)])
-    place.append_commands(*((partition_of("p1"), value) for value in (*poison, encode(cancel("p1")))))
+    place.append_commands(*((partition_of("p1"), value) for value in (*poison, encode(cancelled("p1")))))
     async with place.writer(payment="none") as task:
         await until(lambda: place.value("SELECT reason FROM purchases WHERE status = 'released'"), "p1", task=task)
         await until(lambda: letters(place, len(poison)), "the letters", task=task)
@@ -147,7 +129,7 @@ async def test_poison_is_buried_and_the_next_command_heard(place: Installation) 
 
 async def test_other_commands_than_those_it_knows_stop_the_writer(place: Installation) -> None:
     """A topic that lost its tail, or was made anew, holds other commands: it says so rather than skip or repeat."""
-    place.command(cancel("p1"))
+    place.command(cancelled("p1"))
     async with place.writer(payment="none") as task:
         await until(lambda: place.value("SELECT sum(next_offset) = 1 FROM command_progress"), "heard", task=task)
     await place.rows("UPDATE command_progress SET next_offset = next_offset + 1")
@@ -187,7 +169,7 @@ async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(
 ) -> None:
     """Ten minutes after it came, by what `decisions` is applied to: a backlog of any length does not bury it."""
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
-    arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancel("p2")))]
+    arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancelled("p2")))]
     async with units.open() as unit:
         await commands.apply(unit, {0: (0, 2)}, arrived)
     await quiet.rows("UPDATE pending_commands SET parked_at = now() - interval '1 hour'")
@@ -260,7 +242,7 @@ async def test_an_operator_cancels_one_order_or_all_of_a_product(place: Installa
     async with place.writer() as task:
         sold = "SELECT count(*) = 5 FROM purchases WHERE status = 'confirmed'"
         await until(lambda: place.value(sold), "sold", task=task)
-        place.command(cancel("q1", "operator"))
+        place.command(cancelled("q1", "operator"))
         all_of = CancelProductRequested(request_id=RequestId("c9"), product_id=ProductId("shoe"), actor="operator")
         place.command(all_of)
         refunded = "SELECT count(*) = 4 FROM purchases WHERE reason = 'cancelled_by_operator' AND refund = 'done'"

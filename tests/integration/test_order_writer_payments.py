@@ -17,24 +17,14 @@ from order_writer.unit_of_work import UnitsOfWork
 from payment_simulator.journal import Journal
 from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.order_commands import PaymentReported, RefundReported
 from stampede_schemas.order_events import OrderRefunded, OrderReleased
 from telemetry import names
 from telemetry.tracing import configure
 from tests.support.orders import Installation, insert_orders, installation, listed, reserved, until
+from tests.support.reports import paid, refunded
 from tests.support.stack import LocalStack
 
-REPORT = PaymentReported(
-    report_id=RequestId("r1"),
-    purchase_id=PurchaseId("p1"),
-    outcome="approved",
-    amount_minor=8_400,
-    currency="EUR",
-    provider_ref="x",
-)
-REFUND = RefundReported(
-    report_id=RequestId("r1"), purchase_id=PurchaseId("p1"), amount_minor=8_400, currency="EUR", provider_ref="x"
-)
+REPORT, REFUND = paid(), refunded()
 
 
 @asynccontextmanager

@@ -17,34 +17,30 @@ from order_writer.saga.decision_batch import Batch, Record
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
-from stampede_schemas.identifiers import Load, Position, PurchaseId, RequestId
+from stampede_schemas.identifiers import Load, Position, RequestId
 from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.order_events import OrderConfirmed
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, REQUESTS
-from tests.support.orders import Installation, applied_until, empty, listed, rejected, reserved, until, waiting_messages
+from tests.support.orders import (
+    Installation,
+    applied,
+    applied_until,
+    applying_again_changes_nothing,
+    empty,
+    listed,
+    rejected,
+    reserved,
+    until,
+    waiting_messages,
+)
+from tests.support.reports import cancelled, paid, refunded
 
 HERE = 3  # the partition of the purchases in tests without a log
 LONG_AGO = datetime.now(UTC) - timedelta(days=1)  # by a broker whose clock is a day behind
 
-CANCEL = CancelRequested(request_id=RequestId("c1"), purchase_id=PurchaseId("p1"), actor="buyer-of-p1")
-PAID = PaymentReported(
-    report_id=RequestId("r1"),
-    purchase_id=PurchaseId("p1"),
-    outcome="approved",
-    amount_minor=8_400,
-    currency="EUR",
-    provider_ref="x",
-)
-REFUNDED = RefundReported(
-    report_id=RequestId("r1"), purchase_id=PurchaseId("p1"), amount_minor=8_400, currency="EUR", provider_ref="x"
-)
+CANCEL, PAID, REFUNDED = cancelled(), paid(), refunded()
 Heard = CancelRequested | PaymentReported | RefundReported
-
-
-async def applied(place: Installation, partition: int, offset: int) -> bool:
-    """Whether a partition is applied up to `offset`."""
-    return await place.value("SELECT next_offset FROM progress WHERE partition = $1", partition) == offset
 
 
 async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]:
@@ -106,13 +102,7 @@ async def test_a_log_with_a_revived_purchase_applied_again_changes_nothing(place
     async with place.writer() as task:
         await until(lambda: place.value("SELECT true FROM purchases WHERE status = 'confirmed'"), "sold", task=task)
         await until(lambda: empty(place), "sent", task=task)
-    before, sent = await place.rows("SELECT * FROM purchases ORDER BY 1"), (place.requests(), place.events())
-    await place.rows("UPDATE progress SET next_offset = 0, source_offset = -1, load = '', anchor = -1")
-    async with place.writer(group="another") as task:
-        await until(lambda: applied(place, 5, 4), "applied again", task=task)
-        await until(lambda: empty(place), "sent", task=task)
-    assert await place.rows("SELECT * FROM purchases ORDER BY 1") == before
-    assert (place.requests(), place.events()) == sent
+    await applying_again_changes_nothing(place, 5, 4)
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["a later batch", "the same record"])

@@ -21,6 +21,8 @@ from stampede_schemas.requests import ReleaseRequested
 from tests.support.orders import (
     TRACEPARENT,
     Installation,
+    applied,
+    applying_again_changes_nothing,
     empty,
     listed,
     new_topics,
@@ -45,11 +47,6 @@ def writer_process(place: Installation, **env: str) -> "subprocess.Popen[bytes]"
 async def settled(place: Installation, count: int) -> bool:
     """Whether so many purchases are confirmed or released."""
     return await place.value("SELECT count(*) FROM purchases WHERE status IN ('confirmed', 'released')") == count
-
-
-async def applied(place: Installation, partition: int, offset: int) -> bool:
-    """Whether a partition is applied up to `offset`."""
-    return await place.value("SELECT next_offset FROM progress WHERE partition = $1", partition) == offset
 
 
 def fill(place: Installation, records: int, each: int = 20, partitions: int = 4) -> int:
@@ -127,13 +124,7 @@ async def test_redelivery_changes_nothing(place: Installation) -> None:
         await until(lambda: settled(place, 2), "settled", task=task)
         await until(lambda: place.value("SELECT true FROM payments WHERE state = 'voided'"), "voided", task=task)
         await until(lambda: empty(place), "sent", task=task)
-    before, sent = await place.rows("SELECT * FROM purchases ORDER BY 1"), (place.requests(), place.events())
-    await place.rows("UPDATE progress SET next_offset = 0, source_offset = -1, load = '', anchor = -1")
-    async with place.writer(group="another") as task:
-        await until(lambda: applied(place, 0, 3), "applied again", task=task)
-        await until(lambda: empty(place), "sent", task=task)
-    assert await place.rows("SELECT * FROM purchases ORDER BY 1") == before
-    assert (place.requests(), place.events()) == sent
+    await applying_again_changes_nothing(place, 0, 3)
 
 
 async def test_a_killed_writer_goes_on_at_the_progress_in_postgres(place: Installation) -> None:

@@ -12,12 +12,7 @@ from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
-from tests.support.orders import Installation, empty, listed, rejected, released, reserved, until
-
-
-async def applied(place: Installation, partition: int, offset: int) -> bool:
-    """Whether a partition is applied up to `offset`."""
-    return await place.value("SELECT next_offset FROM progress WHERE partition = $1", partition) == offset
+from tests.support.orders import Installation, applied, empty, listed, rejected, released, reserved, until
 
 
 def given_back(place: Installation) -> list[tuple[str, Position, str]]:

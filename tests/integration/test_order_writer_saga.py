@@ -17,6 +17,7 @@ from stampede_schemas.order_commands import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DECISIONS, ORDERS
 from tests.support.orders import TRACEPARENT, Installation, empty, letters, listed, reserved, until
+from tests.support.reports import paid
 
 
 async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]:
@@ -123,14 +124,7 @@ async def test_a_payment_outlives_its_writer(place: Installation) -> None:
 
 async def test_commands_wait_for_their_row_and_bad_ones_become_dead_letters(place: Installation) -> None:
     """A report before its decision is parked; a wrong amount, a stranger's cancellation and garbage are given up."""
-    report = PaymentReported(
-        report_id=RequestId("r1"),
-        purchase_id=PurchaseId("p1"),
-        outcome="approved",
-        amount_minor=8_400,
-        currency="EUR",
-        provider_ref="x",
-    )
+    report = paid()
     place.command(report)
     async with place.writer(provider=Till()) as task:
         parked = "SELECT count(*) = 1 FROM pending_commands"

@@ -374,3 +374,19 @@ async def empty(place: Installation) -> bool:
 async def letters(place: Installation, count: int) -> bool:
     """Whether so many dead letters are there."""
     return len(place.values(DEAD_LETTERS.name)) == count
+
+
+async def applied(place: Installation, partition: int, offset: int) -> bool:
+    """Whether a partition is applied up to `offset`."""
+    return await place.value("SELECT next_offset FROM progress WHERE partition = $1", partition) == offset
+
+
+async def applying_again_changes_nothing(place: Installation, partition: int, end: int) -> None:
+    """Let another group apply `decisions` from the beginning: the rows are the same, and nothing is told again."""
+    before, sent = await place.rows("SELECT * FROM purchases ORDER BY 1"), (place.requests(), place.events())
+    await place.rows("UPDATE progress SET next_offset = 0, source_offset = -1, load = '', anchor = -1")
+    async with place.writer(group="another") as task:
+        await until(lambda: applied(place, partition, end), "applied again", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    assert await place.rows("SELECT * FROM purchases ORDER BY 1") == before
+    assert (place.requests(), place.events()) == sent
