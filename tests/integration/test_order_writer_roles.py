@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from eventlog.reader import Progress
 from gateway.read_side.postgres import Store
-from gateway.read_side.remembered_ids import RememberedIds
+from gateway.read_side.purchase_memory import RememberedIds
 from order_writer.consume import apply_decisions
 from order_writer.postgres.migrate import migrate
 from order_writer.postgres.pool import DatabaseWrong, Pool, open_pool

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.read_side.purchase_memory import PurchaseMemory
-from gateway.read_side.purchase_state import Accepted, Answered, Ordered, Purchase, Rejected, Reserved, newest
-from gateway.read_side.remembered_ids import RememberedIds
+from gateway.read_side.purchase_memory import PurchaseMemory, RememberedIds, newest
+from gateway.read_side.purchase_state import Accepted, Answered, Ordered, Purchase, Rejected, Reserved
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
 
 BUY = PurchaseId("buy")

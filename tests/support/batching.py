@@ -13,10 +13,10 @@ from gateway.admission.decide import Gate
 from gateway.admission.in_flight import Answer
 from gateway.metrics import Metrics
 from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.follower import Waiters
 from gateway.read_side.freshness import Freshness
-from gateway.read_side.purchase_memory import PurchaseMemory
-from gateway.read_side.purchase_state import Purchase, decided
-from gateway.read_side.waiters import Waiters
+from gateway.read_side.purchase_memory import PurchaseMemory, decided
+from gateway.read_side.purchase_state import Purchase
 from ratelimit.limiter import Subject
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position

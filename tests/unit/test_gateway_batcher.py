@@ -9,7 +9,7 @@ from gateway.admission import in_flight
 from gateway.admission.in_flight import REPLAYED
 from gateway.admission.sale_gate import STALE_APPENDS_PER_S
 from gateway.http import problems
-from gateway.read_side.purchase_state import decided
+from gateway.read_side.purchase_memory import decided
 from ratelimit.limiter import Subject
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position, PurchaseId

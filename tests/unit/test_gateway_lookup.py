@@ -7,12 +7,12 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.auth.ids import IdentityKey
+from gateway.read_side.follower import Waiters
 from gateway.read_side.freshness import Freshness
 from gateway.read_side.lookup import Lookup, Undetermined
 from gateway.read_side.projection import Projection
-from gateway.read_side.purchase_memory import PurchaseMemory
-from gateway.read_side.purchase_state import Answered, Purchase, Rejected, Reserved, accepted, decided
-from gateway.read_side.waiters import Waiters
+from gateway.read_side.purchase_memory import PurchaseMemory, accepted, decided
+from gateway.read_side.purchase_state import Answered, Purchase, Rejected, Reserved
 from stampede_schemas.identifiers import Position, PurchaseId
 from tests.support.gateway import IDENTITY_KEY, EndOfRequests, rejected, reserved, wanted
 

@@ -4,7 +4,8 @@ import msgspec
 
 from gateway.api import views
 from gateway.read_side.projection import Projection
-from gateway.read_side.purchase_state import Answered, Ordered, Reserved, accepted
+from gateway.read_side.purchase_memory import accepted
+from gateway.read_side.purchase_state import Answered, Ordered, Reserved
 from stampede_schemas.decisions import ProductChanged, Unreadable
 from stampede_schemas.identifiers import BuyerId, Millis, Position, PurchaseId, RequestId
 from tests.support.gateway import (

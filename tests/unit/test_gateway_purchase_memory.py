@@ -1,7 +1,7 @@
 """What a gateway remembers of purchases, what it forgets, and what it keeps of the forgotten."""
 
-from gateway.read_side.purchase_memory import PurchaseMemory
-from gateway.read_side.purchase_state import Accepted, Answered, Rejected, accepted, decided
+from gateway.read_side.purchase_memory import PurchaseMemory, accepted, decided
+from gateway.read_side.purchase_state import Accepted, Answered, Rejected
 from stampede_schemas.identifiers import Position, PurchaseId
 from tests.support.gateway import rejected, reserved, wanted
 

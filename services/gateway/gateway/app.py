@@ -28,12 +28,11 @@ from gateway.http.load_shedding import EventLoopLag, StatusReads
 from gateway.http.server import Listener
 from gateway.metrics import Metrics
 from gateway.read_side.broker_clock import BrokerClock
-from gateway.read_side.follower import Follower
+from gateway.read_side.follower import Follower, Waiters
 from gateway.read_side.freshness import EndQueries
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.postgres import Away, NotMigrated, Snapshot, Store
 from gateway.read_side.projection import Projection
-from gateway.read_side.waiters import Waiters
 from gateway.settings import Settings
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies

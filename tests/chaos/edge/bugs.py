@@ -17,9 +17,8 @@ from gateway.auth.ids import Subject as Person
 from gateway.read_side.freshness import Freshness
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.postgres import Snapshot, Store
-from gateway.read_side.purchase_memory import PurchaseMemory
+from gateway.read_side.purchase_memory import PurchaseMemory, RememberedIds
 from gateway.read_side.purchase_state import Rejected, Reserved
-from gateway.read_side.remembered_ids import RememberedIds
 from ratelimit.bucket import Buckets, Cell, Outcome
 from ratelimit.limiter import Limiter, Subject, Verdict
 from stampede_schemas.identifiers import ProductId, PurchaseId

@@ -22,11 +22,11 @@ from gateway.http import problems
 from gateway.http.retry_after import key_reused, limited, outcome_unknown, overloaded, undecided
 from gateway.metrics import Metrics
 from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.follower import Waiters
 from gateway.read_side.freshness import Freshness
 from gateway.read_side.lookup import Lookup
-from gateway.read_side.purchase_memory import PurchaseMemory
-from gateway.read_side.purchase_state import Accepted, accepted
-from gateway.read_side.waiters import Waiters
+from gateway.read_side.purchase_memory import PurchaseMemory, accepted
+from gateway.read_side.purchase_state import Accepted
 from ratelimit.limiter import BATCH_MAX, Limiter, Subject
 from service.problem_details import Problem
 from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests

@@ -21,8 +21,8 @@ from gateway.auth.operators import Access, key_of
 from gateway.http import problems
 from gateway.http.asgi import require_empty_body
 from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.follower import Waiters
 from gateway.read_side.projection import OperatorOutcome, Projection
-from gateway.read_side.waiters import Waiters
 from service.problem_details import Problem, ProblemError
 from stampede_schemas.decisions import Ignored, ProductListed, RestockRejected
 from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis, ProductId, RequestId

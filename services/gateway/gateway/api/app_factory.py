@@ -24,10 +24,10 @@ from gateway.auth.ids import IdentityKey
 from gateway.auth.operators import Access
 from gateway.http.health import Probes
 from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.follower import Waiters
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.postgres import Store
 from gateway.read_side.projection import Projection
-from gateway.read_side.waiters import Waiters
 
 
 class Parts(NamedTuple):

@@ -23,7 +23,8 @@ from gateway.read_side.lookup import Lookup
 from gateway.read_side.order_queries import orders
 from gateway.read_side.postgres import Store
 from gateway.read_side.projection import Projection
-from gateway.read_side.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change, newest
+from gateway.read_side.purchase_memory import newest
+from gateway.read_side.purchase_state import Ordered, Purchase, Rejected, buyer_of, may_change
 from service.problem_details import Problem, ProblemError, granted
 from stampede_schemas.identifiers import BuyerId, RequestId
 from stampede_schemas.order_commands import CancelRequested

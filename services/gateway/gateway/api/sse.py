@@ -18,11 +18,11 @@ from gateway.api import views
 from gateway.http import problems
 from gateway.http.retry_after import overloaded
 from gateway.read_side.broker_clock import BrokerClock
+from gateway.read_side.follower import Waiters
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.postgres import Away
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Answered, Purchase, may_change
-from gateway.read_side.waiters import Waiters
 from service.problem_details import Problem
 from stampede_schemas.identifiers import ProductId
 

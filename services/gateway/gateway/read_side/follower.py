@@ -20,7 +20,6 @@ from eventlog.reader import CountingReader, Progress, Void
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.freshness import EndQueries, Freshness
 from gateway.read_side.projection import Projection
-from gateway.read_side.waiters import Waiters
 from stampede_schemas.codec import decode_decisions, decode_order_event
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
@@ -28,7 +27,45 @@ from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
 RECORDS_PER_TURN_MAX = 20  # each may carry 500 decisions: the loop must not be held longer than some milliseconds
 PROBE_S = 0.25
 AT_END_S_MAX = 1.0
+WATCHERS_MAX = 50_000
+UNWATCHED_S = 0.25
 _log = logging.getLogger(__name__)
+
+
+class Waiters:
+    """Waits for a key to change. Bounded: beyond the limit a waiter is not woken, but looks again by itself."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._count = 0
+
+    async def changed(self, key: str, seconds: float) -> bool:
+        """True when `key` changed within `seconds`."""
+        if seconds <= 0 or self._count >= WATCHERS_MAX:
+            await asyncio.sleep(min(max(seconds, 0), UNWATCHED_S))  # never at once: callers ask in a loop
+            return False
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, set()).add(future)
+        self._count += 1
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            self._count -= 1
+            if (others := self._waiting.get(key)) is not None:
+                others.discard(future)
+                if not others:
+                    del self._waiting[key]
+        return True
+
+    def wake(self, keys: list[str]) -> None:
+        """These keys changed."""
+        for key in keys:
+            for future in self._waiting.pop(key, ()):
+                if not future.done():
+                    future.set_result(None)
 
 
 class Follower:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 from gateway.auth.ids import IdentityKey, PurchasePlace
+from gateway.read_side.follower import Waiters
 from gateway.read_side.freshness import Freshness
 from gateway.read_side.postgres import Away, Store
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Accepted, Answered, Purchase, Rejected, Reserved, buyer_of
-from gateway.read_side.waiters import Waiters
 from stampede_schemas.identifiers import PurchaseId
 
 ROW_LAG_S = 0.1  # how long to leave the order-writer before its row is looked for again

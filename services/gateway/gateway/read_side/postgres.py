@@ -15,8 +15,8 @@ from asyncpg.pool import PoolConnectionProxy
 from eventlog.reader import Progress
 from gateway.read_side.order_queries import COLUMNS, After, Query
 from gateway.read_side.projection import Product
+from gateway.read_side.purchase_memory import REJECTED_GENERATION_MAX, RememberedIds
 from gateway.read_side.purchase_state import Ordered, Purchase, Rejected, Reserved
-from gateway.read_side.remembered_ids import REJECTED_GENERATION_MAX, RememberedIds
 from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId
 
 CONNECTIONS_MAX = 4

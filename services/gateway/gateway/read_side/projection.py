@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
-from gateway.read_side.purchase_memory import PurchaseMemory
-from gateway.read_side.purchase_state import Purchase, decided, ordered
+from gateway.read_side.purchase_memory import PurchaseMemory, decided, ordered
+from gateway.read_side.purchase_state import Purchase
 from stampede_schemas.decisions import (
     AnyDecision,
     Ignored,

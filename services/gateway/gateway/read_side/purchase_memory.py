@@ -1,20 +1,107 @@
-"""The purchases that a gateway has in memory: bounded, the one untouched for longest forgotten first. Pure.
+"""The purchases that a gateway has in memory, and how what it learns of one becomes its known state. Pure.
 
-A forgotten purchase leaves two traces: its id (`RememberedIds`), and a floor. The floor of a partition is the highest
-request offset that this gateway has forgotten or started from: a row that is missing at an older progress proves
-nothing about a purchase that is not in memory.
+Acknowledgements, decisions, order events and rows arrive in any order. The known state never falls in (version,
+status): a rejection is version 1, a reservation version 2, order events begin at 3, and none depends on its source.
+
+The memory is bounded, the purchase untouched for longest is forgotten first and leaves two traces: its id
+(`RememberedIds`), and a floor. The floor of a partition is the highest request offset that this gateway has forgotten
+or started from: a row that is missing at an older progress proves nothing about a purchase that is not in memory.
 """
 
 from collections import OrderedDict, deque
 
 from msgspec.structs import replace
 
-from gateway.read_side.purchase_state import Accepted, Answered, Ordered, Purchase, Rejected, Reserved, newest
-from gateway.read_side.remembered_ids import RememberedIds
-from stampede_schemas.identifiers import Position, PurchaseId
+from gateway.read_side.purchase_state import Accepted, Answered, Ordered, Purchase, Rejected, Reserved
+from stampede_schemas.decisions import Rejected as RejectedDecision
+from stampede_schemas.decisions import Reserved as ReservedDecision
+from stampede_schemas.identifiers import Millis, Position, PurchaseId
+from stampede_schemas.order_events import AnyOrderEvent
+from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import PARTITIONS
 
 PURCHASES_MAX = 200_000
+# Per partition. The inventory's fold remembers two generations of as many; three are kept here, since a generation
+# begins here with this process, and there with the log.
+REJECTED_GENERATION_MAX = 250_000
+GENERATIONS = 3
+HELD_MAX = 1_000_000  # of the first filter; each following one holds twice as many
+_BITS_PER_ID = 24  # with three probes at most 0.16 % of the ids that were never added
+_PROBES = 3
+_RANK: dict[str, int] = {"pending": 0, "rejected": 1, "reserved": 1, "confirmed": 2, "released": 3}
+
+
+class BloomFilter:
+    """A set of ids without their text, in `_BITS_PER_ID` bits each and rounded up; it is full after `ids_max`."""
+
+    __slots__ = ("_bits", "_mask", "count", "ids_max")
+
+    def __init__(self, ids_max: int) -> None:
+        size = 1 << (ids_max * _BITS_PER_ID - 1).bit_length()
+        self._bits, self._mask = bytearray(size >> 3), size - 1
+        self.count, self.ids_max = 0, ids_max
+
+    def add(self, purchase_id: str) -> None:
+        """Remember an id."""
+        at = hash(purchase_id)  # of this process alone, and kept by the text itself
+        step, mask, bits = (at >> 32) | 1, self._mask, self._bits
+        for _ in range(_PROBES):
+            bits[(at & mask) >> 3] |= 1 << (at & 7)
+            at += step
+        self.count += 1
+
+    def __contains__(self, purchase_id: str) -> bool:
+        at = hash(purchase_id)
+        step, mask, bits = (at >> 32) | 1, self._mask, self._bits
+        for _ in range(_PROBES):
+            if not bits[(at & mask) >> 3] >> (at & 7) & 1:
+                return False
+            at += step
+        return True
+
+
+class RememberedIds:
+    """The ids of purchases that must never be denied: all that ever held units, and the rejections that the fold still
+    remembers. Fed with every decision, and at the start with what Postgres holds.
+
+    Full records are forgotten; these are not. A Bloom filter may claim an id that it was never given: then a row is
+    read in vain. It never misses one that it was given.
+    """
+
+    def __init__(self, generation_max: int = REJECTED_GENERATION_MAX, held_max: int = HELD_MAX) -> None:
+        self._generation_max = generation_max
+        self._held = [BloomFilter(held_max)]
+        self._rejected: dict[int, list[BloomFilter]] = {}  # by partition: the generation being filled, those before
+
+    def add_held(self, purchase_id: PurchaseId) -> None:
+        """It holds units, or once did."""
+        if self._held[-1].count >= self._held[-1].ids_max:
+            self._held.append(BloomFilter(self._held[-1].ids_max * 2))
+        self._held[-1].add(purchase_id)
+
+    def add_rejected(self, partition: int, purchase_id: PurchaseId) -> None:
+        """The log rejected it. At least as many of the latest rejections are remembered as the fold remembers."""
+        generations = self._rejected.get(partition)
+        if generations is None:
+            generations = self._rejected[partition] = [BloomFilter(self._generation_max)]
+        if generations[0].count >= self._generation_max:
+            generations = [BloomFilter(self._generation_max), *generations[: GENERATIONS - 1]]
+            self._rejected[partition] = generations
+        generations[0].add(purchase_id)
+
+    def may_hold(self, purchase_id: PurchaseId) -> bool:
+        """Whether it may hold units or once did; False is certain."""
+        return any(purchase_id in held for held in self._held)
+
+    def may_know(self, partition: int, purchase_id: PurchaseId) -> bool:
+        """Whether the log may have answered it; False is certain."""
+        for held in self._held:
+            if purchase_id in held:
+                return True
+        for rejected in self._rejected.get(partition, ()):  # noqa: SIM110 - a loop costs half of what any() does
+            if purchase_id in rejected:
+                return True
+        return False
 
 
 class PurchaseMemory:
@@ -119,3 +206,85 @@ class PurchaseMemory:
             _, gone = self._known.popitem(last=False)
             self.start_from(gone.position.partition, gone.position.offset)
         return told
+
+
+def newest(known: Purchase | None, told: Purchase) -> Purchase:
+    """The known state after `told`, whichever of the two came first. Equal states complete each other."""
+    if known is None:
+        return told
+    high, low = (told, known) if _rank(told) > _rank(known) else (known, told)
+    if isinstance(high, Answered) or isinstance(low, Answered) or isinstance(high, Accepted):
+        return high
+    if high.position == low.position:
+        if not high.fingerprint and low.fingerprint:
+            high = replace(high, fingerprint=low.fingerprint)
+        if high.trace_id is None and low.trace_id is not None:
+            high = replace(high, trace_id=low.trace_id)
+        if isinstance(high, Reserved) and isinstance(low, Reserved) and high.hold_until_ms is None:
+            high = replace(high, hold_until_ms=low.hold_until_ms)
+    if isinstance(high, Ordered) and isinstance(low, Reserved | Ordered) and low.cancel_asked:
+        high = replace(high, cancel_asked=True)
+    return high
+
+
+def _rank(known: Purchase) -> tuple[int, int, bool]:
+    return known.version, _RANK[known.status], isinstance(known, Answered)
+
+
+def accepted(request: PurchaseRequested, position: Position, now_s: float) -> Accepted:
+    """The log acknowledged this request at this gateway."""
+    return Accepted(
+        request.purchase_id,
+        request.buyer_id,
+        request.product_id,
+        request.quantity,
+        request.fingerprint,
+        position,
+        trace_id_in(request.traceparent),
+        now_s,
+    )
+
+
+def decided(
+    decision: ReservedDecision | RejectedDecision, position: Position, at_ms: Millis | None
+) -> Reserved | Rejected:
+    """The log decided the request at `position`, which was appended at `at_ms`."""
+    body = (
+        decision.purchase_id,
+        decision.buyer_id,
+        decision.product_id,
+        decision.quantity,
+        decision.fingerprint,
+        position,
+        trace_id_in(decision.traceparent),
+    )
+    if isinstance(decision, RejectedDecision):
+        return Rejected(*body, decision.reason, at_ms)
+    return Reserved(*body, decision.reservation_no, decision.unit_price_minor, decision.currency, at_ms)
+
+
+def ordered(event: AnyOrderEvent) -> Ordered:
+    """The order-writer published this version of the order."""
+    assert event.status in ("confirmed", "released")
+    return Ordered(
+        event.purchase_id,
+        event.buyer_id,
+        event.product_id,
+        event.quantity,
+        "",
+        event.reservation,
+        trace_id_in(event.traceparent),
+        event.status,
+        event.version,
+        event.reason,
+        event.reservation_no,
+        event.unit_price_minor,
+        event.currency,
+        event.refund,
+        event.occurred_at_ms,
+    )
+
+
+def trace_id_in(traceparent: str | None) -> str | None:
+    """The trace id of a W3C traceparent."""
+    return traceparent[3:35] if traceparent else None

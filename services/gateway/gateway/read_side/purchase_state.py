@@ -1,24 +1,14 @@
-"""The states of one purchase: a union of states, and how two of them become one. Pure.
-
-Acknowledgements, decisions, events and rows arrive in any order. The known state never falls in (version, status):
-a rejection is version 1, a reservation version 2, order events begin at 3, and none of them depends on who tells.
-"""
+"""The states of one purchase as a gateway knows it. Pure; `purchase_memory.py` makes them and merges two into one."""
 
 from typing import ClassVar, Literal, assert_never
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from stampede_schemas.decisions import Rejected as RejectedDecision
-from stampede_schemas.decisions import Reserved as ReservedDecision
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
-from stampede_schemas.order_events import AnyOrderEvent
-from stampede_schemas.requests import PurchaseRequested
 
 REJECTED_VERSION = 1
 RESERVED_VERSION = 2
 PurchaseStatus = Literal["pending", "reserved", "confirmed", "rejected", "released"]
-_RANK: dict[str, int] = {"pending": 0, "rejected": 1, "reserved": 1, "confirmed": 2, "released": 3}
 
 
 class _Purchase(Struct, frozen=True, gc=False):
@@ -114,85 +104,3 @@ def may_change(known: Purchase) -> bool:
             return known.refund == "due" or (known.cancel_asked and known.status == "confirmed")
         case _:
             assert_never(known)
-
-
-def newest(known: Purchase | None, told: Purchase) -> Purchase:
-    """The known state after `told`, whichever of the two came first. Equal states complete each other."""
-    if known is None:
-        return told
-    high, low = (told, known) if _rank(told) > _rank(known) else (known, told)
-    if isinstance(high, Answered) or isinstance(low, Answered) or isinstance(high, Accepted):
-        return high
-    if high.position == low.position:
-        if not high.fingerprint and low.fingerprint:
-            high = replace(high, fingerprint=low.fingerprint)
-        if high.trace_id is None and low.trace_id is not None:
-            high = replace(high, trace_id=low.trace_id)
-        if isinstance(high, Reserved) and isinstance(low, Reserved) and high.hold_until_ms is None:
-            high = replace(high, hold_until_ms=low.hold_until_ms)
-    if isinstance(high, Ordered) and isinstance(low, Reserved | Ordered) and low.cancel_asked:
-        high = replace(high, cancel_asked=True)
-    return high
-
-
-def _rank(known: Purchase) -> tuple[int, int, bool]:
-    return known.version, _RANK[known.status], isinstance(known, Answered)
-
-
-def accepted(request: PurchaseRequested, position: Position, now_s: float) -> Accepted:
-    """The log acknowledged this request at this gateway."""
-    return Accepted(
-        request.purchase_id,
-        request.buyer_id,
-        request.product_id,
-        request.quantity,
-        request.fingerprint,
-        position,
-        trace_id_in(request.traceparent),
-        now_s,
-    )
-
-
-def decided(
-    decision: ReservedDecision | RejectedDecision, position: Position, at_ms: Millis | None
-) -> Reserved | Rejected:
-    """The log decided the request at `position`, which was appended at `at_ms`."""
-    body = (
-        decision.purchase_id,
-        decision.buyer_id,
-        decision.product_id,
-        decision.quantity,
-        decision.fingerprint,
-        position,
-        trace_id_in(decision.traceparent),
-    )
-    if isinstance(decision, RejectedDecision):
-        return Rejected(*body, decision.reason, at_ms)
-    return Reserved(*body, decision.reservation_no, decision.unit_price_minor, decision.currency, at_ms)
-
-
-def ordered(event: AnyOrderEvent) -> Ordered:
-    """The order-writer published this version of the order."""
-    assert event.status in ("confirmed", "released")
-    return Ordered(
-        event.purchase_id,
-        event.buyer_id,
-        event.product_id,
-        event.quantity,
-        "",
-        event.reservation,
-        trace_id_in(event.traceparent),
-        event.status,
-        event.version,
-        event.reason,
-        event.reservation_no,
-        event.unit_price_minor,
-        event.currency,
-        event.refund,
-        event.occurred_at_ms,
-    )
-
-
-def trace_id_in(traceparent: str | None) -> str | None:
-    """The trace id of a W3C traceparent."""
-    return traceparent[3:35] if traceparent else None
