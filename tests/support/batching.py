@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from eventlog.producer import RenewedProducer
 from gateway.admission.batcher import RequestBatcher
 from gateway.admission.decide import Gate
-from gateway.admission.in_flight import Answer
+from gateway.admission.send import Answer
 from gateway.metrics import Metrics
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.follower import Waiters

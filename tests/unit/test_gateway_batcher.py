@@ -5,16 +5,16 @@ import asyncio
 from msgspec.structs import replace
 
 from gateway.admission import batcher as rules
-from gateway.admission import in_flight
-from gateway.admission.in_flight import REPLAYED
+from gateway.admission.batcher import InFlight
 from gateway.admission.sale_gate import STALE_APPENDS_PER_S
+from gateway.admission.send import REPLAYED, UNSETTLED_S_MAX, Unsettled
 from gateway.http import problems
 from gateway.read_side.purchase_memory import decided
 from ratelimit.limiter import Subject
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.topics import partition_of
-from tests.support.batching import AT, BUYER, HERE, SOLD_OUT, Rig, asked, kinds, other_body, running
+from tests.support.batching import AT, HERE, SOLD_OUT, Rig, asked, kinds, other_body, running
 from tests.support.gateway import (
     rejected,
     reserved,
@@ -189,11 +189,11 @@ async def test_an_unknown_outcome_is_forgotten_when_nothing_can_land_any_more() 
     """After ten minutes the gate counts again."""
     now = [0.0]
     rig = Rig()
-    sends = in_flight.InFlight(rig.memory, lambda: now[0])
-    sends.unsettle(in_flight.Send(wanted(), BUYER, 0.0))
+    sends = InFlight(rig.memory, Unsettled(lambda: now[0]))
+    sends.unsettled.add(wanted())
     assert sends.known(wanted()) == "unsettled"
     assert sends.known(other_body()) == "other undecided"
-    now[0] = in_flight.UNSETTLED_S_MAX + 1
+    now[0] = UNSETTLED_S_MAX + 1
     assert sends.known(wanted()) == "nothing"
 
 

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, Message
 from gateway import __main__ as program
 from gateway import app
 from gateway.admission.batcher import RequestBatcher
-from gateway.admission.in_flight import Send
+from gateway.admission.send import Send
 from ratelimit.limiter import Limiter, Subject, Verdict
 from tests.chaos.builds.behind import LateFollower
 from tests.chaos.builds.points import FOLDER, Points, exchange

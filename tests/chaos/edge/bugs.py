@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from gateway.admission.batcher import InFlight
 from gateway.admission.decide import Gate, Known
-from gateway.admission.in_flight import InFlight, Send
 from gateway.admission.sale_gate import SaleGate, StaleAppends
+from gateway.admission.send import Send
 from gateway.auth.ids import IdentityKey
 from gateway.auth.ids import Subject as Person
 from gateway.read_side.freshness import Freshness

@@ -8,7 +8,7 @@ from uuid import uuid4
 from gateway import __main__ as program
 from gateway import app
 from gateway.admission.batcher import RequestBatcher
-from gateway.admission.in_flight import Answer, Send
+from gateway.admission.send import Answer, Send
 from gateway.auth.ids import IdentityKey, Subject
 from gateway.http import requests
 from gateway.http.requests import Headers

@@ -10,14 +10,14 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import assert_never
 
 from confluent_kafka import KafkaError, Message
 
 from eventlog.producer import RenewedProducer, serve_reports
-from gateway.admission.decide import Gate, Step, decide
-from gateway.admission.in_flight import REPLAYED, Answer, InFlight, Send
-from gateway.admission.sale_gate import SaleGate, StaleAppends
+from gateway.admission.decide import Gate, Known, Step, decide
+from gateway.admission.sale_gate import SaleGate, StaleAppends, final_answer
+from gateway.admission.send import REPLAYED, Answer, Send, Unsettled
+from gateway.auth.ids import partition_of_product
 from gateway.http import problems
 from gateway.http.retry_after import key_reused, limited, outcome_unknown, overloaded, undecided
 from gateway.metrics import Metrics
@@ -26,7 +26,7 @@ from gateway.read_side.follower import Waiters
 from gateway.read_side.freshness import Freshness
 from gateway.read_side.lookup import Lookup
 from gateway.read_side.purchase_memory import PurchaseMemory, accepted
-from gateway.read_side.purchase_state import Accepted
+from gateway.read_side.purchase_state import Accepted, Answered
 from ratelimit.limiter import BATCH_MAX, Limiter, Subject
 from service.problem_details import Problem
 from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode_requests
@@ -44,6 +44,48 @@ OTHER_BODY_S_MAX = 0.5  # how long another body waits for the decision on the fi
 STUCK_S_MAX = 2.0
 DRAIN_S_MAX = 6.0
 _log = logging.getLogger(__name__)
+
+
+class InFlight:
+    """The sends that have no answer yet. Also the one place that says what is known of a purchase at this gateway."""
+
+    def __init__(self, memory: PurchaseMemory, unsettled: Unsettled) -> None:
+        self._memory, self.unsettled = memory, unsettled
+        self.sends: dict[str, Send] = {}
+
+    def begin(self, request: AnyRequest, subject: Subject | None, known: Known = "nothing") -> Send:
+        """It is on its way."""
+        now, done = time.monotonic(), asyncio.get_running_loop().create_future()
+        send = Send(
+            request, subject, partition_of_product(request.product_id), now, now, done, known, allowed=subject is None
+        )
+        self.sends[send.key] = send
+        return send
+
+    def end(self, send: Send, answer: Answer) -> None:
+        """It has its answer."""
+        self.sends.pop(send.key, None)
+        send.answer(answer)
+
+    def known(self, request: PurchaseRequested, own: Send | None = None) -> Known:
+        """What is known of a purchase; `own` is the send that asks, whose row may have been read already."""
+        purchase_id, state = request.purchase_id, self._memory.get(request.purchase_id)
+        if isinstance(state, Accepted):
+            return "accepted" if state.fingerprint == request.fingerprint else "other undecided"
+        if state is not None:
+            ours = state.mine.fingerprint if isinstance(state, Answered) and state.mine else state.fingerprint
+            if ours:
+                return "same body" if ours == request.fingerprint else "other body"
+        send = self.sends.get(purchase_id)
+        if send is not None and send is not own:
+            same = send.purchase.fingerprint == request.fingerprint
+            return "on its way" if same else "other undecided"
+        if self.unsettled and (unsettled := self.unsettled.fingerprint(purchase_id)) is not None:
+            return "unsettled" if unsettled == request.fingerprint else "other undecided"
+        if state is None and not self._memory.ids.may_know(partition_of_product(request.product_id), purchase_id):
+            return "nothing"
+        # Its row was read: what came later is in memory.
+        return own.known if own is not None and own.row_read else "remembered"
 
 
 class RequestBatcher:
@@ -64,7 +106,7 @@ class RequestBatcher:
         self._producer, self._limits, self._gate, self._rows = producer, limits, gate, rows
         self._memory, self._freshness, self._waiters = memory, freshness, waiters
         self._clock, self._metrics = clock, metrics
-        self._in_flight = InFlight(memory)
+        self._in_flight = InFlight(memory, Unsettled())
         self._spare = StaleAppends()
         self._waiting: list[Send] = []
         # record -> when it was handed over, what is in it
@@ -78,7 +120,7 @@ class RequestBatcher:
     @property
     def full(self) -> bool:
         """Whether another request would have to be refused."""
-        return len(self._waiting) >= WAITING_MAX or len(self._in_flight) >= UNANSWERED_MAX
+        return len(self._waiting) >= WAITING_MAX or len(self._in_flight.sends) >= UNANSWERED_MAX
 
     @property
     def healthy(self) -> bool | str:
@@ -92,7 +134,7 @@ class RequestBatcher:
 
     async def append(self, request: AnyRequest) -> Answer:
         """An operator's request: where it stands in the log, acknowledged, or why it is not known to be there."""
-        return await self._enqueue(Send(request, None, time.monotonic()))
+        return await self._enqueue(self._in_flight.begin(request, None))
 
     async def buy(self, request: PurchaseRequested, subject: Subject) -> Answer:
         """Where the purchase stands in the log, that it was answered before, or why neither."""
@@ -107,9 +149,7 @@ class RequestBatcher:
                 case "key reused":
                     return key_reused()
                 case "join":
-                    first = self._in_flight.of(request.purchase_id)
-                    assert first is not None
-                    answer = await first.join(time.monotonic())
+                    answer = await self._in_flight.sends[request.purchase_id].join(time.monotonic())
                     return REPLAYED if isinstance(answer, Position) else answer
                 case "await decision":
                     now = time.monotonic()
@@ -120,21 +160,18 @@ class RequestBatcher:
                 case "ask limits" | "ask row":
                     if self.full:
                         return overloaded()
-                    send = Send(request, subject, time.monotonic())
-                    send.known = known
-                    return await self._enqueue(send)
+                    return await self._enqueue(self._in_flight.begin(request, subject, known))
                 case step:
                     raise AssertionError(f"{step} before the limits were asked")
 
     async def _enqueue(self, send: Send) -> Answer:
-        self._in_flight.begin(send)
         self._waiting.append(send)
         self._arrived.set()
         return await send.done
 
     async def _changed(self, purchase_id: PurchaseId, within_s: float) -> None:
         """Return when the first send of this purchase has its answer or is decided, or after `within_s`."""
-        first = self._in_flight.of(purchase_id)
+        first = self._in_flight.sends.get(purchase_id)
         if first is not None:
             await asyncio.wait({first.share()}, timeout=within_s)
         else:
@@ -163,7 +200,7 @@ class RequestBatcher:
 
     async def drain(self) -> None:
         """Wait until everything has its answer, for at most DRAIN_S_MAX."""
-        unanswered = [send.share() for send in self._in_flight.sends()]
+        unanswered = [send.share() for send in self._in_flight.sends.values()]
         if unanswered:
             await asyncio.wait(unanswered, timeout=DRAIN_S_MAX)
 
@@ -256,7 +293,7 @@ class RequestBatcher:
                 elif step == "ask row":
                     remembered.append(send)
                 else:
-                    self._in_flight.end(send, self._answer(step, send))
+                    self._in_flight.end(send, final_answer(step, self._gate, send.request.product_id))
             if remembered:
                 self._spawn(remembered, self._ask_rows(remembered))
             self._produce_all(passed)
@@ -272,28 +309,11 @@ class RequestBatcher:
         self._metrics.stale["appended" if taken else "refused"].inc()
         return spare if taken else step
 
-    def _answer(self, step: Step, send: Send) -> Answer:
-        match step:
-            case "replay":
-                return REPLAYED
-            case "key reused":
-                return key_reused()
-            case "await decision":
-                return undecided()
-            case "refuse":
-                return self._gate.refusal(send.request.product_id)
-            case "busy":
-                return overloaded("The gateway cannot see the end of the log now; nothing was done.")
-            case "join" | "ask row" | "ask limits" | "limited" | "ask end" | "append":
-                raise AssertionError(f"{step} is no answer")
-            case _:
-                assert_never(step)
-
     async def _ask_rows(self, sends: list[Send]) -> None:
         """Learn from Postgres what may be known only there; those who are none the wiser go on."""
         absent = await self._rows.settle([send.purchase.purchase_id for send in sends])
         for send in sends:
-            send.row_asked = True
+            send.row_read = True
             send.known = "nothing" if send.purchase.purchase_id in absent else "unproven"
             send.known = self._in_flight.known(send.purchase, send)
             step = decide(send.known, "unasked", "open", "unasked")
@@ -301,7 +321,7 @@ class RequestBatcher:
                 self._waiting.append(send)
                 self._arrived.set()
             else:
-                self._in_flight.end(send, self._answer(step, send))
+                self._in_flight.end(send, final_answer(step, self._gate, send.request.product_id))
 
     def _gates(self, sends: Iterable[Send]) -> dict[ProductId, Gate]:
         """A batch is mostly about one product: each is looked at once."""
@@ -341,7 +361,8 @@ class RequestBatcher:
             self._failed_at = now
             _log.error("a record of %d requests was not acknowledged: %s", len(group), error.str())
             for send in group:
-                self._in_flight.unsettle(send)
+                if isinstance(send.request, PurchaseRequested):
+                    self._in_flight.unsettled.add(send.request)
                 self._in_flight.end(send, outcome_unknown())
             return
         self._metrics.append.observe(now - produced_at)

@@ -1,8 +1,12 @@
 """The sale gate: early rejection of purchases that the log would surely reject. It refuses on a fresh view only; what
 it says here is by the last known state, and whether the view is fresh is for `decide` to weigh."""
 
-from gateway.admission.decide import Gate, gate_of
+from typing import assert_never
+
+from gateway.admission.decide import Gate, Step, gate_of
+from gateway.admission.send import REPLAYED, Answer
 from gateway.http import problems
+from gateway.http.retry_after import key_reused, overloaded, undecided
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.projection import Projection
 from service.problem_details import Problem
@@ -48,3 +52,22 @@ class StaleAppends:
             second, spent = int(now_s), 0
         self._spent[partition] = second, spent + (spent < self._per_s)
         return spent < self._per_s
+
+
+def final_answer(step: Step, gate: SaleGate, product_id: ProductId) -> Answer:
+    """The answer of a step that is one."""
+    match step:
+        case "replay":
+            return REPLAYED
+        case "key reused":
+            return key_reused()
+        case "await decision":
+            return undecided()
+        case "refuse":
+            return gate.refusal(product_id)
+        case "busy":
+            return overloaded("The gateway cannot see the end of the log now; nothing was done.")
+        case "join" | "ask row" | "ask limits" | "limited" | "ask end" | "append":
+            raise AssertionError(f"{step} is no answer")
+        case _:
+            assert_never(step)

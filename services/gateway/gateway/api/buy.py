@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.admission import purchase_request
 from gateway.admission.batcher import RequestBatcher
-from gateway.admission.in_flight import REPLAYED
+from gateway.admission.send import REPLAYED
 from gateway.api import views
 from gateway.auth import ids
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.client_address import Network, client_address
 from gateway.http import problems, requests
-from gateway.http.asgi import RouteHeaders, read_body, respond
+from gateway.http.asgi import read_body
 from gateway.http.retry_after import key_reused
 from gateway.metrics import Metrics
 from gateway.read_side.lookup import Lookup
@@ -33,7 +33,7 @@ from stampede_schemas.topics import REQUESTS
 from telemetry import names
 from telemetry.tracing import Kind, Tracing, child_of, new_traceparent, trace_id_of, valid
 
-Reply = tuple[int, RouteHeaders, bytes, str]  # status, headers, body, outcome
+Reply = tuple[int, list[tuple[bytes, bytes]], bytes, str]  # status, headers, body, outcome
 _log = logging.getLogger(__name__)
 _JSON = (b"content-type", b"application/json")
 _REPLAYED = (b"idempotency-replayed", b"true")
@@ -76,10 +76,10 @@ class PurchaseEndpoint:
             await self._rest(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = requests.pick(scope["headers"])
-        trace = _Trace(headers.get(b"traceparent")) if random.random() < self._tracing.sample else None  # noqa: S311
+        head = requests.purchase_head(scope["headers"])
+        trace = _Trace(head.traceparent) if random.random() < self._tracing.sample else None  # noqa: S311
         try:
-            result = await self._purchase(scope, headers, receive, trace)
+            result = await self._purchase(scope, head, receive, trace)
         except Exception:  # what happened to the purchase is not known, and its buyer must hear so in our words
             _log.exception("a purchase failed")
             result = Problem(problems.INTERNAL, "The gateway failed; send the same key again.")
@@ -96,32 +96,33 @@ class PurchaseEndpoint:
         else:
             reply = result
         status, answer_headers, body, outcome = reply
-        await respond(send, status, answer_headers, body)
+        answer_headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
+        await send({"type": "http.response.body", "body": body})
         self._metrics.purchases[outcome].inc()
         self._metrics.duration.observe(time.perf_counter() - started)
         if trace is not None:
             self._record_server_span(trace, status)
 
     async def _purchase(
-        self, scope: Scope, headers: requests.Headers, receive: Receive, trace: _Trace | None
+        self, scope: Scope, head: requests.PurchaseHead, receive: Receive, trace: _Trace | None
     ) -> Reply | Problem | None:
-        if (refused := requests.check_media(headers)) is not None:
-            return refused
+        if head.refused is not None:
+            return head.refused
         raw = await read_body(receive)
         if raw is None or isinstance(raw, Problem):
             return raw
-        key = requests.idempotency_key(headers)
-        if isinstance(key, Problem):
-            return key
+        if isinstance(head.key, Problem):
+            return head.key
         body = purchase_request.purchase_body(raw)
         if isinstance(body, Problem):
             return body
-        subject = await self._authenticator.subject(headers)
+        subject = await self._authenticator.subject(head.credentials)
         if isinstance(subject, Problem):
             return subject
         product_id = purchase_request.product_of(body)
         request = PurchaseRequested(
-            purchase_id=self._identity.purchase_id(subject, "POST", views.PURCHASES_PATH, product_id, key),
+            purchase_id=self._identity.purchase_id(subject, "POST", views.PURCHASES_PATH, product_id, head.key),
             buyer_id=self._identity.buyer_id(subject),
             product_id=product_id,
             quantity=body.quantity,
@@ -129,16 +130,16 @@ class PurchaseEndpoint:
             fingerprint=purchase_request.fingerprint(body),
             traceparent=trace.sending if trace else None,
         )
-        wait_s = requests.wait_seconds(headers)
         peer = scope.get("client")
-        client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
+        forwarded = (value for name, value in scope["headers"] if name == b"x-forwarded-for")
+        client = client_address(peer[0] if peer else None, forwarded, self._proxies)
         answer = await self._batcher.buy(request, Subject(request.buyer_id, client))
         if isinstance(answer, Problem):
             return answer
         if isinstance(answer, Position) and trace is not None:
             self._record_send_span(trace, request, answer)
-        reply = await self._reply(request, wait_s, replayed=answer is REPLAYED)
-        if not wait_s and requests.responds_async(headers) and not isinstance(reply, Problem):
+        reply = await self._reply(request, head.wait_s, replayed=answer is REPLAYED)
+        if not head.wait_s and head.responds_async and not isinstance(reply, Problem):
             reply[1].append((b"preference-applied", b"respond-async"))
         return reply
 

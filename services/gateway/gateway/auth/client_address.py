@@ -22,15 +22,13 @@ def parse_proxies(text: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def client_address(
-    peer: str | None, headers: Iterable[tuple[bytes, bytes]], proxies: tuple[Network, ...]
-) -> str | None:
-    """The address of the client of a connection from `peer`; headers as ASGI gives them, `proxies` are believed."""
+def client_address(peer: str | None, forwarded: Iterable[bytes], proxies: tuple[Network, ...]) -> str | None:
+    """The address of the client of a connection from `peer`. `forwarded`: the values of X-Forwarded-For, in order."""
     if not proxies or peer is None or not _trusted(_read(peer), proxies):
         return peer
-    told = b",".join(value for name, value in headers if name == b"x-forwarded-for").decode("latin-1")
+    hops = b",".join(forwarded).decode("latin-1")
     client = peer
-    for hop in reversed(told.split(",")[-HOPS_MAX:]):
+    for hop in reversed(hops.split(",")[-HOPS_MAX:]):
         address = _read(hop.strip())
         if address is None:
             break  # a proxy of ours wrote no address: nobody is known beyond it

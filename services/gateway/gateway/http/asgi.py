@@ -1,13 +1,11 @@
-"""Bodies in and out of ASGI: read up to the limit, checked before an app sees them, sent whole."""
+"""Bodies of requests: read up to the limit, and checked before an app sees them."""
 
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http import problems, requests
 from service.problem_details import Problem, ProblemError
-from telemetry.tracing import new_traceparent, trace_id_of
-
-RouteHeaders = list[tuple[bytes, bytes]]
+from service.problem_handlers import answer
 
 
 async def read_body(receive: Receive) -> bytes | Problem | None:
@@ -23,13 +21,6 @@ async def read_body(receive: Receive) -> bytes | Problem | None:
             return requests.too_large()
         if not message.get("more_body", False):
             return body
-
-
-async def respond(send: Send, status: int, headers: RouteHeaders, body: bytes) -> None:
-    """Send a whole response."""
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 _WITH_BODY = ("POST", "PUT", "PATCH", "DELETE")
@@ -55,8 +46,7 @@ class BodyLimit:
         if isinstance(body, bytes) and body:
             body = requests.check_media(headers) or requests.without_duplicates(body) or body
         if isinstance(body, Problem):
-            trace_id = trace_id_of(new_traceparent(0.0))
-            await respond(send, body.kind.status, body.response_headers(), body.body(trace_id))
+            await answer(body)(scope, receive, send)
             return
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -10,9 +10,8 @@ import time
 from prometheus_client import Counter, Gauge
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.http.asgi import respond
 from gateway.http.retry_after import overloaded
-from telemetry.tracing import new_traceparent, trace_id_of
+from service.problem_handlers import answer
 
 READS_MAX = 5_000  # at once, those that wait for a change included
 LAG_S_MAX = 0.25
@@ -52,10 +51,8 @@ class StatusReads:
             return
         counts = not scope["path"].endswith(STREAM)
         if (counts and self._reads >= self._reads_max) or self._lag.seconds > LAG_S_MAX:
-            problem = overloaded()
             self._shed.inc()
-            body = problem.body(trace_id_of(new_traceparent(0.0)))
-            await respond(send, problem.kind.status, problem.response_headers(), body)
+            await answer(overloaded())(scope, receive, send)
             return
         self._reads += counts
         try:

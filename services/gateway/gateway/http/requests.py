@@ -6,7 +6,7 @@ Every function answers with a value or with the Problem that says why not; hot p
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.http import problems
 from service.problem_details import Problem
@@ -16,10 +16,33 @@ KEY_LENGTH_MAX = 255
 KEY_PATTERN = r'^([!#-~]([ -~]*[!-~])?|"[ -~]+")$'  # on the wire: bare, or quoted
 WAIT_S_MAX = 5
 Headers = Mapping[bytes, bytes | None]  # lower-case name -> value; None: sent more than once
-_WANTED = frozenset(
-    b"content-type content-length content-encoding idempotency-key prefer traceparent authorization x-user-id".split()
-)
+CREDENTIALS = (b"authorization", b"x-user-id")
+_WANTED = {*CREDENTIALS, *b"content-type content-length content-encoding idempotency-key prefer traceparent".split()}
 _JSON_TYPE = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
+
+
+class PurchaseHead(NamedTuple):
+    """The headers of a purchase, read. `refused`: before a byte of the body is read."""
+
+    refused: Problem | None
+    key: str | Problem
+    credentials: Headers
+    wait_s: int | None
+    responds_async: bool
+    traceparent: bytes | None
+
+
+def purchase_head(pairs: Iterable[tuple[bytes, bytes]]) -> PurchaseHead:
+    """Read the headers of a purchase, given as lower-cased ASGI pairs."""
+    headers = pick(pairs)
+    return PurchaseHead(
+        check_media(headers),
+        idempotency_key(headers),
+        {name: headers[name] for name in CREDENTIALS if name in headers},
+        wait_seconds(headers),
+        responds_async(headers),
+        headers.get(b"traceparent"),
+    )
 
 
 def pick(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:
