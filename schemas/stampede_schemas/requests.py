@@ -37,7 +37,7 @@ PerBuyerLimit = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 
 
 class Request(Struct, frozen=True, tag_field="type", omit_defaults=True):
-    """A wish with a place in the log. `v` is the version of its shape; absent means 1."""
+    """A request with a place in the log. `v` is the version of its shape; absent means 1."""
 
     v: Literal[1] = 1
 

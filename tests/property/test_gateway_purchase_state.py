@@ -67,7 +67,7 @@ def test_a_row_read_before_the_confirmation_does_not_undo_it(told: tuple[Purchas
     """A reservation's row that arrives after the event once showed `reserved` for ever."""
     memory = PurchaseMemory()
     for state in told:
-        memory.tell(state)
+        memory.merge(state)
     known = memory.get(BUY)
     assert known is not None
     assert (known.status, known.version) == ("confirmed", 3)
@@ -101,9 +101,9 @@ def test_a_body_is_taken_over_only_from_the_same_position() -> None:
 def test_a_cancellation_asked_here_is_remembered_until_it_shows() -> None:
     """A confirmed order has something left to wait for then."""
     memory = PurchaseMemory()
-    memory.tell(RESERVED)
+    memory.merge(RESERVED)
     memory.cancel_asked(BUY)
-    known = memory.tell(ordered("confirmed", 3))
+    known = memory.merge(ordered("confirmed", 3))
     assert isinstance(known, Ordered)
     assert known.cancel_asked
 

@@ -208,7 +208,7 @@ class NoRows:
             return set()
         for one in purchase_ids:
             if one in self._rows:
-                self._memory.tell(self._rows[one])
+                self._memory.merge(self._rows[one])
         return set(purchase_ids) - self._rows.keys()
 
     async def overdue(self, known: Accepted) -> bool:

@@ -51,22 +51,22 @@ class Listener:
 async def test_a_listener_that_stops_reading_is_left_without_an_end() -> None:
     """Its response stays unfinished, so the server hangs up; its place is free again."""
     streams, deaf = Streams(streams_max=1, behind_s_max=0.05), Listener(takes=5)
-    assert streams.take(sse.EVERYBODY) is None
+    assert streams.acquire(sse.EVERYBODY) is None
     async with asyncio.timeout(5):
         await EventStream(endless(), streams, sse.EVERYBODY)({"type": "http"}, never, deaf.send)
     assert len(deaf.got) == 5
     assert all(message.get("more_body", True) for message in deaf.got)
-    assert streams.take(sse.EVERYBODY) is None
+    assert streams.acquire(sse.EVERYBODY) is None
 
 
 async def test_streams_are_so_many_and_closing_ends_them_all() -> None:
     """Beyond the bound: overloaded. Closing finishes each response, and admits nobody any more."""
     streams, ear = Streams(streams_max=1), Listener(takes=1_000_000)
-    assert streams.take("ann") is None
-    refused = streams.take("bob")
+    assert streams.acquire("ann") is None
+    refused = streams.acquire("bob")
     assert refused is not None
     assert refused.kind.status == 503
-    again = [streams.take("bob") for _ in range(200)]
+    again = [streams.acquire("bob") for _ in range(200)]
     assert {one.retry_after_s for one in again if one is not None} == set(range(3, 10)), (
         "they must not come back as one"
     )
@@ -77,14 +77,14 @@ async def test_streams_are_so_many_and_closing_ends_them_all() -> None:
     async with asyncio.timeout(5):
         await serving
     assert ear.got[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
-    assert streams.take("ann") is not None
+    assert streams.acquire("ann") is not None
 
 
 def test_the_crowd_that_only_looks_leaves_room_for_buyers() -> None:
     """Half of the places at most are for everybody."""
     streams = Streams(streams_max=4)
-    assert [streams.take(sse.EVERYBODY) is None for _ in range(3)] == [True, True, False]
-    assert [streams.take(buyer) is None for buyer in ("ann", "bob", "eve")] == [True, True, False]
+    assert [streams.acquire(sse.EVERYBODY) is None for _ in range(3)] == [True, True, False]
+    assert [streams.acquire(buyer) is None for buyer in ("ann", "bob", "eve")] == [True, True, False]
 
 
 async def test_who_missed_a_frame_gets_everything_again() -> None:

@@ -149,8 +149,8 @@ async def test_a_look_is_not_repeated_for_each_who_wants_one() -> None:
     """Whoever asks about an overdue purchase while workers are frozen makes no further question."""
     rig = Rig(0)
     for _ in range(100):
-        await rig.freshness.look(0)
+        await rig.freshness.check(0)
     assert rig.log.asked == 1
     rig.now += 1.0
-    await rig.freshness.look(0)
+    await rig.freshness.check(0)
     assert rig.log.asked == 2

@@ -92,8 +92,8 @@ async def test_what_was_forgotten_while_the_row_was_asked_for_counts() -> None:
     """The floor is that of the moment when the answer is there."""
     rig = Rig(None, 4, most=1)
     rig.memory.start_from(HERE, 4)
-    rig.memory.tell(as_reserved())
-    rig.memory.tell(replace(as_reserved(), purchase_id=PurchaseId("another")))
+    rig.memory.merge(as_reserved())
+    rig.memory.merge(replace(as_reserved(), purchase_id=PurchaseId("another")))
     with pytest.raises(Undetermined):
         await rig.find()
 
@@ -120,12 +120,12 @@ async def test_a_purchase_that_met_a_retired_product_was_rejected_once_its_row_i
     mine = accepted(wanted(ID), AT, 0.0)
     for progress, status in ((4, "pending"), (5, "rejected")):
         rig = Rig(None, progress)
-        rig.memory.tell(Answered(ID, AT, retired=True, mine=mine))
+        rig.memory.merge(Answered(ID, AT, retired=True, mine=mine))
         found = await rig.find()
         assert found is not None
         assert found.status == status
     rig = Rig(as_reserved(), 5)
-    rig.memory.tell(Answered(ID, AT, retired=True, mine=mine))
+    rig.memory.merge(Answered(ID, AT, retired=True, mine=mine))
     assert await rig.find() == as_reserved()
 
 

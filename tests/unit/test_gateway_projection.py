@@ -94,7 +94,7 @@ def test_the_row_tells_of_an_answer_that_was_given_before_this_memory() -> None:
     projection = folded([listed()], [answered_before("buy", Position(0, 0, 7))])
     assert isinstance(projection.purchase("buy"), Answered)
     row = Ordered(*BODY, Position(0, 0, 7), None, "released", 4, "cancelled", 1, 500, "EUR", "none", Millis(1))
-    projection.memory.tell(row)
+    projection.memory.merge(row)
     assert status_of(projection) == ("released", 4)
 
 
@@ -157,7 +157,7 @@ def test_a_hold_is_shown_while_it_lasts() -> None:
     """One gateway knows a confirmed purchase by its event, another by its row: both show the same."""
     projection = folded([listed(10)], [reserved()])
     row = Reserved(*BODY, FIRST, None, 1, 500, "EUR", Millis(1), Millis(60_000))
-    assert views.purchase_state(projection.memory.tell(row)).hold_until == "1970-01-01T00:01:00.000Z"
+    assert views.purchase_state(projection.memory.merge(row)).hold_until == "1970-01-01T00:01:00.000Z"
     for event in (confirmed(at=FIRST), given_back(at=FIRST)):
         by_event = folded([listed(10)], [reserved()])
         by_event.fold_order(event)

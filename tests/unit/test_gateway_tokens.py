@@ -254,7 +254,7 @@ async def test_a_withdrawn_key_takes_its_tokens_along() -> None:
     assert isinstance(await ask(who, token), Subject)
     asked.publish(new)
     asked.minutes += 1
-    await keys.look_again()
+    await keys.refresh()
     await refusal(who, token)
 
 
@@ -272,7 +272,7 @@ async def test_while_the_issuer_is_away_known_keys_are_used() -> None:
     for document in (good, b"", b"{", b"[]", b'{"keys":[]}', b'{"keys":[{"kty":"oct","k":"eA"}]}'):
         asked.body = document
         asked.minutes += 1
-        await keys.look_again()
+        await keys.refresh()
         assert isinstance(await ask(who, issuer.token()), Subject)
         assert "fetched" not in str(who.healthy)
 

@@ -31,7 +31,7 @@ from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.follower import Follower, Waiters
 from gateway.read_side.freshness import EndQueries
 from gateway.read_side.lookup import Lookup
-from gateway.read_side.postgres import Away, NotMigrated, Snapshot, Store
+from gateway.read_side.postgres import NotMigrated, Snapshot, Store, Unavailable
 from gateway.read_side.projection import Projection
 from gateway.settings import Settings
 from ratelimit.limiter import Limiter, connect
@@ -52,7 +52,7 @@ class CannotStart(Exception):
 
 
 class Gateway:
-    """One gateway. `run` returns when it was told to stop and everything accepted has been answered."""
+    """One gateway. `run` returns after `stopping` is set and everything accepted has been answered."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -164,7 +164,7 @@ class Gateway:
             return
         if snapshot.topic_ids - {ids[DECISIONS.name]}:
             raise CannotStart(
-                f"topic {DECISIONS.name} was made anew since Postgres last followed it: "
+                f"topic {DECISIONS.name} was recreated since Postgres last followed it: "
                 "restore the topic, or start with an empty database"
             )
         projection.restore(snapshot.products, snapshot.purchases)
@@ -180,8 +180,8 @@ class Gateway:
             return await store.snapshot(projection.memory.ids)
         except NotMigrated:
             raise CannotStart("Postgres has no tables yet: run `python -m order_writer migrate`") from None
-        except Away as error:
-            _log.warning("Postgres is away (%s): folding the decisions from the beginning", error)
+        except Unavailable as error:
+            _log.warning("Postgres is unavailable (%s): folding the decisions from the beginning", error)
             return None
 
     async def _ops(self, ops: Ops) -> Ops:

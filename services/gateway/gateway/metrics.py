@@ -14,12 +14,12 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         purchases = Counter(names.PURCHASES, "Purchase requests by answer", ["outcome"], registry=registry)
         self.purchases = {outcome: purchases.labels(outcome) for outcome in OUTCOMES}
-        self.waiting = Gauge(names.ADMISSION_QUEUE_PURCHASES, "Requests waiting for their tick", registry=registry)
+        self.waiting = Gauge(names.ADMISSION_QUEUE_PURCHASES, "Requests waiting for a micro-batch", registry=registry)
         self.reads_shed = Counter(names.READS_SHED, "Status reads turned away under load", registry=registry)
         self.loop_lag = Gauge(names.LOOP_LAG_SECONDS, "How late the event loop is, on average", registry=registry)
-        self.tick = Histogram(
-            names.TICK_BATCH_PURCHASES,
-            "Requests collected in one tick",
+        self.micro_batch = Histogram(
+            names.MICRO_BATCH_PURCHASES,
+            "Requests of one micro-batch",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 500),
             registry=registry,
         )

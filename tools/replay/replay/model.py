@@ -182,7 +182,7 @@ def _refusal(request: PurchaseRequest, goods: Goods | None, at_ms: int) -> str:
 
 
 def _operator(request: RestockRequest | ChangeRequest | RetireRequest, goods: Goods | None) -> Answer:
-    """An operator's wish on a product that is listed, or should be."""
+    """An operator's request about a product that is listed, or should be."""
     if isinstance(request, RestockRequest) and goods is None:
         return _not_restocked(request, "unknown_product", 0)
     said = Answer("Ignored", request.product_id, "", request.request_id)

@@ -1,7 +1,7 @@
 """The request batcher: from admitted requests to acknowledged ones. Each micro-batch is one call to the limits and one
 record per partition.
 
-The first request goes at once; while records are in flight, the next ones gather for TICK_S. It carries out the steps
+The first request goes at once; while records are in flight, the next ones gather for GATHER_S. It carries out the steps
 that `decide` names and decides nothing itself. Must not know HTTP beyond the problems it answers with.
 """
 
@@ -34,11 +34,11 @@ from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
 from stampede_schemas.topics import REQUESTS
 
-TICK_S = 0.003
+GATHER_S = 0.003
 POLL_S = 0.001
 WAITING_MAX = 5_000
 UNANSWERED_MAX = 25_000
-WAIT_S_MAX = 1.0  # a request not even asked about by then is refused: its buyer may come back, nothing was logged
+WAIT_S_MAX = 1.0  # a request that was not judged by then is refused: its buyer may come back, nothing was logged
 GATE_S_MAX = 0.1  # how long the gate waits for a fresh view
 OTHER_BODY_S_MAX = 0.5  # how long another body waits for the decision on the first
 STUCK_S_MAX = 2.0
@@ -162,7 +162,7 @@ class RequestBatcher:
                         return overloaded()
                     return await self._enqueue(self._in_flight.begin(request, subject, known))
                 case step:
-                    raise AssertionError(f"{step} before the limits were asked")
+                    raise AssertionError(f"{step} before the limits")
 
     async def _enqueue(self, send: Send) -> Answer:
         self._waiting.append(send)
@@ -186,11 +186,11 @@ class RequestBatcher:
             while True:
                 await self._arrived.wait()
                 if self._unacknowledged:
-                    await asyncio.sleep(TICK_S)
+                    await asyncio.sleep(GATHER_S)
                 batch, self._waiting = self._waiting[:BATCH_MAX], self._waiting[BATCH_MAX:]
                 if not self._waiting:
                     self._arrived.clear()
-                self._metrics.tick.observe(len(batch))
+                self._metrics.micro_batch.observe(len(batch))
                 self._metrics.waiting.set(len(self._waiting))
                 await self._guarded(batch, self._admit(batch))
         finally:
@@ -243,12 +243,12 @@ class RequestBatcher:
 
     async def _judge(self, sends: list[Send], now: float) -> list[Send]:
         gates = self._gates(sends)
-        # The ends are asked for beside the limits: who has to wait for both waits once.
+        # The ends are queried beside the limits: a purchase that needs both waits once.
         closed = {send.partition for send in sends if gates[send.request.product_id] != "open"}
         views = {n: self._view(n, now) for n in closed}
-        asked = [send for send in sends if not send.allowed]
-        verdicts = await self._limits.check([send.subject for send in asked if send.subject is not None])
-        for send, verdict in zip(asked, verdicts, strict=True):
+        unchecked = [send for send in sends if not send.allowed]
+        verdicts = await self._limits.check([send.subject for send in unchecked if send.subject is not None])
+        for send, verdict in zip(unchecked, verdicts, strict=True):
             send.allowed = verdict.allowed
             if not verdict.allowed:
                 self._in_flight.end(send, limited(verdict))
@@ -274,7 +274,7 @@ class RequestBatcher:
         return asyncio.create_task(self._freshness.fresh(partition, moment, GATE_S_MAX))
 
     async def _at_gate(self, partition: int, group: list[Send], moment: float, view: "asyncio.Task[bool]") -> None:
-        """Wait until the view covers the arrival of each, then look once more."""
+        """Wait until the view covers the arrival of each, then judge once more."""
         give_up_at = moment + GATE_S_MAX
         while group:
             fresh = await view
@@ -324,7 +324,7 @@ class RequestBatcher:
                 self._in_flight.end(send, final_answer(step, self._gate, send.request.product_id))
 
     def _gates(self, sends: Iterable[Send]) -> dict[ProductId, Gate]:
-        """A batch is mostly about one product: each is looked at once."""
+        """A batch is mostly about one product: the gate of each product is read once."""
         return {product: self._gate.says(product) for product in {send.request.product_id for send in sends}}
 
     def _produce_all(self, sends: list[Send]) -> None:

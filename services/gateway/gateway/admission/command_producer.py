@@ -1,7 +1,7 @@
 """Puts commands (cancellations, what payment providers report) on `stampede.order-commands`, and waits for the log.
 
 They are few, so each is a record and a delivery report of its own, on a producer that purchases do not share. Every
-command has an id derived from what it asks for: one that is sent twice is heard once.
+command has an id derived from what it asks for: one that is sent twice is acted on once.
 """
 
 import asyncio

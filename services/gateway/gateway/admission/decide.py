@@ -1,7 +1,7 @@
 """The decider of a purchase at the gateway: from what is known, what the limits say, what the sale gate says and how
 fresh the view is, to the next step. Pure, and closed: every combination has exactly one row.
 
-A step is either a final answer or the one question that has to be asked next. Batches, appends and waits carry steps
+A step is either a final answer or the one question that comes next. Batches, appends and waits carry steps
 out and decide nothing. Steps and inputs are words of fixed lists, so an ordinary purchase allocates nothing here.
 """
 
@@ -18,8 +18,8 @@ Known = Literal[
     "on its way",  # an earlier send with the same body has no answer yet
     "other undecided",  # accepted or on its way here with another body
     "unsettled",  # an earlier send with the same body ended without an acknowledgement: it may still land
-    "remembered",  # the log answered it, but not what is in memory: the row has to be asked
-    "unproven",  # the row was asked: it neither shows the purchase nor proves its absence
+    "remembered",  # the log answered it, but not what is in memory: the row has to be read
+    "unproven",  # the row was read: it neither shows the purchase nor proves its absence
 ]
 Limits = Literal["unasked", "allowed", "refused"]
 # What the sale gate says of a new purchase, by the last known state of its product.

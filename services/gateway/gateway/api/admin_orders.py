@@ -33,7 +33,7 @@ from stampede_schemas.order_commands import CancelProductRequested, CancelReques
 ORDERS_PATH = "/admin/v1/orders"
 BuyerInQuery = Annotated[
     str | None,
-    # Nothing but a pseudonym: what is asked for is noted in the audit, where no name may stand.
+    # Nothing but a pseudonym: the filter is noted in the audit, where no name may stand.
     Query(pattern=ids.BUYER_ID_PATTERN, description="only of this buyer's pseudonym"),
 ]
 ACTOR: Final = "operator"
@@ -128,29 +128,29 @@ class AdminOrders:
         if known is None:
             raise ProblemError(Problem(problems.NOT_FOUND, "There is no order with this id."))
         await require_empty_body(request)
-        wish = cancellation(known, self._identity.request_id("cancel by operator", known.purchase_id), ACTOR)
-        await self._append(request, "cancel order", wish, known.purchase_id)
+        command = cancellation(known, self._identity.request_id("cancel by operator", known.purchase_id), ACTOR)
+        await self._append(request, "cancel order", command, known.purchase_id)
         self._projection.memory.cancel_asked(known.purchase_id)
         return Response(views.cancelling(known), 202, media_type="application/json")
 
     async def cancel_all(
         self, request: Request, product_id: ProductIdInPath, idempotency_key: KeyInHeader = None
     ) -> Response:
-        """Undo every order of a product that was reserved before this is heard. Close the product first."""
+        """Undo every order of a product that was reserved before this is handled. Close the product first."""
         del idempotency_key  # for the documentation; read below
         await require_empty_body(request)
         known = existing_id(product_id)
         if known not in self._projection.products:
             raise ProblemError(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
         request_id = self._identity.request_id("cancel all", known, key_of(request) or secrets.token_hex(16))
-        wish = CancelProductRequested(request_id=request_id, product_id=known, actor=ACTOR)
-        await self._append(request, "cancel orders of product", wish, known)
+        command = CancelProductRequested(request_id=request_id, product_id=known, actor=ACTOR)
+        await self._append(request, "cancel orders of product", command, known)
         return Response(views.encoded(views.Cancelling(known, "cancelling")), 202, media_type="application/json")
 
     async def _append(
-        self, request: Request, action: str, wish: CancelRequested | CancelProductRequested, key: str
+        self, request: Request, action: str, command: CancelRequested | CancelProductRequested, key: str
     ) -> None:
-        refused = await self._commands.append(wish, key)
+        refused = await self._commands.append(command, key)
         outcome = "accepted" if refused is None else refused.kind.slug
-        self._access.note(request, action, of=key, request_id=wish.request_id, outcome=outcome)
+        self._access.note(request, action, of=key, request_id=command.request_id, outcome=outcome)
         granted(refused)

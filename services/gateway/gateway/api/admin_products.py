@@ -61,7 +61,7 @@ class AdminProducts:
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes."""
-        told = (
+        done = (
             answers(200, views.ProductState, "done, or done before", models.PRODUCT)
             | answers(202, views.Undecided, "in the log, not decided yet", {"product_id": "tea", "status": "pending"})
         )  # fmt: skip
@@ -87,7 +87,7 @@ class AdminProducts:
                 methods=[method],
                 operation_id=operation,
                 tags=["products"],
-                responses=told | responses,
+                responses=done | responses,
                 openapi_extra={"security": [{"operator": []}]},
             )
 
@@ -159,8 +159,8 @@ class AdminProducts:
                 Problem(problems.KEY_INVALID, "Send an Idempotency-Key header: a new one for each restock.")
             )
         request_id = self._identity.request_id("restock", product_id, key)
-        wish = RestockRequested(request_id=request_id, product_id=existing_id(product_id), quantity=restock.quantity)
-        return await self._decide(request, "restock", wish)
+        asked = RestockRequested(request_id=request_id, product_id=existing_id(product_id), quantity=restock.quantity)
+        return await self._decide(request, "restock", asked)
 
     async def act(
         self,
@@ -173,31 +173,31 @@ class AdminProducts:
         del idempotency_key
         await require_empty_body(request)
         request_id, known = self._request_id(request, action, product_id), existing_id(product_id)
-        wish: ProductRequest
+        asked: ProductRequest
         if action == "retire":
-            wish = ProductRetireRequested(request_id=request_id, product_id=known)
+            asked = ProductRetireRequested(request_id=request_id, product_id=known)
         else:
-            wish = ProductChangeRequested(request_id=request_id, product_id=known, action=action)
-        return await self._decide(request, action, wish)
+            asked = ProductChangeRequested(request_id=request_id, product_id=known, action=action)
+        return await self._decide(request, action, asked)
 
-    async def _decide(self, request: Request, action: str, wish: ProductRequest) -> Response:
-        request_id, product_id = wish.request_id, wish.product_id
+    async def _decide(self, request: Request, action: str, asked: ProductRequest) -> Response:
+        request_id, product_id = asked.request_id, asked.product_id
         outcome = self._projection.outcome(request_id)
         repeated = outcome is not None
         if outcome is None:
-            appended = await self._batcher.append(wish)
+            appended = await self._batcher.append(asked)
             if isinstance(appended, Problem):
-                self._note(request, action, wish, appended.kind.slug)
+                self._note(request, action, asked, appended.kind.slug)
                 raise ProblemError(appended)
             outcome = self._projection.outcome(request_id)
             if outcome is None and await self._waiters.changed(request_id, DECISION_S_MAX):
                 outcome = self._projection.outcome(request_id)
-        elif _asks_for_another(wish, outcome):
-            self._note(request, action, wish, problems.KEY_REUSED.slug)
+        elif _asks_for_another(asked, outcome):
+            self._note(request, action, asked, problems.KEY_REUSED.slug)
             raise ProblemError(
                 Problem(problems.KEY_REUSED, "The first request with this key asked for something else.")
             )
-        self._note(request, action, wish, "undecided" if outcome is None else type(outcome).__name__)
+        self._note(request, action, asked, "undecided" if outcome is None else type(outcome).__name__)
         return self._answer(product_id, outcome, repeated=repeated)
 
     def _answer(self, product_id: ProductId, outcome: OperatorOutcome | None, *, repeated: bool) -> Response:
@@ -226,9 +226,9 @@ class AdminProducts:
         key = key_of(request) or secrets.token_hex(16)  # setting the same twice is harmless
         return self._identity.request_id(action, product_id, key)
 
-    def _note(self, request: Request, action: str, wish: ProductRequest, outcome: str) -> None:
-        told = {"product_id": wish.product_id, "request_id": wish.request_id, "outcome": outcome}
-        self._access.note(request, action, **told)
+    def _note(self, request: Request, action: str, asked: ProductRequest, outcome: str) -> None:
+        line = {"product_id": asked.product_id, "request_id": asked.request_id, "outcome": outcome}
+        self._access.note(request, action, **line)
 
 
 def existing_id(product_id: str) -> ProductId:
@@ -238,12 +238,12 @@ def existing_id(product_id: str) -> ProductId:
     return ProductId(product_id)
 
 
-def _asks_for_another(wish: ProductRequest, outcome: OperatorOutcome) -> bool:
-    """Whether the decision of this wish's id is one of a wish for something else."""
-    everything = isinstance(wish, ProductListRequested)
-    asked = {name: getattr(wish, name) for name in wish.__struct_fields__ if name not in _NOT_SHOWN}
+def _asks_for_another(asked: ProductRequest, outcome: OperatorOutcome) -> bool:
+    """Whether the decision under this request's id answers a request with other content."""
+    everything = isinstance(asked, ProductListRequested)
+    given = {name: getattr(asked, name) for name in asked.__struct_fields__ if name not in _NOT_SHOWN}
     shown = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
-    return any(shown.get(name, value) != value for name, value in asked.items() if everything or value is not None)
+    return any(shown.get(name, value) != value for name, value in given.items() if everything or value is not None)
 
 
 def _ms(at: datetime | None) -> Millis | None:

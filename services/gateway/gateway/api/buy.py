@@ -23,7 +23,7 @@ from gateway.http.asgi import read_body
 from gateway.http.retry_after import key_reused
 from gateway.metrics import Metrics
 from gateway.read_side.lookup import Lookup
-from gateway.read_side.postgres import Away, NotMigrated
+from gateway.read_side.postgres import NotMigrated, Unavailable
 from gateway.read_side.purchase_state import Ordered, Purchase, Rejected, Reserved
 from ratelimit.limiter import Subject
 from service.problem_details import Problem
@@ -80,7 +80,7 @@ class PurchaseEndpoint:
         trace = _Trace(head.traceparent) if random.random() < self._tracing.sample else None  # noqa: S311
         try:
             result = await self._purchase(scope, head, receive, trace)
-        except Exception:  # what happened to the purchase is not known, and its buyer must hear so in our words
+        except Exception:  # the outcome of the purchase is not known, and the answer must say so
             _log.exception("a purchase failed")
             result = Problem(problems.INTERNAL, "The gateway failed; send the same key again.")
         if result is None:
@@ -167,7 +167,7 @@ class PurchaseEndpoint:
     async def _decided(self, purchase_id: str, seconds: int) -> Purchase | None:
         try:
             return await self._lookup.change(purchase_id, 0, seconds)
-        except (Away, NotMigrated):
+        except (Unavailable, NotMigrated):
             return None  # it is in the log: that much is certain, and 202 says no more
 
     def _record_server_span(self, trace: _Trace, status: int) -> None:

@@ -1,4 +1,4 @@
-"""Cursors of lists: where a page ended, signed for who asked what.
+"""Cursors of lists: where a page ended, signed for their caller and query.
 
 A cursor is good for the same caller, route and filters only; anybody else's, or a forged one, is refused as unreadable.
 """
@@ -42,7 +42,7 @@ class Cursors:
     ) -> tuple[list[Purchase], str | None]:
         """At most `limit` rows of `query` behind the cursor (None: the first), and a cursor to the next page if any.
 
-        Raises ProblemError, Away.
+        Raises ProblemError, Unavailable.
         """
         after = None if cursor is None else self.read(cursor, *scope)
         rows = await store.page(query(limit + 1, after))

@@ -52,7 +52,7 @@ def add_docs(app: FastAPI, security_schemes: dict[str, Any], shapes: Sequence[ty
         components = whole.setdefault("components", {})
         components.setdefault("schemas", {}).update(_schemas((*shapes, ProblemDocument)))
         components["securitySchemes"] = security_schemes
-        for operation in (told for path in whole["paths"].values() for told in path.values()):
+        for operation in (one for path in whole["paths"].values() for one in path.values()):
             words = re.sub(r"([A-Z])", r" \1", operation["operationId"]).lower()
             operation["summary"] = words[0].upper() + words[1:]
         return cast("dict[str, Any]", whole)

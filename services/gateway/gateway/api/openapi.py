@@ -35,13 +35,15 @@ def problem_responses(*kinds: Kind) -> Responses:
     """The OpenAPI description of these ways of saying no, each with an example."""
     found: Responses = {}
     for kind in sorted({*kinds}, key=lambda kind: (kind.status, kind.slug)):
-        told = found.setdefault(kind.status, {"description": ""})
-        told["description"] += f"{', ' if told['description'] else ''}{kind.slug}"
-        media = told.setdefault("content", {}).setdefault("application/problem+json", described_by(ProblemDocument))
+        described = found.setdefault(kind.status, {"description": ""})
+        described["description"] += f"{', ' if described['description'] else ''}{kind.slug}"
+        media = described.setdefault("content", {}).setdefault(
+            "application/problem+json", described_by(ProblemDocument)
+        )
         example = msgspec.json.decode(Problem(kind, f"{kind.title}.").body(EXAMPLE_TRACE))
         media.setdefault("examples", {})[kind.slug] = {"summary": kind.title, "value": example}
         if kind.retryable:
-            told["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+            described["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
     return found
 
 
@@ -53,11 +55,11 @@ def described_by(shape: type[msgspec.Struct]) -> dict[str, Any]:
 def answers(status: int, shape: type[msgspec.Struct], description: str, example: object, **headers: str) -> Responses:
     """The OpenAPI description of one good answer."""
     content = {"application/json": described_by(shape) | {"example": replaced(example, None, NULL)}}
-    told: dict[str, Any] = {"description": description, "content": content}
+    described: dict[str, Any] = {"description": description, "content": content}
     if headers:
         shown = {name.replace("_", "-"): what for name, what in headers.items()}
-        told["headers"] = {n: {"description": what, "schema": {"type": "string"}} for n, what in shown.items()}
-    return {status: told}
+        described["headers"] = {n: {"description": what, "schema": {"type": "string"}} for n, what in shown.items()}
+    return {status: described}
 
 
 def replaced(value: object, old: object, new: object) -> object:

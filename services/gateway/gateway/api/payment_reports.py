@@ -44,5 +44,5 @@ class PaymentReports:
         if isinstance(command, Problem):
             raise ProblemError(command)
         granted(await self._commands.append(command, command.purchase_id))
-        told = views.Reported(command.report_id, "accepted")
-        return Response(views.encoded(told), 202, media_type="application/json")
+        accepted = views.Reported(command.report_id, "accepted")
+        return Response(views.encoded(accepted), 202, media_type="application/json")

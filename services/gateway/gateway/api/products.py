@@ -81,13 +81,13 @@ class Catalogue:
 
     async def sale_events(self) -> Response:
         """The sale live, for everybody: stock, what is decided, and how fast. Counts only."""
-        granted(self._streams.take(sse.EVERYBODY))
+        granted(self._streams.acquire(sse.EVERYBODY))
         return EventStream(self._sale.frames(), self._streams, sse.EVERYBODY)
 
 
 def _cacheable(request: Request, tag: str, shown: object) -> Response:
-    asked = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
-    held = next((one for one in asked if one == "*" or views.same_content(one, tag)), None)
-    if held is not None:
-        return Response(status_code=304, headers=_FRESH | {"etag": tag if held == "*" else held})
+    tags = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    match = next((one for one in tags if one == "*" or views.same_content(one, tag)), None)
+    if match is not None:
+        return Response(status_code=304, headers=_FRESH | {"etag": tag if match == "*" else match})
     return Response(views.encoded(shown), media_type="application/json", headers=_FRESH | {"etag": tag})

@@ -161,25 +161,25 @@ class BuyersApi:
     ) -> Response:
         """The life of a purchase as server-sent events; ends with its last one.
 
-        Each event is the whole purchase, so states that passed while nobody listened are not told again. `hold_until`
+        Each event is the whole purchase, so states that passed while nobody listened are not sent. `hold_until`
         may still be null in the event of a reservation.
         """
         buyer_id, known = await self._own(request, purchase_id)
         seen = sse.last_event_id(last_event_id)
         if known.version <= seen and not may_change(known):
             return Response(status_code=204)
-        granted(self._streams.take(buyer_id))
+        granted(self._streams.acquire(buyer_id))
         return EventStream(self._purchases.frames(known.purchase_id, seen), self._streams, buyer_id)
 
     async def cancel(self, request: Request, purchase_id: PurchaseIdInPath) -> Response:
         """Ask for a purchase to be undone: units go back on sale, money back to the buyer. Asking twice is asking once.
 
-        202 means that the wish is in the log; what becomes of it shows in the purchase. No body is needed.
+        202 means that the command is in the log; what becomes of it shows in the purchase. No body is needed.
         """
         buyer_id, known = await self._own(request, purchase_id)
         await require_empty_body(request)
-        wish = cancellation(known, self._identity.request_id("cancel", known.purchase_id), buyer_id)
-        granted(await self._commands.append(wish, known.purchase_id))
+        command = cancellation(known, self._identity.request_id("cancel", known.purchase_id), buyer_id)
+        granted(await self._commands.append(command, known.purchase_id))
         self._projection.memory.cancel_asked(known.purchase_id)
         headers = {"location": views.location(known.purchase_id), "cache-control": "no-store"}
         return Response(views.cancelling(known), 202, media_type="application/json", headers=headers)

@@ -20,7 +20,7 @@ from gateway.http.retry_after import overloaded
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.follower import Waiters
 from gateway.read_side.lookup import Lookup
-from gateway.read_side.postgres import Away
+from gateway.read_side.postgres import Unavailable
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Answered, Purchase, may_change
 from service.problem_details import Problem
@@ -32,7 +32,7 @@ STREAMS_RETRY_S = 3
 STREAM_S_MAX = 600.0  # then the listener connects again, perhaps to a gateway with less to do
 HEARTBEAT_S = 10.0  # shorter than what proxies call idle
 BEHIND_S_MAX = 5.0
-AWAY_S = 1.0
+UNAVAILABLE_S = 1.0
 FRAME_S_MIN = 0.1
 FRAME_S_MAX = 1.0  # rates change while nothing is decided
 RATE_OVER_S = 2.0
@@ -57,9 +57,9 @@ class Streams:
         self.running: set[asyncio.Timeout] = set()  # how long each may still run
         self._closed = False
 
-    def take(self, owner: str) -> Problem | None:
+    def acquire(self, owner: str) -> Problem | None:
         """A place for `owner` (a pseudonym, or a word for everybody), or why there is none."""
-        half = (self._streams_max + 1) // 2  # the crowd that only looks leaves room for those who bought
+        half = (self._streams_max + 1) // 2  # watchers of the sale leave room for those who bought
         full = self._count >= self._streams_max or (owner == EVERYBODY and self._of[owner] >= half)
         if self._closed or full:
             return overloaded("Too many streams are open here; poll instead.", STREAMS_RETRY_S)
@@ -70,7 +70,7 @@ class Streams:
         self._count += 1
         return None
 
-    def give_back(self, owner: str) -> None:
+    def release(self, owner: str) -> None:
         """The place of `owner` is free again."""
         self._count -= 1
         self._of[owner] -= 1
@@ -97,7 +97,7 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._streams.give_back(self._owner)
+            self._streams.release(self._owner)
 
     async def stream_response(self, send: Send) -> None:
         """Send frames until they end or time is up.
@@ -122,7 +122,7 @@ class EventStream(StreamingResponse):
 
 
 class PurchaseFeed:
-    """The lives of purchases. States seen here are told from memory: a crowd of listeners asks no row."""
+    """The lives of purchases. States seen here come from memory: a crowd of listeners reads no row."""
 
     def __init__(self, projection: Projection, waiters: Waiters, lookup: Lookup) -> None:
         self._projection, self._waiters, self._lookup = projection, waiters, lookup
@@ -132,9 +132,9 @@ class PurchaseFeed:
         while True:
             try:
                 known = await self._next(purchase_id, seen)
-            except Away:
+            except Unavailable:
                 yield _HEARTBEAT
-                await asyncio.sleep(AWAY_S)
+                await asyncio.sleep(UNAVAILABLE_S)
                 continue
             if known is None:
                 return

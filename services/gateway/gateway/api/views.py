@@ -138,7 +138,7 @@ class Reported(_Shape, frozen=True):
 
 
 class Undecided(_Shape, frozen=True):
-    """The wish is in the log, but its decision was not seen in time."""
+    """The request is in the log, but its decision was not seen in time."""
 
     product_id: str
     status: Literal["pending"]

@@ -1,4 +1,4 @@
-"""Which address a request counts for: the connection's, unless that is a proxy of ours, which tells whom it spoke to.
+"""The client address of a request: the connection's, or the one that a trusted proxy forwards.
 
 Pure. X-Forwarded-For is read from its end, where our own proxies write; what stands before the first address that is
 not one of them was written by a stranger, and means nothing.

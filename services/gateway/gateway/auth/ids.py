@@ -53,7 +53,7 @@ class IdentityKey:
         return state.hexdigest()
 
     def purchase_id(self, subject: Subject, method: str, route: str, product_id: ProductId, key: str) -> PurchaseId:
-        """The id of what `subject` asked for with this Idempotency-Key; it names the partition of the product."""
+        """The id of the purchase of `subject` under this Idempotency-Key; it names the partition of the product."""
         hashed = self._hash(b"purchase", subject.issuer, subject.name, method, route, product_id, key)
         return PurchaseId(f"{self.kid}-{partition_of_product(product_id):02x}-{hashed}")
 

@@ -1,4 +1,4 @@
-"""The keys that tokens are verified with: one from a file, or the set behind a URL, kept fresh and asked for rarely.
+"""The keys that tokens are verified with: one from a file, or the set behind a URL, kept fresh and fetched rarely.
 
 A key that is known is found in memory, always. An unknown one may cause a fetch, but never more than one a minute,
 whatever clients send. PyJWT's own client is not used: it blocks, forgets its keys while the issuer is unavailable, and
@@ -60,16 +60,16 @@ class Jwks:
 
     @property
     def healthy(self) -> bool | str:
-        """True once a key is known; keys stay known while their issuer is away."""
+        """True once a key is known; keys stay known while their issuer is unavailable."""
         return bool(self._keys) or "the keys that tokens are verified with could not be fetched yet"
 
     async def find(self, kid: str | None) -> Key | None:
         """The key of this name; without a name, the only one there is. An unknown one may cause a fetch."""
         if kid not in self._keys:
-            await self.look_again()
+            await self.refresh()
         return self._keys.get(kid)
 
-    async def look_again(self) -> None:
+    async def refresh(self) -> None:
         """Fetch, or wait for the fetch that is under way; at once when the last one began less than a minute ago."""
         if (self._asking is None or self._asking.done()) and self._clock() - self._asked_at >= FETCH_S_MIN:
             self._asked_at = self._clock()
@@ -80,7 +80,7 @@ class Jwks:
     async def run(self) -> None:
         """Fetch now and then, until cancelled."""
         while True:
-            await self.look_again()
+            await self.refresh()
             await asyncio.sleep(REFRESH_S if self._keys else FETCH_S_MIN)
 
     async def _fetch(self) -> None:

@@ -43,8 +43,8 @@ class Access:
     @staticmethod
     def note(request: Request, action: str, **what: object) -> None:
         """Leave the audit line of one action."""
-        told = {"action": action, "actor": getattr(request.state, "actor", "nobody"), **what}
-        _audit.log(logging.WARNING if what.get("outcome") == "refused" else logging.INFO, "operator action", extra=told)
+        line = {"action": action, "actor": getattr(request.state, "actor", "nobody"), **what}
+        _audit.log(logging.WARNING if what.get("outcome") == "refused" else logging.INFO, "operator action", extra=line)
 
 
 def key_of(request: Request) -> str | None:

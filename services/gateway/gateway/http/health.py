@@ -33,10 +33,10 @@ class Probes(NamedTuple):
         """Add /livez, /startupz and /readyz."""
 
         def probe(checks: Callable[[], Checks]) -> Callable[[Request], Awaitable[Response]]:
-            async def asked(request: Request) -> Response:
+            async def probe(request: Request) -> Response:
                 return health(checks(), verbose="verbose" in request.query_params)
 
-            return asked
+            return probe
 
         for path, checks in (("/livez", self.live), ("/startupz", self.started), ("/readyz", self.ready)):
             app.add_route(path, probe(checks), include_in_schema=False)

@@ -1,7 +1,7 @@
-"""Load shedding: reads of a status are given up first when more is asked than can be done, purchases never here.
+"""Load shedding: reads of a status are given up first under load, purchases never here.
 
 Purchases are bounded where they wait for the log. Operators and health are on listeners or paths that nothing is shed
-on. Must not do anything else: every request that is only a look passes here.
+on. Must not do anything else: every read passes here.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from service.problem_handlers import answer
 READS_MAX = 5_000  # at once, those that wait for a change included
 LAG_S_MAX = 0.25
 LOOK_S = 0.1
-WEIGHT = 0.2  # of the latest look: one stall of a second is no overload
+WEIGHT = 0.2  # of the latest measurement: one stall of a second is no overload
 API = "/v1/"
 STREAM = "/events"  # streams are bounded where they are made
 

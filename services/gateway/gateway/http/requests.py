@@ -112,12 +112,12 @@ def responds_async(headers: Headers) -> bool:
 
 
 def _preferences(headers: Headers) -> Sequence[bytes]:
-    told = headers.get(b"prefer")  # few purchases have any
-    return told.split(b",") if told else ()
+    value = headers.get(b"prefer")  # few purchases have any
+    return value.split(b",") if value else ()
 
 
 def without_duplicates(body: bytes) -> Problem | None:
-    """The slow, thorough look at a body that is suspicious or known to be wrong."""
+    """Check thoroughly a body that is suspicious or known to be wrong."""
     repeated: list[str] = []
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

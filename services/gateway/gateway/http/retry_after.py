@@ -1,4 +1,4 @@
-"""Answers that tell a purchase to come again, or never again with this body."""
+"""Problems of purchases: try again later, or never with this body."""
 
 import random
 
@@ -27,8 +27,8 @@ def undecided() -> Problem:
 
 def limited(verdict: Verdict) -> Problem:
     """The rate limits refused it."""
-    told = tuple((name.lower().encode(), value.encode()) for name, value in verdict.headers().items())
-    return Problem(problems.RATE_LIMITED, "Come back later; nothing was done.", headers=told)
+    headers = tuple((name.lower().encode(), value.encode()) for name, value in verdict.headers().items())
+    return Problem(problems.RATE_LIMITED, "Come back later; nothing was done.", headers=headers)
 
 
 def outcome_unknown(advice: str = "Send the same request with the same Idempotency-Key again.") -> Problem:

@@ -1,7 +1,7 @@
 """One HTTP listener and what it endures: the limits that the HTTP server has none of, and a graceful end.
 
 Every connection is bounded in what it may send, how long it may take, how much it may leave unread and how far it may
-run ahead. One sweep a second looks at all connections: a timer for each would cost more than the rest. Must not know
+run ahead. One sweep a second checks all connections: a timer for each would cost more than the rest. Must not know
 what is served.
 """
 
@@ -177,7 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._since = time.monotonic()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more; what it has asked is answered all the same."""
+        """The client sends no more; its requests are answered all the same."""
         if self._reading and not self._over:
             self._refuse(_CUT_SHORT)
         elif not self._over:
@@ -306,7 +306,7 @@ class Listener:
         return cast("set[BoundedProtocol]", self._server.server_state.connections)
 
     async def serve(self) -> None:
-        """Answer until closed, then until everything that was asked is answered."""
+        """Answer until closed, then until every request is answered."""
         sweeping = asyncio.create_task(self._sweep())
         try:
             await self._server.serve([self._socket])

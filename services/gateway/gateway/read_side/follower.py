@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Waiters:
-    """Waits for a key to change. Bounded: beyond the limit a waiter is not woken, but looks again by itself."""
+    """Waits for a key to change. Bounded: beyond the limit a waiter is not woken, but checks again by itself."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
@@ -78,7 +78,7 @@ class Follower:
         self._ends = ends
         self.freshness = Freshness(partial(ends.ends, REQUESTS.name), self._tail_lost)
         self._readers: dict[int, CountingReader] = {}
-        self._target: dict[int, tuple[float, int]] = {}  # partition -> (asked at, end of decisions then)
+        self._target: dict[int, tuple[float, int]] = {}  # partition -> (queried at, end of decisions then)
         self._at_end: dict[int, float] = {}  # partition -> when we last knew to have seen everything
         self._consumer: Consumer | None = None
         self._orders: list[TopicPartition] = []
@@ -171,7 +171,7 @@ class Follower:
         try:
             event = decode_order_event(value or b"")
         except DecodeError:
-            _log.error("an event of %s cannot be read; the rows in Postgres will be asked instead", ORDERS.name)
+            _log.error("an event of %s cannot be read; the rows in Postgres are read instead", ORDERS.name)
             return
         self._waiters.wake(self._projection.fold_order(event))
 
@@ -210,15 +210,15 @@ class Follower:
                 self.caught_up.set()
 
     async def _probe(self) -> None:
-        """Ask again and again where `decisions` ends: silence alone would not tell an idle log from a lost broker."""
+        """Query where `decisions` ends, over and over: silence alone may be an idle log or a lost broker."""
         while True:
-            asked_at = time.monotonic()
+            queried_at = time.monotonic()
             for partition, end in (await self._ends.ends(DECISIONS.name, range(DECISIONS.partitions))).items():
                 # An end not reached yet is kept while it is young: under a steady stream the newest is never met.
                 reached = self._target.get(partition, (0.0, 0))
                 missing = self._readers[partition].progress.next_offset < reached[1]
-                if not (missing and asked_at - reached[0] < AT_END_S_MAX):
-                    self._target[partition] = (asked_at, end)
+                if not (missing and queried_at - reached[0] < AT_END_S_MAX):
+                    self._target[partition] = (queried_at, end)
                     self._note_end(partition)
             await asyncio.sleep(PROBE_S)
 

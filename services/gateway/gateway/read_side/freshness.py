@@ -1,7 +1,7 @@
 """For which moments the view of a partition is fresh: whether all that stood in `requests` then has been applied.
 
 A view is fresh for moment t when it has applied the decision of every request that stood in the log at t. The proof is
-an end of `requests` that was asked for after t and is covered by the last applied source offset. The acknowledgement of
+an end of `requests` that was queried after t and is covered by the last applied source offset. The acknowledgement of
 a record that was produced here after t names such an end too. An end below what was applied or acknowledged here is a
 lost tail: it proves nothing.
 """
@@ -35,8 +35,8 @@ class EndQueries:
 
     def __init__(self, kafka: str) -> None:
         self._kafka = kafka
-        self._asked: queue.SimpleQueue[tuple[list[TopicPartition], asyncio.Future[dict[int, int]]] | None]
-        self._asked = queue.SimpleQueue()
+        self._queries: queue.SimpleQueue[tuple[list[TopicPartition], asyncio.Future[dict[int, int]]] | None]
+        self._queries = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ends", daemon=True)
 
     def open(self) -> None:
@@ -46,19 +46,19 @@ class EndQueries:
 
     async def close(self) -> None:
         """End the thread; it is waited for."""
-        self._asked.put(None)
+        self._queries.put(None)
         await asyncio.to_thread(self._thread.join)
 
     async def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Where these partitions end; those that did not say so within QUERY_S_MAX are missing."""
         future: asyncio.Future[dict[int, int]] = self._loop.create_future()
-        self._asked.put(([TopicPartition(topic, partition, _END) for partition in partitions], future))
+        self._queries.put(([TopicPartition(topic, partition, _END) for partition in partitions], future))
         return await future
 
     def _run(self) -> None:
         client = consumer(self._kafka)
-        while (asked := self._asked.get()) is not None:
-            places, future = asked
+        while (query := self._queries.get()) is not None:
+            places, future = query
             ends: dict[int, int] = {}
             try:
                 found = client.offsets_for_times(places, timeout=QUERY_S_MAX)
@@ -94,12 +94,12 @@ class _Partition:
 
     @property
     def unasked(self) -> bool:
-        """Whether somebody waits for a later moment than an end was asked for."""
+        """Whether somebody waits for a later moment than an end was queried for."""
         return bool(self.waiting) and self.newest > self.asked_for
 
 
 class Freshness:
-    """Tells whether views are fresh. `run` must be running for anybody to be told of an end of `requests`."""
+    """Knows whether views are fresh. `run` must be running for any end of `requests` to be seen."""
 
     def __init__(self, ends: Ends, lost_tail: LostTail, clock: Callable[[], float] = time.monotonic) -> None:
         self._ends, self._lost_tail, self._clock = ends, lost_tail, clock
@@ -116,7 +116,7 @@ class Freshness:
         view.waiting[future] = moment
         view.newest = max(view.newest, moment)
         self._wanted.set()
-        # A timer, not a cancellation: after a pause of this process the answers that lie ready are heard first.
+        # A timer, not a cancellation: after a pause of this process the answers that lie ready are handled first.
         timer = loop.call_later(within_s, _settle, future)
         try:
             return await future
@@ -148,7 +148,7 @@ class Freshness:
             else:
                 self._barrier(views[partition], moment, end)
 
-    async def look(self, partition: int) -> None:
+    async def check(self, partition: int) -> None:
         """Ask where a partition ends now, unless that was done a moment ago: however many want to know."""
         view = self._partitions[partition]
         if self._clock() - view.looked_at >= LOOK_EVERY_S:

@@ -1,5 +1,5 @@
 """The known state of a purchase, from the first source that has it: memory, its row in Postgres, or the proof that no
-such purchase stood in the log. Also settles for the request batcher what only rows can tell."""
+such purchase stood in the log. Also settles for the request batcher what only rows show."""
 
 import asyncio
 import time
@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from gateway.auth.ids import IdentityKey, PurchasePlace
 from gateway.read_side.follower import Waiters
 from gateway.read_side.freshness import Freshness
-from gateway.read_side.postgres import Away, Store
+from gateway.read_side.postgres import Store, Unavailable
 from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_state import Accepted, Answered, Purchase, Rejected, Reserved, buyer_of
 from stampede_schemas.identifiers import PurchaseId
 
-ROW_LAG_S = 0.1  # how long to leave the order-writer before its row is looked for again
+ROW_LAG_S = 0.1  # how long to leave the order-writer before its row is read again
 ROWS_S_MAX = 0.1  # how long a purchase waits for its row before it goes to the log
 FRESH_S_MAX = 0.5
 OVERDUE_S = 1.0  # an acknowledged purchase without a decision for so long may be lost
 RETIRED = "closed"  # the reason of a purchase that met a retired product and had no outcome
 
 
-class Undetermined(Away):
+class Undetermined(Unavailable):
     """Whether there is such a purchase cannot be known now: the log or the rows are behind, or do not answer."""
 
 
 class Lookup:
-    """Answers questions about purchases. Raises Away where nothing else than Postgres or the log could tell."""
+    """Answers questions about purchases. Raises Unavailable where nothing else than Postgres or the log could tell."""
 
     def __init__(
         self, projection: Projection, waiters: Waiters, store: Store, identity: IdentityKey, freshness: Freshness
@@ -34,7 +34,7 @@ class Lookup:
         self._store, self._identity, self._freshness = store, identity, freshness
 
     async def find(self, purchase_id: str) -> Purchase | None:
-        """The purchase as it is now; None: no such purchase stood in the log when this was asked. Raises Away."""
+        """The purchase as it is now; None: no such purchase stood in the log when called. Raises Unavailable."""
         place = self._identity.place_of(purchase_id)
         if place is None:
             return None
@@ -48,25 +48,25 @@ class Lookup:
         if isinstance(known, Reserved) and known.hold_until_ms is None:
             try:
                 return await self._from_row(known.purchase_id) or known
-            except Away:
+            except Unavailable:
                 return known
         return known
 
     async def change(self, purchase_id: str, version: int, seconds: float) -> Purchase | None:
-        """The purchase once its version is above `version`, or as it is after `seconds`. Raises Away."""
+        """The purchase once its version is above `version`, or as it is after `seconds`. Raises Unavailable."""
         deadline = time.monotonic() + seconds
         found = await self.find(purchase_id)
         while found is not None and found.version <= version and (left := deadline - time.monotonic()) > 0:
-            # Nothing tells when a row appears: it is looked for again.
+            # No event says when a row appears: it is read again.
             await self._waiters.changed(purchase_id, min(left, ROW_LAG_S) if isinstance(found, Answered) else left)
             found = await self.find(purchase_id)
         return found
 
     async def overdue(self, known: Accepted) -> bool:
-        """Whether the log turns out to have lost what it acknowledged; looked for only after some time."""
+        """Whether the log turns out to have lost what it acknowledged; checked only after some time."""
         if time.monotonic() - known.since_s < OVERDUE_S:
             return False
-        await self._freshness.look(known.position.partition)
+        await self._freshness.check(known.position.partition)
         return self._memory.get(known.purchase_id) is None
 
     async def settle(self, purchase_ids: Sequence[PurchaseId]) -> set[PurchaseId]:
@@ -74,10 +74,10 @@ class Lookup:
         try:
             async with asyncio.timeout(ROWS_S_MAX):
                 rows, progress = await self._store.rows(purchase_ids)
-        except (Away, TimeoutError):
+        except (Unavailable, TimeoutError):
             return set()
-        told = {one: self._take(rows.get(one), progress) for one in purchase_ids}
-        return {one for one, state in told.items() if state is None and self._absent(one, progress)}
+        states = {one: self._take(rows.get(one), progress) for one in purchase_ids}
+        return {one for one, state in states.items() if state is None and self._absent(one, progress)}
 
     async def _not_in_memory(self, purchase_id: PurchaseId, place: PurchasePlace) -> Purchase | None:
         asked_at = time.monotonic()
@@ -95,10 +95,10 @@ class Lookup:
         return None
 
     async def _answered(self, known: Answered) -> Purchase | None:
-        """The log knows an answer that was given before this gateway's memory begins: only the row tells which."""
+        """The log knows an answer that was given before this gateway's memory begins: only the row shows which."""
         try:
             rows, progress = await self._store.rows([known.purchase_id])
-        except Away:
+        except Unavailable:
             if buyer_of(known) is None:
                 raise
             return known
@@ -116,7 +116,7 @@ class Lookup:
         if mine is None:
             return None
         body = (mine.purchase_id, mine.buyer_id, mine.product_id, mine.quantity, mine.fingerprint)
-        return self._memory.tell(Rejected(*body, known.position, mine.trace_id, RETIRED, None))
+        return self._memory.merge(Rejected(*body, known.position, mine.trace_id, RETIRED, None))
 
     def _absent(self, purchase_id: PurchaseId, progress: dict[int, int]) -> bool:
         """Whether a missing row, read with this progress, proves that nothing below this memory knows the purchase."""
@@ -133,7 +133,7 @@ class Lookup:
         """Take a row into memory. A rejected one that may have become a reservation behind this progress is none."""
         if row is None or (isinstance(row, Rejected) and self._behind(row, progress)):
             return None
-        return self._memory.tell(row)
+        return self._memory.merge(row)
 
     def _behind(self, row: Rejected, progress: dict[int, int]) -> bool:
         partition = row.position.partition

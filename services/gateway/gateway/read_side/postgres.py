@@ -1,7 +1,7 @@
 """Reads from Postgres: the point to start from, rows of purchases, the installation's identity.
 
 It writes what all gateways must agree on: the fingerprint of the identity key. Every failure to reach the database is
-`Away`; no caller may hang on it.
+`Unavailable`; no caller may hang on it.
 """
 
 import contextlib
@@ -50,11 +50,11 @@ SELECT partition, purchase_id FROM (
 WHERE newest <= $1 ORDER BY source_offset, source_index"""
 
 
-class Away(Exception):
+class Unavailable(Exception):
     """Postgres does not answer in time."""
 
 
-class NotMigrated(Away):
+class NotMigrated(Unavailable):
     """Postgres answers, but the tables are not there: nothing can be asked until they are."""
 
 
@@ -95,7 +95,7 @@ class Store:
     async def rows(self, purchase_ids: Sequence[PurchaseId]) -> tuple[dict[PurchaseId, Purchase], dict[int, int]]:
         """The rows of these purchases; and by partition the last request whose outcome was in Postgres at that instant.
 
-        Raises Away.
+        Raises Unavailable.
         """
         found = await self._fetch(_ROWS, purchase_ids)
         rows = [_purchase(row) for row in found if row["purchase_id"] is not None]
@@ -104,12 +104,12 @@ class Store:
         }
 
     async def page(self, query: Query) -> list[tuple[Purchase, After]]:
-        """Rows of a list in its order, each with where a page behind it begins. Raises Away."""
+        """Rows of a list in its order, each with where a page behind it begins. Raises Unavailable."""
         rows = await self._fetch(query.text, *query.arguments)
         return [(_purchase(row), After(row["created_at"], row["purchase_id"])) for row in rows]
 
     async def claim_identity(self, fingerprint: str) -> str:
-        """Remember the identity key's fingerprint if none is yet; returns the one that counts. Raises Away."""
+        """Remember the identity key's fingerprint if none is yet; returns the one that counts. Raises Unavailable."""
         await self._fetch(
             "INSERT INTO installation (name, value) VALUES ('identity_kid', $1) ON CONFLICT (name) DO NOTHING",
             fingerprint,
@@ -120,7 +120,7 @@ class Store:
     async def snapshot(self, ids: RememberedIds) -> Snapshot:
         """Products, latest purchases and progress, read at one instant; at the same one `ids` are filled.
 
-        Raises Away, NotMigrated.
+        Raises Unavailable, NotMigrated.
         """
         async with self._connection() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             products = await connection.fetch(
@@ -160,7 +160,7 @@ class Store:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
-        """One of the pool's; whatever fails on it is `Away` or `NotMigrated`."""
+        """One of the pool's; whatever fails on it is `Unavailable` or `NotMigrated`."""
         assert self._pool is not None
         try:
             async with self._pool.acquire(timeout=CONNECT_S_MAX) as connection:
@@ -168,7 +168,7 @@ class Store:
         except asyncpg.UndefinedTableError:
             raise NotMigrated("the tables are not there") from None
         except _AWAY as error:
-            raise Away(str(error)) from None
+            raise Unavailable(str(error)) from None
 
 
 def _ms(at: datetime | None) -> Millis | None:

@@ -140,14 +140,14 @@ class Projection:
     def fold_order(self, event: AnyOrderEvent) -> list[str]:
         """Take an event of `orders`; older versions than what is known change nothing."""
         if event.status not in ("confirmed", "released"):
-            return []  # nothing publishes it; a reservation is told by its decision
-        before, told = self.memory.get(event.purchase_id), ordered(event)
-        now = self.memory.tell(told)
-        if now is before or now.version != told.version:
+            return []  # nothing publishes it; a reservation is shown by its decision
+        before, state = self.memory.get(event.purchase_id), ordered(event)
+        now = self.memory.merge(state)
+        if now is before or now.version != state.version:
             return []
         product = self.products.get(event.product_id)
         if product is not None:
-            gained = (told.status == "confirmed") - (before is not None and before.status == "confirmed")
+            gained = (state.status == "confirmed") - (before is not None and before.status == "confirmed")
             product.confirmed += gained * event.quantity
             self.tally.decided["confirmed"] += max(gained, 0)
             self.tally.touched.add(event.product_id)
@@ -157,7 +157,7 @@ class Projection:
         """Begin with what the order-writer's tables held at the point from which decisions are folded."""
         self.products = {product.product_id: product for product in products}
         for purchase in purchases:
-            self.memory.tell(purchase)
+            self.memory.merge(purchase)
 
     def _product(self, decision: ProductListed | ProductChanged | ProductRetired) -> None:
         before = self.products.get(decision.product_id)
@@ -192,7 +192,7 @@ class Projection:
         return [decision.purchase_id]
 
     def _remember(self, request_id: str, decision: OperatorOutcome) -> str:
-        self._outcomes.setdefault(request_id, decision)  # a repeat is Ignored: the first outcome is the one to tell
+        self._outcomes.setdefault(request_id, decision)  # a repeat is Ignored: the first outcome is the answer
         if len(self._outcomes) > OUTCOMES_MAX:
             self._outcomes.popitem(last=False)
         return request_id

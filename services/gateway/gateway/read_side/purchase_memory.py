@@ -127,38 +127,38 @@ class PurchaseMemory:
         """Decisions up to here are in Postgres, and were never in this memory."""
         self._floors[partition] = max(self._floors[partition], source_offset)
 
-    def tell(self, told: Purchase) -> Purchase:
+    def merge(self, state: Purchase) -> Purchase:
         """Take a state from wherever it comes; what is known afterwards."""
-        known = self._known.get(told.purchase_id)
+        known = self._known.get(state.purchase_id)
         if known is None:
-            return self._add(told)
-        self._known.move_to_end(told.purchase_id)
-        if (now := newest(known, told)) is not known:
-            self._known[told.purchase_id] = now
+            return self._add(state)
+        self._known.move_to_end(state.purchase_id)
+        if (now := newest(known, state)) is not known:
+            self._known[state.purchase_id] = now
         return now
 
-    def accepted(self, told: Accepted) -> bool:
+    def accepted(self, state: Accepted) -> bool:
         """The log acknowledged it at this gateway. False: decisions have passed its place without it, it is lost."""
-        at = told.position
-        if told.purchase_id not in self._known and at.offset <= self._passed[at.partition]:
+        at = state.position
+        if state.purchase_id not in self._known and at.offset <= self._passed[at.partition]:
             return False
-        if self.tell(told) is told:
-            self._undecided[at.partition].append((at.offset, told.purchase_id))
+        if self.merge(state) is state:
+            self._undecided[at.partition].append((at.offset, state.purchase_id))
         return True
 
-    def decided(self, told: Reserved | Rejected) -> None:
+    def decided(self, state: Reserved | Rejected) -> None:
         """The log decided it."""
-        purchase_id, known = told.purchase_id, self._known.get(told.purchase_id)
-        if isinstance(told, Reserved):
+        purchase_id, known = state.purchase_id, self._known.get(state.purchase_id)
+        if isinstance(state, Reserved):
             self.ids.add_held(purchase_id)
         else:
             if isinstance(known, Accepted | Answered | None) and self.ids.may_hold(purchase_id):
-                # A rejection never replaces what may have been told of a purchase that held units: its row tells.
+                # A rejection never replaces a state that a purchase with units may have had: its row shows it.
                 mine = replace(known, fingerprint="") if isinstance(known, Accepted) else None
-                self.tell(Answered(purchase_id, told.position, mine=mine))
+                self.merge(Answered(purchase_id, state.position, mine=mine))
                 return
-            self.ids.add_rejected(told.position.partition, purchase_id)
-        self.tell(told)
+            self.ids.add_rejected(state.position.partition, purchase_id)
+        self.merge(state)
 
     def ignored(self, purchase_id: PurchaseId, at: Position, of: Position | None, *, mismatch: bool) -> None:
         """The log ignored the request at `at`, because of the answer at `of` (None: of a retired product's)."""
@@ -168,7 +168,7 @@ class PurchaseMemory:
         elif isinstance(known, Accepted):
             # The acknowledged body is the first one's only if this very request was found equal to it.
             mine = known if known.position == at and not mismatch else replace(known, fingerprint="")
-            self.tell(Answered(purchase_id, of or at, of is None, mine))
+            self.merge(Answered(purchase_id, of or at, of is None, mine))
 
     def cancel_asked(self, purchase_id: str) -> None:
         """This gateway holds the log's acknowledgement of a cancellation."""
@@ -186,7 +186,7 @@ class PurchaseMemory:
         return lost
 
     def tail_lost(self, partition: int, end: int, acknowledged_end: int) -> list[PurchaseId]:
-        """`requests` ends at `end`, asked after `acknowledged_end` was known: forget what stood between the two."""
+        """`requests` ends at `end`, queried after `acknowledged_end` was known: forget what stood between the two."""
         undecided = self._undecided[partition]
         gone = [(offset, purchase_id) for offset, purchase_id in undecided if end <= offset < acknowledged_end]
         if gone:
@@ -200,19 +200,19 @@ class PurchaseMemory:
         del self._known[purchase_id]
         return [purchase_id]
 
-    def _add(self, told: Purchase) -> Purchase:
-        self._known[told.purchase_id] = told
+    def _add(self, state: Purchase) -> Purchase:
+        self._known[state.purchase_id] = state
         if len(self._known) > self._purchases_max:
             _, gone = self._known.popitem(last=False)
             self.start_from(gone.position.partition, gone.position.offset)
-        return told
+        return state
 
 
-def newest(known: Purchase | None, told: Purchase) -> Purchase:
-    """The known state after `told`, whichever of the two came first. Equal states complete each other."""
+def newest(known: Purchase | None, state: Purchase) -> Purchase:
+    """`known` and `state` as one state, whichever of the two came first. Equal states complete each other."""
     if known is None:
-        return told
-    high, low = (told, known) if _rank(told) > _rank(known) else (known, told)
+        return state
+    high, low = (state, known) if _rank(state) > _rank(known) else (known, state)
     if isinstance(high, Answered) or isinstance(low, Answered) or isinstance(high, Accepted):
         return high
     if high.position == low.position:

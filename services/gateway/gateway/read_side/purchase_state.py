@@ -18,7 +18,7 @@ class _Purchase(Struct, frozen=True, gc=False):
     buyer_id: BuyerId
     product_id: ProductId
     quantity: int
-    fingerprint: str  # empty where an order event told of it: events carry none
+    fingerprint: str  # empty in the state of an order event: events carry none
     position: Position
     trace_id: str | None
 
@@ -32,7 +32,7 @@ class Accepted(_Purchase, frozen=True, gc=False):
 
 
 class Answered(Struct, frozen=True, gc=False):
-    """The log ignored a request of this purchase because of what came before this gateway's memory: the row tells.
+    """The log ignored a request of this purchase because of what came before this gateway's memory: the row shows it.
 
     `position` is that of the first answer; of the ignored request itself where the product is `retired`, so that the
     fold had forgotten whether there was an answer. `mine` is what this gateway had accepted, if it had.
@@ -87,7 +87,7 @@ Purchase = Accepted | Answered | Rejected | Reserved | Ordered
 
 
 def buyer_of(known: Purchase) -> BuyerId | None:
-    """The buyer's pseudonym; None while only the row could tell."""
+    """The buyer's pseudonym; None while only the row shows it."""
     if isinstance(known, Answered):
         return known.mine.buyer_id if known.mine else None
     return known.buyer_id
