@@ -101,7 +101,8 @@ def other_body() -> PurchaseRequested:
 @contextlib.asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
     """The batcher at work."""
-    tasks = [asyncio.create_task(rig.batcher.run()), asyncio.create_task(rig.freshness.run())]
+    work = rig.batcher.run(), rig.batcher.serve_reports(), rig.freshness.run()
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         async with asyncio.timeout(LONG_S):
             yield rig

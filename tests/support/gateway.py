@@ -9,7 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from confluent_kafka import KafkaError
 
@@ -279,13 +279,15 @@ class MemoryProducer:
 class GatewayProcess:
     """One real gateway over real components; answers 201 to operators when an inventory runs beside it."""
 
+    program: ClassVar[tuple[str, ...]] = ("-m", "gateway")
+
     def __init__(self, stack: LocalStack, folder: Path, **env: str) -> None:
         free = (port for port in anywhere() if is_free(port))
         self.http, self.admin, self.ops = next(free), next(free), next(free)
         self._log = folder / "gateway.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway"],
+                [sys.executable, *self.program],
                 env={key: value for key, value in os.environ.items() if not key.startswith("STAMPEDE_")}
                 | {
                     "STAMPEDE_KAFKA": stack.kafka,

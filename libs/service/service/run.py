@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.tasks import TaskEnded
 from telemetry.logs import configure_logs
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -77,7 +78,7 @@ def run(
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         await serve(stopping)
 
-    with one_sentence(service, *expected), asyncio.Runner(loop_factory=loop) as runner:
+    with one_sentence(service, TaskEnded, *expected), asyncio.Runner(loop_factory=loop) as runner:
         runner.run(until_signalled())
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)

@@ -8,7 +8,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 
 from starlette.types import ASGIApp
 
@@ -36,6 +36,7 @@ from gateway.read_side.projection import Projection
 from gateway.settings import Settings
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
+from service.tasks import long_lived_tasks
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
 from telemetry.ops import Checks, Ops, build_registry
 from telemetry.tracing import configure
@@ -56,7 +57,6 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._caught_up = False
         self.ports: dict[str, int] = {}
         self.started = asyncio.Event()
 
@@ -107,15 +107,24 @@ class Gateway:
             stack.push_async_callback(store.close)
             ops = await self._ops(Ops(self._live, self._ready, {}, registry))
             stack.push_async_callback(ops.close)
-            ends.open()
-            stack.push_async_callback(ends.close)
             stack.push_async_callback(follower.close)
             await self._start_follower(follower, store, projection, identity.fingerprint)
-            for work in (who.run(), lag.run(), commands.run(), sale.run()):
-                await stack.enter_async_context(_running(work))
             await limiter.open()
-            await stack.enter_async_context(_running(limiter.run()))
-            await stack.enter_async_context(_running(self._batcher.run()))
+            start = await stack.enter_async_context(long_lived_tasks())
+            for name, work in {
+                "follow the log": follower.run(),
+                "probe where decisions end": follower.probe(),
+                "keep views fresh": follower.freshness.run(),
+                "query ends of partitions": ends.run(),
+                "keep keys fresh": who.run(),
+                "measure the event loop": lag.run(),
+                "serve reports of commands": commands.run(),
+                "make frames of the sale": sale.run(),
+                "keep limits fresh": limiter.run(),
+                "batch requests": self._batcher.run(),
+                "serve reports of requests": self._batcher.serve_reports(),
+            }.items():
+                start(name, work)
             stack.push_async_callback(self._batcher.drain)
             http = await stack.enter_async_context(
                 self._serving("http", settings.http_host, settings.http_port, endpoint)
@@ -129,12 +138,11 @@ class Gateway:
             await _drain(http, admin)
 
     async def _serve_until_stopped(self, follower: Follower) -> None:
-        stopping = asyncio.create_task(self._stopping.wait())
-        caught_up = asyncio.create_task(self._catch_up(follower))
+        waiting = [asyncio.create_task(event.wait()) for event in (self._stopping, follower.caught_up)]
         try:
-            await asyncio.wait((stopping, follower.failed, caught_up), return_when=asyncio.FIRST_COMPLETED)
-            if caught_up.done() and not stopping.done():
-                caught_up.result()
+            if not (await asyncio.wait(waiting, timeout=CATCH_UP_S_MAX, return_when=asyncio.FIRST_COMPLETED))[0]:
+                raise CannotStart(f"the decisions were not read to their end within {CATCH_UP_S_MAX:.0f} s")
+            if not self._stopping.is_set():
                 # What exists now lives as long as the process: the collector need not walk it again and again. Nor
                 # purchases without cycles after each 700 of them: that was a tenth of what a purchase costs.
                 gc.collect()
@@ -142,18 +150,11 @@ class Gateway:
                 gc.set_threshold(50_000, 20, 20)
                 self.started.set()
                 _log.info("ready", extra={"ports": self.ports})
-                await asyncio.wait((stopping, follower.failed), return_when=asyncio.FIRST_COMPLETED)
-            if follower.failed.done():
-                follower.failed.result()
+                await self._stopping.wait()
         finally:
             self._stopping.set()
-            for task in (stopping, caught_up):
+            for task in waiting:
                 task.cancel()
-
-    async def _catch_up(self, follower: Follower) -> None:
-        async with asyncio.timeout(CATCH_UP_S_MAX):
-            await follower.caught_up.wait()
-        self._caught_up = True
 
     async def _start_follower(self, follower: Follower, store: Store, projection: Projection, fingerprint: str) -> None:
         ids = await asyncio.to_thread(topic_ids, self._settings.kafka, (REQUESTS, DECISIONS, ORDERS))
@@ -207,16 +208,16 @@ class Gateway:
             await task
 
     def _started(self) -> Checks:
-        return {"projection": self._caught_up or "the decisions are still being read"}
+        return {"projection": self._follower.caught_up.is_set() or "the decisions are still being read"}
 
     def _live(self) -> Checks:
-        return {"follower": not self._follower.failed.done() or "it has stopped"}
+        return {"event loop": True}  # the process ends with the first of its tasks
 
     def _ready(self) -> Checks:
         lost = not all(self._follower.at_end(partition) for partition in range(DECISIONS.partitions))
         return {
             "stopping": not self._stopping.is_set() or "the gateway is stopping",
-            "projection": self._caught_up or "the decisions are still being read",
+            "projection": self._follower.caught_up.is_set() or "the decisions are still being read",
             "decisions": not lost or "the end of the decisions was not seen for a second",
             "log": self._batcher.healthy,
             "identity": self._who.healthy,
@@ -246,17 +247,6 @@ async def _drain(*listeners: Listener) -> None:
         await asyncio.sleep(DRAIN_LOOK_S)
     for listener in listeners:
         listener.close()
-
-
-@contextlib.asynccontextmanager
-async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def _port_taken(setting: str, port: int, error: OSError) -> CannotStart:

@@ -1,7 +1,6 @@
 """The composition root of the ratelimit service: the limiter that gateways embed, over HTTP. It holds no rule."""
 
 import asyncio
-import contextlib
 import socket
 
 import uvicorn
@@ -10,6 +9,7 @@ from ratelimit.api import Api
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
 from ratelimit.settings import Settings
+from service.tasks import long_lived_tasks
 from telemetry.ops import build_registry, serve_ops
 
 DRAIN_SECONDS_MAX = 10
@@ -45,13 +45,13 @@ async def serve(settings: Settings, stopping: asyncio.Event) -> None:
         registry=registry,
     )
     await limiter.open()  # also the policies that were changed since the setting was written
-    beside = asyncio.gather(limiter.run(), stop())
+    stopper = asyncio.create_task(stop())
     try:
-        with listener:
-            await server.serve(sockets=[listener])
+        async with long_lived_tasks() as start:
+            start("keep limits fresh", limiter.run())
+            with listener:
+                await server.serve(sockets=[listener])
     finally:
-        beside.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await beside
+        stopper.cancel()
         await ops.close()
         await redis.aclose()

@@ -89,7 +89,7 @@ class InFlight:
 
 
 class RequestBatcher:
-    """Owns the producer's delivery reports. `run` must be running for anything to happen."""
+    """Owns the producer's delivery reports. `run` and `serve_reports` must be running for anything to happen."""
 
     def __init__(
         self,
@@ -179,9 +179,6 @@ class RequestBatcher:
 
     async def run(self) -> None:
         """Batch until cancelled."""
-        poller = asyncio.create_task(
-            serve_reports(self._producer, self._sent, self._unacknowledged, POLL_S), name="poll the producer"
-        )
         try:
             while True:
                 await self._arrived.wait()
@@ -194,9 +191,12 @@ class RequestBatcher:
                 self._metrics.waiting.set(len(self._waiting))
                 await self._guarded(batch, self._admit(batch))
         finally:
-            poller.cancel()
             for task in self._tasks:
                 task.cancel()
+
+    async def serve_reports(self) -> None:
+        """Take the log's acknowledgements until cancelled."""
+        await serve_reports(self._producer, self._sent, self._unacknowledged, POLL_S)
 
     async def drain(self) -> None:
         """Wait until everything has its answer, for at most DRAIN_S_MAX."""

@@ -20,6 +20,7 @@ from eventlog.reader import CountingReader, Progress, Void
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.freshness import EndQueries, Freshness
 from gateway.read_side.projection import Projection
+from service.tasks import in_thread
 from stampede_schemas.codec import decode_decisions, decode_order_event
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
@@ -83,11 +84,9 @@ class Follower:
         self._consumer: Consumer | None = None
         self._orders: list[TopicPartition] = []
         self._stop = threading.Event()
-        self._tasks: list[asyncio.Task[None]] = []
         self.voids = 0
         self.lost = 0  # purchases that the log had acknowledged here, and lost
         self.caught_up = asyncio.Event()  # every partition was read to its end once
-        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def open(self) -> None:
         """Connect and note where `orders` ends, before the caller reads the rows that it will be applied to."""
@@ -107,21 +106,18 @@ class Follower:
             self.freshness.applied(partition, reader.progress.source_offset)
         places = [TopicPartition(DECISIONS.name, p, r.progress.next_offset) for p, r in self._readers.items()]
         self._consumer.assign(places + self._orders)
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            asyncio.create_task(asyncio.to_thread(self._follow, self._consumer, loop), name="tail"),
-            asyncio.create_task(self._probe(), name="probe the ends"),
-            asyncio.create_task(self.freshness.run(), name="ask for the ends of requests"),
-        ]
-        for task in self._tasks:
-            task.add_done_callback(self._ended)
+
+    async def run(self) -> None:
+        """Apply what comes, from where `start` began, until cancelled.
+
+        Raises:
+            LogBroken: the log is not what it was.
+        """
+        assert self._consumer is not None
+        await in_thread(partial(self._follow, self._consumer, asyncio.get_running_loop()), self._stop.set)
 
     async def close(self) -> None:
-        """Stop following."""
-        self._stop.set()
-        for task in self._tasks[1:]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Leave Kafka."""
         if self._consumer is not None:
             await asyncio.to_thread(self._consumer.close)
 
@@ -209,7 +205,7 @@ class Follower:
             if len(self._at_end) == DECISIONS.partitions:
                 self.caught_up.set()
 
-    async def _probe(self) -> None:
+    async def probe(self) -> None:
         """Query where `decisions` ends, over and over: silence alone may be an idle log or a lost broker."""
         while True:
             queried_at = time.monotonic()
@@ -221,8 +217,3 @@ class Follower:
                     self._target[partition] = (queried_at, end)
                     self._note_end(partition)
             await asyncio.sleep(PROBE_S)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not self.failed.done():
-            self.failed.set_exception(error)

@@ -9,14 +9,15 @@ lost tail: it proves nothing.
 import asyncio
 import logging
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 from confluent_kafka import KafkaException, TopicPartition
 
 from eventlog.kafka import consumer
+from service.tasks import in_thread
 from stampede_schemas.topics import PARTITIONS
 
 QUERY_EVERY_S = 0.004  # between the starts of two queries: those who came meanwhile share the next one
@@ -37,25 +38,18 @@ class EndQueries:
         self._kafka = kafka
         self._queries: queue.SimpleQueue[tuple[list[TopicPartition], asyncio.Future[dict[int, int]]] | None]
         self._queries = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="ends", daemon=True)
 
-    def open(self) -> None:
-        """Start the thread, on the event loop that asks."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
-
-    async def close(self) -> None:
-        """End the thread; it is waited for."""
-        self._queries.put(None)
-        await asyncio.to_thread(self._thread.join)
+    async def run(self) -> None:
+        """Answer queries until cancelled."""
+        await in_thread(partial(self._serve, asyncio.get_running_loop()), partial(self._queries.put, None))
 
     async def ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Where these partitions end; those that did not say so within QUERY_S_MAX are missing."""
-        future: asyncio.Future[dict[int, int]] = self._loop.create_future()
+        future: asyncio.Future[dict[int, int]] = asyncio.get_running_loop().create_future()
         self._queries.put(([TopicPartition(topic, partition, _END) for partition in partitions], future))
         return await future
 
-    def _run(self) -> None:
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         client = consumer(self._kafka)
         while (query := self._queries.get()) is not None:
             places, future = query
@@ -67,7 +61,7 @@ class EndQueries:
                 _log.debug("the ends of %s are not known: %s", places[0].topic, error.args[0].str())
             except Exception:  # the next question may be answered
                 _log.exception("the ends of %s are not known", places[0].topic)
-            self._loop.call_soon_threadsafe(_answer, future, ends)
+            loop.call_soon_threadsafe(_answer, future, ends)
         client.close()
 
 
