@@ -9,7 +9,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from gateway.auth.authenticator import AuthenticationRefused, authenticator
 from gateway.auth.ids import Subject
 from gateway.http import problems
-from gateway.read_side.broker_clock import BrokerClock
 from gateway.settings import Settings
 from service.problem_details import Problem
 
@@ -87,18 +86,3 @@ def test_limits_are_read_at_the_start() -> None:
     """A misspelt limit is found before the first buyer."""
     with pytest.raises(ValidationError, match="bucket_of_tokens"):
         Given.model_validate(REQUIRED | {"identity_key": "k" * 40, "limits": "user:bucket_of_tokens:5/s"})
-
-
-def test_the_brokers_clock_is_never_guessed_ahead() -> None:
-    """Of all delays seen the smallest counts, for a minute; before anything was seen nothing is known."""
-    now = [100.0]
-    clock = BrokerClock(lambda: now[0])
-    assert clock.now_ms() is None
-    clock.saw(99_000)
-    clock.saw(99_900)
-    clock.saw(99_500)
-    now[0] = 110.0
-    assert clock.now_ms() == 109_900
-    now[0] = 161.0
-    clock.saw(160_000)
-    assert clock.now_ms() == 160_000

@@ -366,7 +366,7 @@ class RequestBatcher:
                 self._in_flight.end(send, outcome_unknown())
             return
         self._metrics.append.observe(now - produced_at)
-        self._clock.saw(message.timestamp()[1])
+        self._clock.saw(message.timestamp()[1], now - produced_at)
         partition, offset = message.partition(), message.offset()
         assert partition is not None
         assert offset is not None

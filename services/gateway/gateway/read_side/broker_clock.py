@@ -8,18 +8,21 @@ class BrokerClock:
     """The broker's time, at the latest that is known to have come, from the append times of records seen.
 
     A record was appended before it was seen, so the greatest (append time - time seen) is a lower bound of the
-    difference of the clocks, and a good one. It is forgotten after a minute: clocks are set.
+    difference of the clocks, and a good one if the record is young. It is forgotten after a minute: clocks are set.
     """
 
     MEMORY_S = 60.0
+    AGE_S_MAX = 1.0
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._ahead_ms: float | None = None
         self._seen = 0.0
 
-    def saw(self, appended_at_ms: int) -> None:
-        """A record with this append time is in our hands now."""
+    def saw(self, appended_at_ms: int, age_s: float) -> None:
+        """A record with this append time was appended at most `age_s` ago; an old one says nothing about now."""
+        if age_s > self.AGE_S_MAX:
+            return
         now = self._clock()
         ahead = appended_at_ms - now * 1000
         if self._ahead_ms is None or ahead > self._ahead_ms or now - self._seen > self.MEMORY_S:

@@ -123,7 +123,10 @@ class Follower:
 
     def at_end(self, partition: int) -> bool:
         """Whether all decisions of a second ago are known here."""
-        return time.monotonic() - self._at_end.get(partition, -AT_END_S_MAX) < AT_END_S_MAX
+        return self._since_end(partition) < AT_END_S_MAX
+
+    def _since_end(self, partition: int) -> float:
+        return time.monotonic() - self._at_end.get(partition, float("-inf"))
 
     @property
     def lag(self) -> int:
@@ -180,7 +183,7 @@ class Follower:
             self.voids += 1
         else:
             decisions, source_offset = decode_decisions(envelope), envelope.source_offset
-            self._clock.saw(envelope.appended_at_ms)
+            self._clock.saw(message.timestamp()[1], self._since_end(partition))
             changed = self._projection.fold(partition, source_offset, decisions, envelope.appended_at_ms)
             self._note_lost(partition, self._projection.memory.passed(partition, source_offset))
             self.freshness.applied(partition, source_offset)
