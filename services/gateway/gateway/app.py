@@ -8,7 +8,8 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -111,19 +112,7 @@ class Gateway:
             await self._start_follower(follower, store, projection, identity.fingerprint)
             await limiter.open()
             start = await stack.enter_async_context(long_lived_tasks())
-            for name, work in {
-                "follow the log": follower.run(),
-                "probe where decisions end": follower.probe(),
-                "keep views fresh": follower.freshness.run(),
-                "query ends of partitions": ends.run(),
-                "keep keys fresh": who.run(),
-                "measure the event loop": lag.run(),
-                "serve reports of commands": commands.run(),
-                "make frames of the sale": sale.run(),
-                "keep limits fresh": limiter.run(),
-                "batch requests": self._batcher.run(),
-                "serve reports of requests": self._batcher.serve_reports(),
-            }.items():
+            for name, work in self._long_lived(ends, commands, limiter, lag, sale).items():
                 start(name, work)
             stack.push_async_callback(self._batcher.drain)
             http = await stack.enter_async_context(
@@ -136,6 +125,23 @@ class Gateway:
             await self._serve_until_stopped(follower)
             streams.close()
             await _drain(http, admin)
+
+    def _long_lived(
+        self, ends: EndQueries, commands: Commands, limiter: Limiter, lag: EventLoopLag, sale: SaleFeed
+    ) -> dict[str, Coroutine[Any, Any, None]]:
+        return {
+            "follow the log": self._follower.run(),
+            "probe where decisions end": self._follower.probe(),
+            "keep views fresh": self._follower.freshness.run(),
+            "query ends of partitions": ends.run(),
+            "batch requests": self._batcher.run(),
+            "serve reports of requests": self._batcher.serve_reports(),
+            "serve reports of commands": commands.run(),
+            "keep limits fresh": limiter.run(),
+            "keep keys fresh": self._who.run(),
+            "measure the event loop": lag.run(),
+            "make frames of the sale": sale.run(),
+        }
 
     async def _serve_until_stopped(self, follower: Follower) -> None:
         waiting = [asyncio.create_task(event.wait()) for event in (self._stopping, follower.caught_up)]
