@@ -20,6 +20,8 @@ TASKS = (
     "measure the event loop",
     "probe where decisions end",
     "query ends of partitions",
+    "serve admin",
+    "serve http",
     "serve reports of commands",
     "serve reports of requests",
 )

@@ -37,7 +37,7 @@ from gateway.read_side.projection import Projection
 from gateway.settings import Settings
 from ratelimit.limiter import Limiter, connect
 from ratelimit.policy import parse_policies
-from service.tasks import long_lived_tasks
+from service.tasks import Start, long_lived_tasks
 from stampede_schemas.topics import DECISIONS, ORDERS, REQUESTS
 from telemetry.ops import Checks, Ops, build_registry
 from telemetry.tracing import configure
@@ -116,11 +116,11 @@ class Gateway:
                 start(name, work)
             stack.push_async_callback(self._batcher.drain)
             http = await stack.enter_async_context(
-                self._serving("http", settings.http_host, settings.http_port, endpoint)
+                self._serving(start, "http", settings.http_host, settings.http_port, endpoint)
             )
             operators = BodyLimit(operators_app(parts, settings.admin_key_sha256))
             admin = await stack.enter_async_context(
-                self._serving("admin", settings.admin_host, settings.admin_port, operators)
+                self._serving(start, "admin", settings.admin_host, settings.admin_port, operators)
             )
             await self._serve_until_stopped(follower)
             streams.close()
@@ -200,18 +200,28 @@ class Gateway:
         return ops
 
     @contextlib.asynccontextmanager
-    async def _serving(self, name: str, host: str, port: int, app: ASGIApp) -> AsyncIterator[Listener]:
+    async def _serving(self, start: Start, name: str, host: str, port: int, app: ASGIApp) -> AsyncIterator[Listener]:
         try:
             listener = Listener(app, host, port, self._settings.request_s_max)
         except OSError as error:
             raise _port_taken(f"STAMPEDE_{name.upper()}_PORT", port, error) from None
         self.ports[name] = listener.port
-        task = asyncio.create_task(listener.serve(), name=f"serve {name}")
+        ended = asyncio.Event()
+
+        async def serve() -> None:
+            try:
+                await listener.serve()
+            finally:
+                ended.set()
+            if self._stopping.is_set():
+                await asyncio.Event().wait()  # it was closed in order
+
+        start(f"serve {name}", serve())
         try:
             yield listener
         finally:
             listener.close()
-            await task
+            await ended.wait()
 
     def _started(self) -> Checks:
         return {"projection": self._follower.caught_up.is_set() or "the decisions are still being read"}
