@@ -3,6 +3,7 @@
 `header` believes X-User-Id and is for demonstrations only. `jwt` believes verified tokens.
 """
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -29,7 +30,8 @@ class HeaderAuthenticator:
     healthy: bool | str = True
 
     async def run(self) -> None:
-        """There is nothing to keep fresh."""
+        """Wait until cancelled: there is nothing to keep fresh."""
+        await asyncio.Event().wait()
 
     async def subject(self, headers: Headers) -> Subject | Problem:
         """The name in X-User-Id: 1 to 128 visible ASCII characters, sent once."""

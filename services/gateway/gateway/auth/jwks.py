@@ -38,7 +38,8 @@ class OneKey:
         return self._key
 
     async def run(self) -> None:
-        """It stays as it is."""
+        """Wait until cancelled: the key stays as it is."""
+        await asyncio.Event().wait()
 
 
 class Jwks:
