@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from order_writer.postgres.migrate import migrate
-from order_writer.postgres.pool import columns
 from order_writer.saga.decision_batch import Batch, Row
+from order_writer.unit_of_work import columns
 from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import BuyerId, ProductId, PurchaseId
 from stampede_schemas.topics import PARTITIONS

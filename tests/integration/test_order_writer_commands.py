@@ -8,8 +8,8 @@ import pytest
 
 from eventlog.reader import LogBroken
 from order_writer.consume import commands
+from order_writer.consume.commands import sweep_pending
 from order_writer.endings import product_cancellation
-from order_writer.endings.pending_commands import sweep_pending
 from order_writer.endings.product_cancellation import ORDERS_PER_TRANSACTION_MAX
 from order_writer.payments.provider import Approved, Verdict, Voided
 from order_writer.saga.decision_batch import Record

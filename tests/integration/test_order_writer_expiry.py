@@ -122,7 +122,7 @@ async def test_an_approval_under_way_is_not_overtaken(quiet: Installation, units
     await insert_orders(quiet, 2)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     async with units.open() as approving:
-        await approving.tell([(PurchaseId("p1"), orders.PaymentApproved())])
+        await approving.handle([(PurchaseId("p1"), orders.PaymentApproved())])
         await sweeper(units).sweep()
         assert await quiet.statuses() == {"p1": "reserved", "p2": "released"}
     await sweeper(units).sweep()

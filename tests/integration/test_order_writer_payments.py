@@ -241,9 +241,9 @@ async def test_money_taken_of_the_wrong_amount_is_not_forgotten(quiet: Installat
     await insert_orders(quiet, 1)
     await make_due(quiet)
     async with units.open() as unit:
-        await unit.tell([(PurchaseId("p1"), orders.PaymentApproved(1, "EUR"))])
-        assert [refused.reason for refused in unit.refused] == ["amount_differs"]
+        await unit.handle([(PurchaseId("p1"), orders.PaymentApproved(1, "EUR"))])
+        assert [reason for _, reason in unit.refused] == ["amount_differs"]
     async with units.open() as unit:
-        await unit.tell([(PurchaseId("p1"), orders.HoldExpired())])
+        await unit.handle([(PurchaseId("p1"), orders.HoldExpired())])
     [row] = await quiet.rows("SELECT state, captured FROM payments")
     assert tuple(row) == ("void_due", True)

@@ -9,14 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from eventlog.reader import Progress
-from order_writer.consume import apply_decisions, commands
-from order_writer.consume.apply_decisions import Move
-from order_writer.endings.pending_commands import sweep_pending
+from order_writer.consume import commands, decisions
+from order_writer.consume.commands import sweep_pending
+from order_writer.consume.progress_consumer import Move
 from order_writer.restore.recover import LIFT
 from order_writer.saga.decision_batch import Batch, Record
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
-from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
+from stampede_schemas.decisions import Rejected, Reserved
 from stampede_schemas.identifiers import Load, Position, RequestId
 from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.order_events import OrderConfirmed
@@ -175,11 +175,10 @@ class Logs:
         """The next record of `decisions` is applied."""
         at, batch = self._decisions, Batch()
         self._decisions += 1
-        decisions: list[AnyDecision] = [decision]
-        batch.add(HERE, at, decisions)
+        batch.add(HERE, at, [decision])
         async with self._units.open() as unit:
             moves = {HERE: Move(at, Progress(at + 1, at, Load("l"), at))}
-            await apply_decisions.apply(unit, moves, batch, confirm=False)
+            await decisions.apply(unit, moves, batch, unpaid=False)
 
     async def command(self, heard: Heard) -> None:
         """The next record of `order-commands` is applied."""

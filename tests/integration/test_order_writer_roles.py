@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 from eventlog.reader import Progress
 from gateway.read_side.postgres import Store
 from gateway.read_side.remembered_ids import RememberedIds
-from order_writer.consume import apply_decisions
+from order_writer.consume import decisions
+from order_writer.consume.progress_consumer import Move
 from order_writer.postgres.migrate import migrate
 from order_writer.postgres.pool import DatabaseWrong, Pool, open_pool
 from order_writer.postgres.roles import Role, parse_role
@@ -240,9 +241,7 @@ async def _freeze(pool: Pool, partition: int, thaw: asyncio.Event) -> None:
     async with UnitsOfWork(pool, lambda unit, started: None).open() as unit:
         [at] = await unit.connection.fetch("SELECT * FROM progress WHERE partition = $1", partition)
         to = Progress(at["next_offset"] + 1, at["source_offset"] + 1, at["load"], at["anchor"] + 1)
-        await apply_decisions.apply(
-            unit, {partition: apply_decisions.Move(at["next_offset"], to)}, Batch(), confirm=True
-        )
+        await decisions.apply(unit, {partition: Move(at["next_offset"], to)}, Batch(), unpaid=True)
         await thaw.wait()
 
 

@@ -9,18 +9,18 @@ from functools import partial
 from typing import Any
 
 from eventlog.kafka import consumer, retry_on_election, topic_ids, watermarks
-from order_writer.consume import applied_through
+from order_writer.consume import applied_through, commands
 from order_writer.consume.commands import Commands
 from order_writer.consume.decisions import Decisions
 from order_writer.consume.progress_consumer import ProgressConsumer
-from order_writer.endings import hold_expiry, pending_commands, product_cancellation
+from order_writer.endings import hold_expiry, product_cancellation
 from order_writer.ops.health import Health
 from order_writer.ops.metrics import Metrics
 from order_writer.ops.spans import Spans
 from order_writer.outbox.relay import Relay
 from order_writer.payments.payer import Payer
 from order_writer.payments.provider import Provider, provider_named
-from order_writer.postgres.pool import Pool, open_pool, pause, repeat, retry_outages
+from order_writer.postgres.pool import Pool, open_pool, repeat, retry_outages, wait_or_stop
 from order_writer.restore.restore_guard import ProgressGuard
 from order_writer.settings import Settings
 from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
@@ -74,8 +74,8 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         units = UnitsOfWork(pool, committed)
         member = (settings.kafka, settings.instance, settings.session_timeout_s, pool)
         topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
-        decisions = Decisions(units, guard, metrics, spans, confirm=settings.payment == "none")
-        writer = ProgressConsumer(*member, settings.group, topic_id, decisions, health.beat("writer"))
+        decisions = Decisions(units, guard, metrics, spans, unpaid=settings.payment == "none")
+        writer = ProgressConsumer(*member, settings.group, topic_id, decisions, health.heartbeat("writer"))
         sample = applied_through.Sampler(settings.kafka, pool).look
         async with asyncio.TaskGroup() as group:
             group.create_task(writer.run(stopping))
@@ -83,11 +83,13 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
             group.create_task(health.watch(stopping))
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
             group.create_task(
-                repeat(sample, health.beat("sampler"), stopping, "sampling", every_s=applied_through.SAMPLE_EVERY_S)
+                repeat(
+                    sample, health.heartbeat("sampler"), stopping, "sampling", every_s=applied_through.SAMPLE_EVERY_S
+                )
             )
             if await _caught_up(pool, BEHIND, topic_id, ends[DECISIONS.name], health, stopping):
-                its_group, beat = f"{settings.group}-commands", health.beat("commands")
-                reader = ProgressConsumer(*member, its_group, commands_id, Commands(units), beat)
+                its_group, heartbeat = f"{settings.group}-commands", health.heartbeat("commands")
+                reader = ProgressConsumer(*member, its_group, commands_id, Commands(units), heartbeat)
                 group.create_task(reader.run(stopping))
             if await _caught_up(pool, COMMANDS_BEHIND, commands_id, ends[ORDER_COMMANDS.name], health, stopping):
                 health.forget("catching up")
@@ -118,15 +120,15 @@ def _endings(
     """
 
     def loop(name: str, work: Callable[[], Awaitable[bool]], every_s: float) -> Coroutine[Any, Any, None]:
-        return repeat(work, health.beat(name), stopping, name, every_s=every_s)
+        return repeat(work, health.heartbeat(name), stopping, name, every_s=every_s)
 
     limits = settings.payments_in_flight, settings.payment_timeout_s, settings.payment_horizon_s
-    yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run(stopping)
+    yield Payer(units, paying, *limits, metrics, spans, health.heartbeat("payer")).run(stopping)
     sweeper = hold_expiry.Sweeper(units, metrics, settings.authorize_grace_ms / 1000)
     yield loop("sweeper", sweeper.round, hold_expiry.SWEEP_EVERY_S)
-    relay = Relay(settings.kafka, settings.instance, units.pool, units.outbox_filled, health.beat("relay"))
+    relay = Relay(settings.kafka, settings.instance, units.pool, units.outbox_filled, health.heartbeat("relay"))
     yield relay.run(stopping)
-    yield loop("parked commands", partial(pending_commands.sweep_pending, units), pending_commands.SWEEP_EVERY_S)
+    yield loop("pending commands", partial(commands.sweep_pending, units), commands.SWEEP_EVERY_S)
     yield loop("cancellations", partial(product_cancellation.sweep, units), product_cancellation.SWEEP_EVERY_S)
 
 
@@ -144,6 +146,6 @@ async def _caught_up(
 ) -> bool:
     """Wait until all partitions are applied to `ends`, whoever applies them; False when asked to stop before."""
     behind = partial(pool.fetchval, query, topic_id, list(ends), list(ends.values()))
-    while await retry_outages(behind, health.beat("catching up"), stopping, "catching up"):
-        await pause(stopping, CATCH_UP_LOOK_S)
+    while await retry_outages(behind, health.heartbeat("catching up"), stopping, "catching up"):
+        await wait_or_stop(stopping, CATCH_UP_LOOK_S)
     return not stopping.is_set()

@@ -13,7 +13,8 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from eventlog.kafka import admin_client
-from order_writer.postgres.pool import Pool, columns
+from order_writer.postgres.pool import Pool
+from order_writer.unit_of_work import columns
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 SAMPLE_EVERY_S = 1.0

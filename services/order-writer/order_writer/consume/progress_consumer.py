@@ -13,18 +13,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import asyncpg
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from eventlog.kafka import check_passing, consumer, resume, retry_on_election
 from eventlog.reader import LogBroken, Progress
-from order_writer.consume.apply_decisions import Move, ProgressConflict
 from order_writer.consume.quarantine import PartitionBroken
-from order_writer.postgres.pool import BACKOFF_S_MAX, Pool, is_outage, pause, retry_outages, said
+from order_writer.postgres.pool import (
+    BACKOFF_S_MAX,
+    Connection,
+    Pool,
+    describe,
+    is_outage,
+    retry_outages,
+    wait_or_stop,
+)
 from order_writer.restore.restore_guard import committed_offsets
 from order_writer.saga.decision_batch import Record
+from order_writer.unit_of_work import columns
 from stampede_schemas.identifiers import INSTANT_MS_MAX
 
 RECORDS_PER_READ_MAX = 1_000
@@ -38,6 +46,35 @@ POLL_PAUSE_MS_MAX = 3_600_000
 _log = logging.getLogger(__name__)
 B = TypeVar("B")  # the records of one transaction, as the handler holds them
 InThread = Callable[..., Awaitable[Any]]
+
+
+class Move(NamedTuple):
+    """A partition's progress from `was` (its next offset before the batch) to `to`."""
+
+    was: int
+    to: Progress
+
+
+class ProgressConflict(Exception):
+    """Another consumer moved a partition on: this batch is dropped, and reading goes on from the stored progress."""
+
+
+async def advance(connection: Connection, lock: str, update: str, rows: list[tuple[Any, ...]]) -> list[asyncpg.Record]:
+    """Move progress, first in a transaction: a second consumer of the same records waits here, and then is too late.
+
+    Args:
+        lock: SQL that locks the progress of the partitions `$1`, in their order.
+        update: SQL that moves it; its parameters are the columns of `rows`, of which the first is the partition. It
+            returns a row for each partition that still was where the batch begins.
+
+    Raises:
+        ProgressConflict: nothing of this transaction may be committed.
+    """
+    await connection.execute(lock, [row[0] for row in rows])
+    moved = await connection.fetch(update, *columns(rows, len(rows[0])))
+    if len(moved) != len(rows):
+        raise ProgressConflict
+    return moved
 
 
 class BatchHandler(Protocol[B]):
@@ -81,9 +118,9 @@ class ProgressConsumer(Generic[B]):
         group: str,
         topic_id: str,
         handler: BatchHandler[B],
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
-        self._kafka, self._pool, self._topic_id, self._beat = kafka, pool, topic_id, beat
+        self._kafka, self._pool, self._topic_id, self._heartbeat = kafka, pool, topic_id, heartbeat
         self._handler, self._topic = handler, handler.topic
         self._client = {
             "group.id": group,
@@ -125,7 +162,7 @@ class ProgressConsumer(Generic[B]):
         try:
             while not self._stopping.is_set():
                 messages = await reading
-                self._beat()
+                self._heartbeat()
                 if not self._placed:  # what was read until now is dropped
                     await self._place(client, in_thread)
                     messages = []
@@ -169,10 +206,12 @@ class ProgressConsumer(Generic[B]):
                 await connection.execute(self._handler.begin, sorted(partitions), self._topic_id)
                 return await connection.fetch(self._handler.stored, partitions)
 
-        await pause(self._stopping, self._wait_s)  # a database may answer this, and refuse each batch for a while
+        await wait_or_stop(
+            self._stopping, self._wait_s
+        )  # a database may answer this, and refuse each batch for a while
         what = f"reading the progress of {self._topic}"
         stored: dict[int, Progress] = {}
-        for row in await retry_outages(read, self._beat, self._stopping, what) or []:
+        for row in await retry_outages(read, self._heartbeat, self._stopping, what) or []:
             if row["topic_id"] != self._topic_id:
                 raise LogBroken(
                     f"topic {self._topic} was made anew: Postgres holds what its predecessor said "
@@ -251,7 +290,9 @@ class ProgressConsumer(Generic[B]):
             if not is_outage(error):
                 raise
             self._wait_s = min(max(1.0, self._wait_s * 2), BACKOFF_S_MAX)
-            _log.warning("records of %s were not applied, again in %.0f s: %s", self._topic, self._wait_s, said(error))
+            _log.warning(
+                "records of %s were not applied, again in %.0f s: %s", self._topic, self._wait_s, describe(error)
+            )
             return False
         self._wait_s = 0.0
         self._reached |= {partition: move.to.next_offset for partition, move in moves.items()}

@@ -66,7 +66,7 @@ class Sweeper:
                 if (until := applied.get(partition_of(row["purchase_id"]))) is not None and row["hold_until"] < until
             ]
             locked = await unit.connection.fetch(LOCK, ending) if ending else []
-            await unit.tell([(PurchaseId(row["purchase_id"]), orders.HoldExpired()) for row in locked])
+            await unit.handle([(PurchaseId(row["purchase_id"]), orders.HoldExpired()) for row in locked])
         self._metrics.expired.inc(len(locked))
         more = len(overdue) == HOLDS_PER_TRANSACTION_MAX
         self._after = (overdue[-1]["hold_until"], overdue[-1]["purchase_id"]) if more else BEGINNING

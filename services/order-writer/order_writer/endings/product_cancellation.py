@@ -51,7 +51,7 @@ async def batch(units: UnitsOfWork, request_id: str) -> bool:
         limits = (product_id, open_["reached"], ORDERS_PER_TRANSACTION_MAX)
         found = await unit.connection.fetch(ORDERS, *limits)
         asked = orders.CancelAsked("operator")
-        await unit.tell([(PurchaseId(row["purchase_id"]), asked) for row in found])
+        await unit.handle([(PurchaseId(row["purchase_id"]), asked) for row in found])
         more = len(found) == ORDERS_PER_TRANSACTION_MAX
         reached = found[-1]["reservation_no"] if found else 0
         done = bool(complete) and not more

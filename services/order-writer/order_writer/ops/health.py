@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException, TopicCollection
 from eventlog.kafka import admin_client
 from eventlog.reader import LogBroken
 from order_writer.ops.metrics import Metrics
-from order_writer.postgres.pool import Pool, is_outage, pause, said
+from order_writer.postgres.pool import Pool, describe, is_outage, wait_or_stop
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 LOOK_EVERY_S = 2.0
@@ -24,28 +24,28 @@ class Health:
         self._topic_ids = {topic.name: topic_ids[topic.name] for topic in (DECISIONS, ORDER_COMMANDS)}
         self._pool, self._metrics = pool, metrics
         self._admin = admin_client(kafka)
-        self._beats: dict[str, float] = {}
+        self._heartbeats: dict[str, float] = {}
         self._postgres: bool | str = "not looked at yet"
         self._kafka: bool | str = "not looked at yet"
         self.caught_up = asyncio.Event()
 
-    def beat(self, loop: str) -> Callable[[], None]:
+    def heartbeat(self, loop: str) -> Callable[[], None]:
         """The heartbeat of one loop, to be called each time round."""
-        self._beats[loop] = time.monotonic()
+        self._heartbeats[loop] = time.monotonic()
 
-        def beat() -> None:
-            self._beats[loop] = time.monotonic()
+        def heartbeat() -> None:
+            self._heartbeats[loop] = time.monotonic()
 
-        return beat
+        return heartbeat
 
     def forget(self, loop: str) -> None:
         """The loop has ended as it should."""
-        self._beats.pop(loop, None)
+        self._heartbeats.pop(loop, None)
 
     def live(self) -> dict[str, bool | str]:
         """By loop: whether it went round not long ago."""
         now = time.monotonic()
-        return {n: now - at < SILENT_S_MAX or f"silent for {now - at:.0f} s" for n, at in self._beats.items()}
+        return {n: now - at < SILENT_S_MAX or f"silent for {now - at:.0f} s" for n, at in self._heartbeats.items()}
 
     def ready(self) -> dict[str, bool | str]:
         """Postgres and Kafka answer, and the log is applied to where it ended at the start."""
@@ -60,7 +60,7 @@ class Health:
         """
         while not stopping.is_set():
             self._postgres, self._kafka = await asyncio.gather(self._look_postgres(), self._look_kafka())
-            await pause(stopping, LOOK_EVERY_S)
+            await wait_or_stop(stopping, LOOK_EVERY_S)
 
     async def _look_postgres(self) -> bool | str:
         try:
@@ -75,7 +75,7 @@ class Health:
         except Exception as error:
             if not is_outage(error):
                 raise
-            return f"does not answer: {said(error)}"
+            return f"does not answer: {describe(error)}"
         assert waiting is not None
         for column, count in waiting.items():
             self._metrics.waiting[column].set(count)

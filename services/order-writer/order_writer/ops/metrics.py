@@ -50,5 +50,5 @@ class Metrics:
         self.overruled.inc(unit.overruled)
         for reason in unit.dead_letters:
             self.dead_letters.labels(reason).inc()
-        for state, count in Counts(map(type, unit.changed)).items():
-            self.orders.labels(state.__name__.lower()).inc(count)
+        for status, count in Counts(state.status for state in unit.changed).items():
+            self.orders.labels(status).inc(count)

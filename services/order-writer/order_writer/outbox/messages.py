@@ -127,7 +127,7 @@ def _event(state: orders.Confirmed | orders.Released, now_ms: Millis) -> AnyOrde
         buyer_id=order.buyer_id,  # type: ignore[arg-type]
         product_id=order.product_id,
         quantity=order.quantity,
-        status="confirmed" if isinstance(state, orders.Confirmed) else "released",
+        status=state.status,
         reservation=order.reservation,
         reservation_no=order.reservation_no,
         unit_price_minor=order.unit_price_minor,

@@ -18,9 +18,9 @@ from order_writer.ops.metrics import Metrics
 from order_writer.ops.spans import Spans
 from order_writer.payments.circuit_breaker import STATES, Breaker
 from order_writer.payments.provider import Answer, Approved, Awaited, Declined, Provider, Unknown, Voided
-from order_writer.postgres.pool import columns, outage_logged, repeat, said
+from order_writer.postgres.pool import describe, outage_logged, repeat
 from order_writer.saga import orders
-from order_writer.unit_of_work import UnitsOfWork, purchase_of
+from order_writer.unit_of_work import UnitsOfWork, columns, purchase_of
 from stampede_schemas.identifiers import PurchaseId
 
 LEASE_S = 5.0
@@ -95,11 +95,11 @@ class Payer:
         horizon_s: float,
         metrics: Metrics,
         spans: Spans,
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
         self._units, self._provider = units, provider
         self._in_flight_max, self._timeout_s, self._horizon_s = in_flight_max, timeout_s, horizon_s
-        self._metrics, self._spans, self._beat = metrics, spans, beat
+        self._metrics, self._spans, self._heartbeat = metrics, spans, heartbeat
         self._calls: dict[tuple[PurchaseId, bool], asyncio.Task[None]] = {}
         self._outcomes: list[Outcome] = []  # not written down yet; no longer than the calls are many
         self._answered = asyncio.Event()
@@ -107,12 +107,14 @@ class Payer:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Pay until asked to stop; open calls are then left to the next lease."""
-        beat, due, answered = self._beat, self._units.payments_due, self._answered
+        heartbeat, due, answered = self._heartbeat, self._units.payments_due, self._answered
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(repeat(self._lease, beat, stopping, "paying", every_s=POLL_EVERY_S, wake=due))
-                group.create_task(repeat(self._settle, beat, stopping, "settling", every_s=POLL_EVERY_S, wake=answered))
-                group.create_task(repeat(self._renew, beat, stopping, "renewing leases", every_s=RENEW_EVERY_S))
+                group.create_task(repeat(self._lease, heartbeat, stopping, "paying", every_s=POLL_EVERY_S, wake=due))
+                group.create_task(
+                    repeat(self._settle, heartbeat, stopping, "settling", every_s=POLL_EVERY_S, wake=answered)
+                )
+                group.create_task(repeat(self._renew, heartbeat, stopping, "renewing leases", every_s=RENEW_EVERY_S))
             if calls := [purchase_id for purchase_id, _ in self._calls]:
                 with outage_logged("payment leases were not given up"):
                     await self._units.pool.execute(GIVE_UP_LEASES, calls)
@@ -155,10 +157,10 @@ class Payer:
             if self._breaker.failed(time.monotonic()):
                 self._metrics.circuit_opened.inc()
                 _log.error(
-                    "the payment provider fails again and again, it is left in peace for a while: %s", said(error)
+                    "the payment provider fails again and again, it is left in peace for a while: %s", describe(error)
                 )
             else:
-                _log.warning("the payment provider failed: %s", said(error))
+                _log.warning("the payment provider failed: %s", describe(error))
         name = type(answer).__name__.lower()
         self._metrics.payments.labels(name if due.order or name == "voided" else f"void_{name}").inc()
         if due.order is not None:
@@ -202,7 +204,7 @@ class Payer:
                 case _:
                     assert_never(answer)
         async with self._units.open() as unit:
-            await unit.tell(heard)
+            await unit.handle(heard)
             if again:
                 await unit.connection.execute(ASK_AGAIN, *columns(sorted(again), 2))
 

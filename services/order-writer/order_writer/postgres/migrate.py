@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from order_writer.postgres.pool import CONNECT_S_MAX, DatabaseWrong, said
+from order_writer.postgres.pool import CONNECT_S_MAX, DatabaseWrong, describe
 from order_writer.postgres.roles import Role, grant_reader, grant_writer
 
 _LOCK = 7_226_473  # any number that nobody else in this database locks
@@ -50,8 +50,8 @@ async def migrate(dsn: str, writer: Role | None = None, reader: Role | None = No
             return refused + (await grant_reader(connection, reader) if reader else [])
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise DatabaseWrong(
-            f"cannot use Postgres ({said(error)}): is STAMPEDE_POSTGRES right (postgresql://user@host:port/database) "
-            "and the server up?"
+            f"cannot use Postgres ({describe(error)}): is STAMPEDE_POSTGRES right "
+            "(postgresql://user@host:port/database) and the server up?"
         ) from None
     except DBAPIError as error:
         raise DatabaseWrong(f"Postgres refused the migration: {str(error.orig).splitlines()[0]}") from None

@@ -18,8 +18,9 @@ from confluent_kafka import Consumer
 from eventlog.kafka import consumer, read_range, topic_ids, watermarks
 from eventlog.reader import LogBroken
 from order_writer.outbox.messages import decode_outbox, encode_outbox
-from order_writer.postgres.pool import Connection, Pool, columns
+from order_writer.postgres.pool import Connection, Pool
 from order_writer.restore.restore_guard import committed_offsets
+from order_writer.unit_of_work import columns
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.topics import DECISIONS, ORDERS
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from eventlog.reader import LogBroken
-from order_writer.postgres.pool import Pool, outage_logged, pause
+from order_writer.postgres.pool import Pool, outage_logged, wait_or_stop
 from stampede_schemas.topics import DECISIONS
 
 COMMITTED_S_MAX = 10.0
@@ -92,4 +92,4 @@ class ProgressGuard:
             with outage_logged("the progress was not verified", logging.DEBUG):
                 async with asyncio.timeout(VERIFY_EVERY_S), pool.acquire() as connection:
                     await self.verify(connection)
-            await pause(stopping, VERIFY_EVERY_S)
+            await wait_or_stop(stopping, VERIFY_EVERY_S)

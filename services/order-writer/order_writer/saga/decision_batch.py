@@ -1,4 +1,4 @@
-"""From counting decisions to what one transaction writes: rows, product changes and what the saga hears. Pure."""
+"""From counting decisions to what one transaction writes: rows, product changes and messages to the saga. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ _TRACEPARENT_LENGTH = 55
 
 
 class Row(NamedTuple):
-    """A purchase as it is inserted, in the order of the columns of `store.INSERT_PURCHASES`.
+    """A purchase as it is inserted, in the order of the columns of `consume.decisions.INSERT_PURCHASES`.
 
     `hold_ms` None: no hold (rejected). `traceparent` only where the trace is recorded: the compensation joins it.
     """
@@ -51,6 +51,18 @@ class Row(NamedTuple):
     def position(self) -> Position:
         """Where its request stands in the log."""
         return Position(self.partition, self.source_offset, self.source_index)
+
+
+class Entry(NamedTuple):
+    """A row as it is stored: its values, the state that the saga decided, and the effects of storing it.
+
+    `published`: the highest version published before a restore.
+    """
+
+    row: Row
+    published: int
+    state: orders.Purchase
+    effects: tuple[orders.Effect, ...]
 
 
 class Record(NamedTuple):
@@ -125,6 +137,12 @@ class Batch:
             self.rows[decision.purchase_id] = _row(decision, position)
         elif isinstance(decision, Reserved):
             self.again.append(_row(decision, position))
+
+
+def entry_of(row: Row, published: int = 0, message: orders.NewRowMessage | None = None) -> Entry:
+    """Let the saga decide how a row is stored; see `orders.outcome`."""
+    order = order_of(row) if row.status == "reserved" else None
+    return Entry(row, published, *orders.outcome(order, published, message))
 
 
 def order_of(row: Row) -> orders.Order:

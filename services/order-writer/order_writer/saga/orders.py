@@ -2,10 +2,11 @@
 
 Pure: no clock, no I/O. Timeouts are messages. The shell (`unit_of_work.py`) loads the state under a row lock, carries
 out the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
+A purchase that has no row yet is decided here too (`outcome`), and stored as it was decided.
 Status only rises: rejected < reserved < confirmed < released. Only the log makes a rejected purchase reserved.
 """
 
-from typing import Literal, assert_never
+from typing import ClassVar, Literal, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -34,8 +35,9 @@ class Order(Struct, frozen=True):
 
 
 class Reserved(Struct, frozen=True):
-    """Held for the buyer until paid, expired or cancelled."""
+    """Held for the buyer until paid, expired or cancelled; its payment is due."""
 
+    status: ClassVar[Literal["reserved"]] = "reserved"
     order: Order
     version: int = RESERVED_VERSION
 
@@ -43,6 +45,7 @@ class Reserved(Struct, frozen=True):
 class Confirmed(Struct, frozen=True):
     """Sold."""
 
+    status: ClassVar[Literal["confirmed"]] = "confirmed"
     order: Order
     version: int
 
@@ -50,6 +53,7 @@ class Confirmed(Struct, frozen=True):
 class Released(Struct, frozen=True):
     """Given back for `reason`. `returned`: the inventory's `Released` was seen. `refund`: money that has to go back."""
 
+    status: ClassVar[Literal["released"]] = "released"
     order: Order
     version: int
     reason: str
@@ -60,6 +64,7 @@ class Released(Struct, frozen=True):
 class Rejected(Struct, frozen=True):
     """The log said no. A rejection that the inventory has forgotten may be decided anew."""
 
+    status: ClassVar[Literal["rejected"]] = "rejected"
     version: int = REJECTED_VERSION
 
 
@@ -71,6 +76,14 @@ class StockReleased(Struct, frozen=True):
 
     reservation: Position
     reason: ReleaseReason
+
+
+class NothingToPay(Struct, frozen=True):
+    """This installation takes no payment. Only a reservation that has no row yet gets this message."""
+
+
+class RowRefused(Struct, frozen=True):
+    """Postgres will never take the row of a reservation. Only one that has no row yet gets this message."""
 
 
 class PaymentApproved(Struct, frozen=True):
@@ -106,7 +119,8 @@ class PaymentVoided(Struct, frozen=True):
     currency: str | None = None
 
 
-Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
+NewRowMessage = NothingToPay | RowRefused
+Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided | NewRowMessage
 
 
 class Transition(Struct, frozen=True):
@@ -155,9 +169,33 @@ class Refuse(Struct, frozen=True):
 Effect = Transition | ConfirmReturn | RequestRelease | Void | KeepApproval | KeepCapture | Refuse
 
 
+def outcome(
+    order: Order | None, published: int = 0, message: NewRowMessage | None = None
+) -> tuple[Purchase, tuple[Effect, ...]]:
+    """The state of a purchase that has no row yet or a rejected one, with the effects of storing it so.
+
+    Args:
+        order: what was reserved; None: the log rejected it.
+        published: the highest version published before a restore, else 0. No version is published twice.
+        message: what becomes of a reservation at once; None: it is held until it is paid.
+    """
+    if order is None:
+        return Rejected(REJECTED_VERSION + published), ()
+    held = Reserved(order, RESERVED_VERSION + published)
+    effects = react(held, message) if message else ()
+    return evolve(held, effects), effects
+
+
 def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """The effects of a message about a purchase; none when it is late, repeated or void."""
     match message:
+        case NothingToPay() if isinstance(purchase, Reserved):
+            return (Transition(Confirmed(purchase.order, purchase.version + 1)),)
+        case RowRefused() if isinstance(purchase, Reserved):
+            # No payment can be under way for a purchase without a row: there is nothing to void.
+            return _release(purchase, "row_error", payable=False)
+        case NothingToPay() | RowRefused():
+            return ()
         case StockReleased():
             return _stock_released(purchase, message)
         case PaymentApproved():
@@ -191,16 +229,14 @@ def evolve(purchase: Purchase, effects: tuple[Effect, ...]) -> Purchase:
 
 
 def _release(
-    held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False
-) -> tuple[Transition | RequestRelease | Void, ...]:
+    held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False, payable: bool = True
+) -> tuple[Effect, ...]:
     """Only a confirmed order was paid for; whatever else the provider may do is forbidden by the void."""
     order, paid = held.order, isinstance(held, Confirmed)
     refund: Refund = "due" if paid else "none"
-    become = Transition(Released(order, held.version + 1, reason, refund, returned=by_log))
-    if by_log:
-        return become, Void(paid)
+    released = Transition(Released(order, held.version + 1, reason, refund, returned=by_log))
     back = RequestRelease(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
-    return become, back, Void(paid)
+    return released, *(() if by_log else (back,)), *((Void(paid),) if payable else ())
 
 
 def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect, ...]:
