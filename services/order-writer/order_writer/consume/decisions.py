@@ -271,7 +271,7 @@ async def _insert_storable(
     """Insert by halves, each refused row as a placeholder. The entries that are there now, or were before."""
     insert = partial(_insert, unit, new)
     refused = await bisect(unit.connection, entries, insert)
-    for (row, *_), error in refused:
+    for row, error in ((entry.row, error) for entry, error in refused):
         if getattr(error, "constraint_name", None) == NUMBERS_CONSTRAINT:
             raise PartitionBroken(
                 row.partition,
@@ -281,9 +281,10 @@ async def _insert_storable(
     placeholders = [placeholder_of(entry) for entry, _ in refused]
     unstorable = await bisect(unit.connection, placeholders, insert)
     gone = {entry.row.purchase_id for entry, _ in unstorable}
-    for (row, *_, effects), (_, error) in zip(placeholders, refused, strict=True):
+    for entry, (_, error) in zip(placeholders, refused, strict=True):
+        row = entry.row
         if row.purchase_id in gone or row.purchase_id in new:
-            unit.carry_out(row.purchase_id, effects)
+            unit.carry_out(row.purchase_id, entry.effects)
             dead_letter_row(unit, row, error, sources[row.partition, row.source_offset])
             gone.add(row.purchase_id)
     return [entry for entry in entries if entry.row.purchase_id not in gone]

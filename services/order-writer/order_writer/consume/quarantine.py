@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import asyncpg
 import msgspec
+from msgspec.structs import replace
 
 from eventlog.reader import LogBroken
 from order_writer.postgres.pool import Connection, DatabaseWrong, describe
@@ -90,7 +91,7 @@ def placeholder_of(entry: Entry) -> Entry:
         trace_id=None,
         traceparent=None,
     )
-    return ended._replace(row=placeholder)
+    return replace(ended, row=placeholder)
 
 
 def dead_letter_row(unit: UnitOfWork, row: Row, error: BaseException, source: Record) -> None:

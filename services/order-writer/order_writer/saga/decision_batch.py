@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple, assert_never
 
+from msgspec import Struct
+
 from order_writer.saga import orders
 from stampede_schemas.decisions import (
     AnyDecision,
@@ -53,7 +55,7 @@ class Row(NamedTuple):
         return Position(self.partition, self.source_offset, self.source_index)
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, gc=False):
     """A row as it is stored: its values, the state that the saga decided, and the effects of storing it.
 
     `published`: the highest version published before a restore.
@@ -103,35 +105,37 @@ class Batch:
     def add(self, partition: int, source_offset: int, decisions: list[AnyDecision]) -> None:
         """Take in one counting record; records of a partition come in order."""
         self.decisions += len(decisions)
+        left: dict[ProductId, int] = {}  # after the last decision: noted once a record
         for index, decision in enumerate(decisions):
             match decision:
                 case Reserved() | Rejected():
-                    self._outcome(decision, Position(partition, source_offset, index))
+                    self._outcome(decision, (partition, source_offset, index))
                     if not (isinstance(decision, Rejected) and decision.reason == "unknown_product"):
-                        self._left(partition, source_offset, decision.product_id, decision.available_after)
+                        left[decision.product_id] = decision.available_after
                 case Released():
                     self.later.append(
                         (decision.purchase_id, orders.StockReleased(decision.reservation, decision.reason))
                     )
-                    self._left(partition, source_offset, decision.product_id, decision.available_after)
+                    left[decision.product_id] = decision.available_after
                 case ProductListed() | ProductChanged() | ProductRetired():
-                    left = decision.available_after
-                    self.stocks[partition, decision.product_id] = Stock(decision, 0, left, source_offset)
-                case Restocked():
-                    self._left(
-                        partition, source_offset, decision.product_id, decision.available_after, decision.quantity
-                    )
+                    left[decision.product_id] = decision.available_after
+                    self.stocks[partition, decision.product_id] = Stock(decision, 0, 0, source_offset)
+                case Restocked(product_id=product_id):
+                    left[product_id] = decision.available_after
+                    self._left(partition, source_offset, product_id, left[product_id], decision.quantity)
                 case RestockRejected() | Ignored() | Unreadable():
                     pass
                 case _:
                     assert_never(decision)
+        for product_id, available in left.items():
+            self._left(partition, source_offset, product_id, available)
 
-    def _left(self, partition: int, source_offset: int, product_id: ProductId, left: int, added: int = 0) -> None:
+    def _left(self, partition: int, source_offset: int, product_id: ProductId, available: int, added: int = 0) -> None:
         known = self.stocks.get((partition, product_id))
         whole, before = (known.whole, known.added) if known else (None, 0)
-        self.stocks[partition, product_id] = Stock(whole, before + added, left, source_offset)
+        self.stocks[partition, product_id] = Stock(whole, before + added, available, source_offset)
 
-    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
+    def _outcome(self, decision: Reserved | Rejected, position: tuple[int, int, int]) -> None:
         known = self.rows.get(decision.purchase_id)
         if known is None or (known.status == "rejected" and isinstance(decision, Reserved)):
             self.rows[decision.purchase_id] = _row(decision, position)
@@ -164,7 +168,7 @@ def order_of(row: Row) -> orders.Order:
     )
 
 
-def _row(decision: Reserved | Rejected, position: Position) -> Row:
+def _row(decision: Reserved | Rejected, position: tuple[int, int, int]) -> Row:
     trace = decision.traceparent
     known = trace is not None and len(trace) == _TRACEPARENT_LENGTH
     recorded = trace if known and trace is not None and trace[-1] in "13579bdf" else None
@@ -181,9 +185,7 @@ def _row(decision: Reserved | Rejected, position: Position) -> Row:
         reserved.currency if reserved else None,
         decision.payment_method,
         decision.fingerprint,
-        position.partition,
-        position.offset,
-        position.index,
+        *position,
         reserved.hold_ms if reserved else None,
         trace[3:35] if known and trace is not None else None,
         recorded,
