@@ -158,7 +158,7 @@ async def test_a_migrator_that_may_make_no_roles_is_told_what_to_do(place: Place
 
 
 async def test_a_whole_sale_with_no_more_rights_than_the_roles_have(place: Place) -> None:
-    """Sold, declined, given back, cancelled, expired, told: the writer needs nothing that it was not given."""
+    """Sold, declined, given back, cancelled, expired, published: the writer needs nothing that it was not given."""
     [_, sale] = place.log.append(
         0,
         [listed()],
@@ -183,7 +183,7 @@ async def test_a_whole_sale_with_no_more_rights_than_the_roles_have(place: Place
         await until(ended, "all ended", 40, task)
         place.log.append(0, [released("bad", Position(0, sale, 1)), listed(stock=7)])
         await until(lambda: place.value("SELECT true FROM products WHERE stock = 7"), "listed again", task=task)
-        await until(lambda: place.value("SELECT count(*) = 0 FROM outbox"), "told", task=task)
+        await until(lambda: place.value("SELECT count(*) = 0 FROM outbox"), "published", task=task)
     reader = Store(place.dsn(place.reader_role))
     await reader.open()
     try:

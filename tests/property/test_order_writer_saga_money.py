@@ -114,7 +114,7 @@ class Money(RuleBasedStateMachine):
 
     @invariant()
     def a_refund_that_is_done_was_made(self) -> None:
-        """The buyer is not told of money that is not there."""
+        """No refund is published that was not made."""
         refund = self.purchase.refund if isinstance(self.purchase, orders.Released) else "none"
         assert refund != "done" or self.statement.refunded
 
@@ -136,12 +136,12 @@ class Money(RuleBasedStateMachine):
 
 
 class Asked(Money):
-    """A provider that is asked, and that keeps to a void."""
+    """A provider that is called, and that keeps to a void."""
 
     @precondition(lambda self: self.state == "due")
     @rule(what=st.sampled_from(["approved", "declined", "unknown", "nothing"]))
     def it_is_asked(self, what: str) -> None:
-        """It may take the money and not say so; only what is held is asked for."""
+        """It may take the money and not say so; only held orders are charged."""
         assert isinstance(self.purchase, orders.Reserved)
         if what == "declined" and not self.statement.captured:
             self.under_way.append(orders.PaymentDeclined())
@@ -207,7 +207,7 @@ TestAsked.settings = TestReported.settings = settings(max_examples=300, stateful
 
 
 def test_stock_that_is_back_on_sale_ends_any_order() -> None:
-    """The log beats the row also when it was never asked to: what was sold is refunded."""
+    """The log beats the row also without a request: what was sold is refunded."""
     machine = Asked()
     machine.statement.capture()
     machine.handle(orders.PaymentApproved())

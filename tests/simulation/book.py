@@ -330,7 +330,7 @@ class Book:
         self.database.rows[purchase_id] = state
 
     def _waits(self, row: orders.Purchase | None, end: int) -> bool:
-        """Whether a command has to wait that was read when `decisions` ended at `end`; see `commands.UNPARK`."""
+        """Whether a command has to wait that was read when `decisions` ended at `end`; see `commands.TAKE_DECIDED`."""
         behind = self.database.progress.next_offset < end
         return row is None or (isinstance(row, orders.Rejected) and behind)
 

@@ -143,7 +143,7 @@ def test_a_void_answered_before_the_money_was_known_of_settles_nothing() -> None
 
 
 def test_a_reported_refund_must_be_the_price_and_of_an_order_that_ended() -> None:
-    """Half of the money is no refund, and a refund of what is sold is somebody's mistake: both are told to people."""
+    """Half of the money is no refund, and a refund of what is sold is a mistake: both become dead letters."""
     become, _ = react(GONE, PaymentApproved())
     assert isinstance(become, Transition)
     assert react(become.state, PaymentVoided(True, 4_200, "EUR")) == (Refuse("amount_differs"),)

@@ -19,7 +19,7 @@ from order_writer.saga.decision_batch import Record
 from stampede_schemas.identifiers import Millis, Position, ProductId, PurchaseId
 
 EVENTS_PER_SLICE = 100
-NO_CURRENCY = "XXX"  # as ISO 4217 says it
+NO_CURRENCY = "XXX"  # as in ISO 4217
 NOW_MS = "SELECT (extract(epoch FROM now()) * 1000)::bigint"
 LOAD = """
 SELECT purchase_id, buyer_id, product_id, quantity, status, reason, reservation_no, unit_price_minor, currency,
@@ -43,7 +43,7 @@ SELECT v.purchase_id, coalesce(u.payment_method, 'reported'), 'void_due', v.capt
 FROM unnest($1::text[], $2::bool[]) AS v (purchase_id, captured) LEFT JOIN purchases u USING (purchase_id)
 ON CONFLICT (purchase_id) DO UPDATE SET state = 'void_due', captured = payments.captured OR excluded.captured,
   attempts = 0, next_at = now(), lease_until = NULL"""
-# A void that was answered before the money was known of settles nothing: another one is due.
+# A void that was answered before the capture was known does not count: another one is due.
 VOIDED = """
 UPDATE payments p SET state = 'voided', lease_until = NULL
 FROM unnest($1::text[], $2::bool[]) AS v (purchase_id, captured)

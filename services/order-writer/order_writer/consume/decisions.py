@@ -166,7 +166,7 @@ class Decisions:
         return reader.progress
 
     async def apply(self, batch: Part, moves: Mapping[int, Move]) -> None:
-        """One transaction; for a broken partition another one that says so."""
+        """One transaction; for a broken partition another one that stores why."""
         try:
             stored = await self._store(batch, moves)
         except PartitionBroken as broken:
@@ -179,14 +179,14 @@ class Decisions:
         self._spans.batch(stored, batch.effects.decisions, batch.started_ns)
 
     async def _store(self, part: Part, moves: Mapping[int, Move]) -> list[Row]:
-        """Write one batch; if Postgres refuses something in it, once more, in parts."""
+        """Write one batch; if Postgres refuses a row of it, once more by bisecting it."""
         try:
             async with self._units.open() as unit:
                 return await apply(unit, moves, part.effects, unpaid=self._unpaid)
         except Exception as error:
             if not is_row_error(error):
                 raise
-            _log.warning("a batch holds what Postgres will never take, writing it in parts: %s", describe(error))
+            _log.warning("Postgres refuses a row of a batch, bisecting it: %s", describe(error))
         async with self._units.open() as unit:
             return await apply(unit, moves, part.effects, unpaid=self._unpaid, sources=part.sources)
 
@@ -205,7 +205,7 @@ async def apply(
         unit: the open transaction.
         moves: by partition; together exactly the records that `batch` was made of.
         batch: their content; empty when all of them were void.
-        unpaid: reservations are sold at once, since nobody has to pay.
+        unpaid: reservations are sold at once, since no payment is taken.
         sources: the records, after Postgres refused the batch as a whole: it is bisected, and refused rows become dead
             letters.
 
@@ -235,7 +235,7 @@ async def apply(
         unit.carry_out(entry.row.purchase_id, entry.effects)
     repeated = [entry.row for entry in entries if entry.row.purchase_id not in new and entry.row.status == "reserved"]
     await _expect_known(unit, batch.again + repeated)
-    # A payment that is there already was voided before its purchase came: nobody is charged for it.
+    # A payment that is there already was voided before its purchase came: it is not charged again.
     declined = [(purchase_id, orders.PaymentDeclined()) for purchase_id, void in new.items() if void]
     await unit.handle([*declined, *batch.later])
     return [entry.row for entry in stored]
@@ -320,20 +320,20 @@ async def _catalogue(unit: UnitOfWork, changes: list[Change]) -> None:
 
 
 def _product_row(key: tuple[int, ProductId], stock: Stock) -> tuple[object, ...]:
-    told = stock.whole
-    assert told is not None
+    listed = stock.whole
+    assert listed is not None
     return (
-        told.product_id,
-        told.name,
-        told.unit_price_minor,
-        told.currency,
-        told.stock + stock.added,
+        listed.product_id,
+        listed.name,
+        listed.unit_price_minor,
+        listed.currency,
+        listed.stock + stock.added,
         stock.available,
-        told.per_buyer_limit,
-        told.hold_ms,
-        told.status,
-        told.opens_at_ms,
-        told.closes_at_ms,
+        listed.per_buyer_limit,
+        listed.hold_ms,
+        listed.status,
+        listed.opens_at_ms,
+        listed.closes_at_ms,
         key[0],
         stock.source_offset,
     )

@@ -40,7 +40,7 @@ RECORDS_PER_SHARD = 50
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
-# A writer that waits out a database outage stays in its group; whether it is stuck is the liveness probe's to say.
+# A consumer that waits out a database outage stays in its group; the liveness probe finds one that is stuck.
 POLL_PAUSE_MS_MAX = 3_600_000
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class BatchHandler(Protocol[B]):
         """Commit the batch's effects with the progress.
 
         Raises:
-            ProgressConflict: another writer was first; nothing was committed.
+            ProgressConflict: another consumer was first; nothing was committed.
             PartitionBroken: this partition must not be applied any further.
         """
 
@@ -178,22 +178,22 @@ class ProgressConsumer(Generic[B]):
         """Go to the stored progress, however long it takes to learn it.
 
         Meanwhile nothing is fetched (Kafka is the buffer, not this process), but the consumer is polled: it stays in
-        its group and hears of new owners.
+        its group and learns of new owners.
         """
         while not self._placed and not self._stopping.is_set():
             mine = self._mine
             wanted = [n for n in mine if n not in self._stopped]
-            # Asked before Postgres is: nobody commits to the group what Postgres does not have.
-            ask = partial(committed_offsets, client, self._topic, wanted)
-            committed = await in_thread(retry_on_election, ask)
-            asking = asyncio.create_task(self._stored(wanted, committed))
+            # Queried before Postgres is: no offset is committed to the group before Postgres has it.
+            query = partial(committed_offsets, client, self._topic, wanted)
+            committed = await in_thread(retry_on_election, query)
+            reading = asyncio.create_task(self._stored(wanted, committed))
             try:
                 await in_thread(self._hold, client)
-                while not (await asyncio.wait({asking}, timeout=IDLE_WAIT_S))[0]:
+                while not (await asyncio.wait({reading}, timeout=IDLE_WAIT_S))[0]:
                     await in_thread(self._hold, client)
-                stored = await asking
+                stored = await reading
             finally:
-                asking.cancel()
+                reading.cancel()
             self._reached |= {n: at.next_offset for n, at in stored.items() if at.next_offset < committed.get(n, 0)}
             if mine is self._mine:
                 await in_thread(self._go_to, client, stored)
@@ -214,7 +214,7 @@ class ProgressConsumer(Generic[B]):
         for row in await retry_outages(read, self._heartbeat, self._stopping, what) or []:
             if row["topic_id"] != self._topic_id:
                 raise LogBroken(
-                    f"topic {self._topic} was made anew: Postgres holds what its predecessor said "
+                    f"topic {self._topic} was recreated: Postgres holds the content of its predecessor "
                     f"({row['topic_id']}, now {self._topic_id}). Use a fresh database, or restore the topic."
                 )
             partition = row["partition"]
@@ -231,7 +231,7 @@ class ProgressConsumer(Generic[B]):
         shards: list[list[Message]] = [[] for _ in range(count)]
         for message in messages:
             shards[(message.partition() or 0) % count].append(message)
-        progress = self._progress  # the consumer's thread may exchange it meanwhile: then this one is nobody's
+        progress = self._progress  # the consumer's thread may exchange it meanwhile: then this one is dropped
         writing = [self._write_shard(shard, progress) for shard in shards if shard]
         written = await asyncio.gather(*writing, return_exceptions=True)
         for failed in (one for one in written if isinstance(one, BaseException)):
@@ -252,7 +252,7 @@ class ProgressConsumer(Generic[B]):
         return True
 
     def _take_in(self, message: Message, batch: B, moves: dict[int, Move], progress: dict[int, Progress]) -> bool:
-        """Add one record to the batch; False when it is not the next one and the partition has to be read anew."""
+        """Add one record to the batch; False when it is not the next one: go to the stored progress."""
         if (error := message.error()) is not None:
             check_passing(error, self._topic)
             _log.info("Kafka: %s", error.str())
@@ -279,7 +279,7 @@ class ProgressConsumer(Generic[B]):
         try:
             await self._handler.apply(batch, moves)
         except ProgressConflict:
-            _log.info("another writer moved %s of %s on: going to the stored progress", sorted(moves), self._topic)
+            _log.info("another consumer moved %s of %s on: going to the stored progress", sorted(moves), self._topic)
             return False
         except PartitionBroken as broken:
             # The others go on; the gauge of stopped partitions pages.
@@ -312,7 +312,7 @@ class ProgressConsumer(Generic[B]):
     # In the consumer's thread.
 
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
-        self._stopped.clear()  # perhaps somebody has seen to it: tried anew
+        self._stopped.clear()  # perhaps the cause was repaired: tried again
         self._mine, self._placed = [partition.partition for partition in partitions], False
         client.assign([])
 
@@ -332,7 +332,7 @@ class ProgressConsumer(Generic[B]):
         self._progress, self._placed = stored, True
 
     def _hold(self, client: Consumer) -> None:
-        """Fetch nothing more, drop what comes all the same, and do what the group asks."""
+        """Fetch nothing more, drop records that come all the same, and follow the group."""
         client.pause(client.assignment())
         message = client.poll(0)
         if message is not None and (error := message.error()) is not None:

@@ -1,4 +1,4 @@
-"""Values that Postgres will never take: found by splitting, kept as a placeholder, given back, told as a dead letter.
+"""Values that Postgres will never take: found by bisecting, kept as a placeholder, given back, sent as a dead letter.
 
 An outage is waited for; a row that no waiting helps must not hold its partition up, nor take its neighbours with it.
 """

@@ -94,7 +94,7 @@ def dead_letter(
     Args:
         topic, record: the bytes as they came and where they stood; the record's headers are kept under `original.`.
         reason: a stable word.
-        first_seen_ms: when it was given up.
+        first_seen_ms: when it became one.
         index: which of the record's decisions its value is, if it is only a part.
     """
     place = {

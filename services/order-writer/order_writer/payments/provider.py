@@ -32,7 +32,7 @@ class Unknown(Struct, frozen=True):
 
 
 class Awaited(Struct, frozen=True):
-    """The provider was not asked: it reports by itself, and the report comes over `order-commands`."""
+    """The provider was not called: it reports by itself, and the report comes over `order-commands`."""
 
 
 Verdict = Approved | Declined | Unknown | Awaited
@@ -53,7 +53,7 @@ class Provider(Protocol):
         """The state of an authorisation that must not be repeated, because the provider may have forgotten it."""
 
     async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Unknown | Awaited:
-        """Refund what was captured, and refuse every later authorisation. `captured`: an approval was heard."""
+        """Refund what was captured, and refuse every later authorisation. `captured`: an approval is known."""
 
 
 class NoPayment:
@@ -73,11 +73,11 @@ class NoPayment:
 
 
 class Webhook:
-    """Somebody else takes the money and reports: the gateway's webhook writes it to `order-commands`.
+    """Another party takes the money and reports: the gateway's webhook writes it to `order-commands`.
 
-    There is no provider to ask, nor one to void at, but by the public events: an `OrderReleased` says that nothing
-    may be taken any more, and with `refund: due` that what was taken has to go back. Such a refund stays due until
-    `RefundReported` says that it was given. Where no approval was heard, there is nothing to wait for; one that comes
+    No provider can be called, only told by the public events: an `OrderReleased` says that nothing may be taken any
+    more, and with `refund: due` that what was taken has to go back. Such a refund stays due until `RefundReported`
+    says that it was given. Where no approval is known, there is nothing to wait for; one that comes
     later makes a refund due.
     """
 

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from order_writer.postgres.pool import CONNECT_S_MAX, DatabaseWrong, describe
 from order_writer.postgres.roles import Role, grant_reader, grant_writer
 
-_LOCK = 7_226_473  # any number that nobody else in this database locks
+_LOCK = 7_226_473  # any number that no other program locks in this database
 
 
 async def migrate(dsn: str, writer: Role | None = None, reader: Role | None = None) -> list[str]:

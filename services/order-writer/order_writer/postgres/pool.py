@@ -1,4 +1,4 @@
-"""Postgres as the order-writer uses it: one pool, one `Unit` per transaction, and which errors are an outage.
+"""Postgres as the order-writer uses it: one pool, loops that outlast outages, and which errors are an outage.
 
 No transaction stays open across a call to anything but Postgres.
 """
@@ -15,7 +15,7 @@ CONNECTIONS_MAX = 8
 COMMAND_TIMEOUT_S = 20.0
 CONNECT_S_MAX = 10.0
 STATEMENTS_KEPT_MAX = 100  # prepared, per connection
-# To ask a database that is away costs it a connection; to ask late is time that the backlog waits.
+# Each try costs an unavailable database a connection; each second between two tries is one that the backlog waits.
 BACKOFF_S_MAX = 8.0
 # A writer frozen inside a transaction must not hold its progress row against its successor for ever. The same limits
 # stand on the writer's role (`roles.py`): a pooler takes none from a session.
@@ -39,7 +39,7 @@ class DatabaseWrong(Exception):
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether trying again later can help: the server is away, overloaded, restarting, or chose us in a deadlock."""
+    """Whether trying again later can help: the server is unavailable, overloaded, restarting, or ended a deadlock."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_OUTAGE_CLASSES)
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
@@ -52,13 +52,13 @@ async def open_pool(
     pooled: bool = False,
     on_connect: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
-    """Connect and look for the tables.
+    """Connect, and check that the tables are there.
 
     Args:
         dsn: where; `sslmode`, `sslrootcert` and the other parameters of libpq URLs are understood.
         instance: shown in pg_stat_activity.
         pooled: a pooler in transaction mode stands in between: no statement is prepared for later, and nothing is
-            asked of a session that may be another's next.
+            set in a session that another client may have next.
         on_connect: awaited once for each new connection before its first use; `acquire` raises what it raises.
 
     Raises:

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _SCRAM_ROUNDS = 4_096
 _LIMITS = {"idle_in_transaction_session_timeout": "5s", "lock_timeout": "5s", "timezone": "UTC"}
 LIMITS = {"writer": _LIMITS | {"statement_timeout": "20s"}, "reader": _LIMITS | {"statement_timeout": "30s"}}
-# Nobody deletes a purchase, a product or a progress. What a query locks it has to be allowed to update.
+# No role deletes a purchase, a product or a progress. A query that locks rows needs the right to update them.
 WRITES = "SELECT, INSERT, UPDATE"
 WRITER_DELETES = ("outbox", "pending_commands")
 READS = ("purchases", "products", "progress", "installation")
@@ -74,7 +74,7 @@ async def grant_writer(connection: AsyncConnection, role: Role) -> list[str]:
 
 
 async def grant_reader(connection: AsyncConnection, role: Role) -> list[str]:
-    """The same for who reads orders, and writes down what all gateways of an installation have to agree on."""
+    """The same for gateways: they read orders, and write what all gateways of an installation have to agree on."""
     refused = await _make(connection, role, LIMITS["reader"])
     await connection.exec_driver_sql(f"GRANT SELECT ON {', '.join(READS)} TO {role.name}")
     await connection.exec_driver_sql(f"GRANT INSERT, UPDATE ON installation TO {role.name}")
@@ -90,11 +90,11 @@ async def _make(connection: AsyncConnection, role: Role, limits: dict[str, str])
             f"Postgres lets this user make no roles: make {name} by other means (LOGIN, with a password, no other "
             "rights; a managed database has a page for it), and migrate again: it is then given what it needs."
         )
-    wishes = [f"ALTER ROLE {name} IN DATABASE {database} SET {limit} = '{value}'" for limit, value in limits.items()]
+    settings = [f"ALTER ROLE {name} IN DATABASE {database} SET {limit} = '{value}'" for limit, value in limits.items()]
     if role.password:
         # Quotes cannot occur in it: it is made of base64, `$`, `:` and `-`.
-        wishes.append(f"ALTER ROLE {name} LOGIN PASSWORD '{scram_verifier(role.password)}'")
-    refused = [sentence for wish in wishes for sentence in await _try(connection, wish)]
+        settings.append(f"ALTER ROLE {name} LOGIN PASSWORD '{scram_verifier(role.password)}'")
+    refused = [sentence for setting in settings for sentence in await _try(connection, setting)]
     await connection.exec_driver_sql(f"GRANT CONNECT ON DATABASE {database} TO {name}")
     schema = await _value(connection, "quote_ident(current_schema())")
     await connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
@@ -102,7 +102,7 @@ async def _make(connection: AsyncConnection, role: Role, limits: dict[str, str])
 
 
 async def _try(connection: AsyncConnection, statement: str) -> list[str]:
-    """What the server says against it: nothing or one sentence; the transaction goes on either way."""
+    """The server's refusal, none or one sentence; the transaction goes on either way."""
     try:
         async with connection.begin_nested():
             await connection.exec_driver_sql(statement)

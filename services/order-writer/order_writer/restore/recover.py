@@ -1,6 +1,6 @@
 """`recover`: after an older copy of Postgres was restored (or all of it was lost), before the log is applied again.
 
-The log gives everything back but one thing: which versions of an order the world was told of before. A row that began
+The log gives everything back but one thing: which versions of an order were published before. A row that began
 again at an old version would publish its versions twice. So `recover` reads `stampede.orders` first, lifts the rows
 above what it finds there, and notes down the same for rows that come back only with the log (`published`). Only then
 may the partitions go on of which the group has committed more than Postgres knows.
@@ -40,7 +40,7 @@ FROM published p WHERE r.purchase_id = p.purchase_id AND r.version < p.version""
 HOLD_ANEW = """
 UPDATE purchases r SET hold_until = greatest(r.hold_until, now() + p.hold_ms * interval '1 millisecond')
 FROM products p WHERE r.product_id = p.product_id AND r.status = 'reserved'"""
-TOLD = "SELECT purchase_id, version FROM published WHERE purchase_id = ANY($1::text[])"
+PUBLISHED = "SELECT purchase_id, version FROM published WHERE purchase_id = ANY($1::text[])"
 OUTBOX = "SELECT id, messages FROM outbox WHERE id > $1 ORDER BY id LIMIT $2 FOR UPDATE"
 GO_ON = """
 INSERT INTO progress AS p (partition, next_offset, source_offset, load, anchor, topic_id, recovered_to)
@@ -78,15 +78,15 @@ async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
 
 
 async def _remember(client: Consumer, pool: Pool) -> int:
-    """Note down the highest version told of each order, chunk by chunk; how many events there are."""
-    count, told = 0, _told(client)
-    while chunk := await asyncio.to_thread(list, islice(told, EVENTS_PER_READ_MAX)):
+    """Store the highest version published of each order, chunk by chunk; how many events there are."""
+    count, published = 0, _published(client)
+    while chunk := await asyncio.to_thread(list, islice(published, EVENTS_PER_READ_MAX)):
         await pool.execute(REMEMBER, *columns(chunk, 2))
         count += len(chunk)
     return count
 
 
-def _told(client: Consumer) -> Iterator[tuple[str, int]]:
+def _published(client: Consumer) -> Iterator[tuple[str, int]]:
     """Order and version of every event."""
     for partition in range(ORDERS.partitions):
         for message in read_range(client, ORDERS.name, partition, *watermarks(client, ORDERS.name, partition)):
@@ -101,18 +101,18 @@ def _told(client: Consumer) -> Iterator[tuple[str, int]]:
 
 
 async def _drop_what_was_sent(connection: Connection) -> int:
-    """Events in the copy's outbox that the world has: sent again they would go back in version."""
+    """Drop published events from the copy's outbox: sent again they would go back in version."""
     dropped, last = 0, 0
     while rows := await connection.fetch(OUTBOX, last, OUTBOX_ROWS_PER_READ_MAX):
         for row in rows:
             messages = decode_outbox(row["messages"])
             events = [decode_order_event(it.value) if it.topic == ORDERS.name else None for it in messages]
             names = [event.purchase_id for event in events if event]
-            told = {found["purchase_id"]: found["version"] for found in await connection.fetch(TOLD, names)}
+            published = {found["purchase_id"]: found["version"] for found in await connection.fetch(PUBLISHED, names)}
             kept = [
                 message
                 for message, event in zip(messages, events, strict=True)
-                if event is None or event.version > told.get(event.purchase_id, 0)
+                if event is None or event.version > published.get(event.purchase_id, 0)
             ]
             if len(kept) < len(messages):
                 dropped += len(messages) - len(kept)

@@ -15,13 +15,13 @@ from order_writer.postgres.pool import Pool, outage_logged, wait_or_stop
 from stampede_schemas.topics import DECISIONS
 
 COMMITTED_S_MAX = 10.0
-VERIFY_EVERY_S = 1.0  # well within a sweeper's grace: nothing expires by an older database
+VERIFY_EVERY_S = 1.0  # well within the grace of expiry: no hold expires by an older database
 
 PROGRESS = "SELECT partition, next_offset FROM progress"
 
 
 def check_known(partition: int, known: int, applied: int) -> None:
-    """Compare up to where Postgres has a partition (or may be older, says `recover`) with what was applied before.
+    """Compare up to where Postgres has a partition (or may have it, after `recover`) with what was applied before.
 
     Raises:
         LogBroken: Postgres knows less.

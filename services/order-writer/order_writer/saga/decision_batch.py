@@ -78,7 +78,7 @@ class Record(NamedTuple):
 
 
 class Stock(NamedTuple):
-    """Changes to one product: its whole new self if that was told, units added after it, and what is left."""
+    """Changes to one product: its whole new self if that was decided, units added after it, and what is left."""
 
     whole: ProductListed | ProductChanged | ProductRetired | None
     added: int

@@ -62,7 +62,7 @@ class Released(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """The log said no. A rejection that the inventory has forgotten may be decided anew."""
+    """The log said no. A rejection that the inventory has forgotten may be decided again."""
 
     status: ClassVar[Literal["rejected"]] = "rejected"
     version: int = REJECTED_VERSION
@@ -102,7 +102,7 @@ class HoldExpired(Struct, frozen=True):
 
 
 class CancelAsked(Struct, frozen=True):
-    """`actor` (the buyer's pseudonym, or `operator`) wants the purchase undone."""
+    """`actor` (the buyer's pseudonym, or `operator`) cancels the purchase."""
 
     actor: str
 
@@ -110,8 +110,8 @@ class CancelAsked(Struct, frozen=True):
 class PaymentVoided(Struct, frozen=True):
     """The provider returned what it had captured and will capture nothing more.
 
-    `captured`: it was known that there is money to return when the provider was told to; if not, and meanwhile it is,
-    the answer settles nothing. `amount_minor` and `currency` as the provider reported them; None from a direct answer.
+    `captured`: it was known at the call that there is money to return; if it became known only later, the answer
+    counts for nothing. `amount_minor` and `currency` as the provider reported them; None from a direct answer.
     """
 
     captured: bool = True
@@ -124,7 +124,7 @@ Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | Canc
 
 
 class Transition(Struct, frozen=True):
-    """The row takes this state, and the world is told: each version from 3 on is one event on `orders`."""
+    """The row takes this state; each version from 3 on is one public event on `orders`."""
 
     state: Confirmed | Released
 
@@ -146,18 +146,18 @@ class RequestRelease(Struct, frozen=True):
 class Void(Struct, frozen=True):
     """Tell the provider, until it answers: refund if captured, and never capture from now on.
 
-    `captured`: there is money to give back; otherwise there may be some that nobody has heard of.
+    `captured`: there is money to give back; otherwise there may be some that is not known of.
     """
 
     captured: bool
 
 
 class KeepApproval(Struct, frozen=True):
-    """The payment is settled; ask no more."""
+    """The payment is approved; the provider is not queried again."""
 
 
 class KeepCapture(Struct, frozen=True):
-    """Money was taken, though it settles nothing: once the purchase ends it has to go back."""
+    """Money was taken, though not the price: once the purchase ends it has to go back."""
 
 
 class Refuse(Struct, frozen=True):
@@ -240,7 +240,7 @@ def _release(
 
 
 def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect, ...]:
-    """The log beats the row: what is back on sale is not this buyer's, whatever the row says."""
+    """The log beats the row: units that are back on sale are not this buyer's, also where the row says so."""
     match purchase:
         case Rejected():
             return ()
@@ -263,7 +263,7 @@ def _approved(purchase: Purchase, message: PaymentApproved) -> tuple[Effect, ...
         case Confirmed():
             return ()
         case Released(refund="none"):
-            # Too late: the units are somebody else's. The money goes back, once.
+            # Too late: the units may be sold to another buyer. The money goes back, once.
             return Transition(replace(purchase, version=purchase.version + 1, refund="due")), Void(captured=True)
         case Released():
             return ()
@@ -301,6 +301,6 @@ def _voided(purchase: Purchase, message: PaymentVoided) -> tuple[Effect, ...]:
             assert_never(purchase)
 
 
-def _differs(order: Order, told: PaymentApproved | PaymentVoided) -> bool:
+def _differs(order: Order, report: PaymentApproved | PaymentVoided) -> bool:
     price = order.unit_price_minor * order.quantity
-    return told.amount_minor is not None and (told.amount_minor, told.currency) != (price, order.currency)
+    return report.amount_minor is not None and (report.amount_minor, report.currency) != (price, order.currency)
