@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from eventlog.reader import LogBroken
-from order_writer.consume import commands
-from order_writer.consume.commands import sweep_pending
+from eventlog.reader import LogBroken, Progress
+from order_writer.consume.commands import Commands, sweep_pending
+from order_writer.consume.progress_consumer import Move
 from order_writer.endings import product_cancellation
 from order_writer.endings.product_cancellation import ORDERS_PER_TRANSACTION_MAX
 from order_writer.payments.provider import Approved, Verdict, Voided
@@ -155,8 +155,7 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
                  unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index)
                VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
         )
-        async with units.open() as unit:
-            await commands.apply(unit, {0: (0, 1)}, [Record(encode(paid("p1")), 0, 0, NOW)])
+        await Commands(units).apply([Record(encode(paid("p1")), 0, 0, NOW)], {0: Move(0, Progress(1))})
         await begun.commit()
     assert await quiet.statuses() == {"p1": "reserved"}
     await sweep_pending(units)
@@ -170,8 +169,7 @@ async def test_a_pending_command_is_a_dead_letter_only_when_its_row_cannot_come(
     """Ten minutes after it came, by what `decisions` is applied to: a backlog of any length does not bury it."""
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancelled("p2")))]
-    async with units.open() as unit:
-        await commands.apply(unit, {0: (0, 2)}, arrived)
+    await Commands(units).apply(arrived, {0: Move(0, Progress(2))})
     await quiet.rows("UPDATE pending_commands SET parked_at = now() - interval '1 hour'")
     for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -3_600.0 + 599)):
         await applied_until(quiet, DECISIONS.name, seconds, partitions)
@@ -211,8 +209,7 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
     ask = CancelProductRequested(request_id=RequestId("c1"), product_id=ProductId("shoe"), actor="operator")
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     for n in range(2):  # the second time is a repetition
-        async with units.open() as unit:
-            await commands.apply(unit, {0: (n, n + 1)}, [Record(encode(ask), 0, n, NOW)])
+        await Commands(units).apply([Record(encode(ask), 0, n, NOW)], {0: Move(n, Progress(n + 1))})
     assert await product_cancellation.batch(units, "c1")
     progress = "SELECT reached, cancelled, done_at IS NOT NULL FROM product_cancellations"
     [first] = await quiet.rows(progress)

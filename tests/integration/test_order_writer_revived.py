@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from eventlog.reader import Progress
-from order_writer.consume import commands, decisions
-from order_writer.consume.commands import sweep_pending
+from order_writer.consume import decisions
+from order_writer.consume.commands import Commands, sweep_pending
 from order_writer.consume.progress_consumer import Move
 from order_writer.restore.recover import LIFT
 from order_writer.saga.decision_batch import Batch, Record
@@ -184,8 +184,8 @@ class Logs:
         """The next record of `order-commands` is applied."""
         at = self._commands
         self._commands += 1
-        async with self._units.open() as unit:
-            await commands.apply(unit, {0: (at, at + 1)}, [Record(encode(command), 0, at, LONG_AGO)])
+        record = Record(encode(command), 0, at, LONG_AGO)
+        await Commands(self._units).apply([record], {0: Move(at, Progress(at + 1))})
 
     async def sweep(self) -> object:
         """Sweep the pending commands; how many still are."""

@@ -74,9 +74,8 @@ class Commands:
     def __init__(self, units: UnitsOfWork) -> None:
         self._units = units
 
-    def progress_of(self, row: asyncpg.Record, committed: int) -> Progress:
+    def progress_of(self, row: asyncpg.Record, _committed: int) -> Progress:
         """A restored database may be behind the group: `recover` lets commands be applied again."""
-        del committed
         return Progress(row["next_offset"])
 
     def new_batch(self) -> list[Record]:
@@ -87,26 +86,17 @@ class Commands:
         """By commands."""
         return len(batch) >= COMMANDS_PER_TRANSACTION_MAX
 
-    def add(self, batch: list[Record], progress: Progress, record: Record) -> Progress:
+    def add(self, batch: list[Record], _progress: Progress, record: Record) -> Progress:
         """Add any record: one that is no command becomes a dead letter."""
-        del progress
         batch.append(record)
         return Progress(record.offset + 1)
 
     async def apply(self, batch: list[Record], moves: Mapping[int, Move]) -> None:
-        """One transaction."""
+        """Handle, keep or dead-letter the commands that came, in one transaction."""
         async with self._units.open() as unit:
-            await apply(unit, {partition: (move.was, move.to.next_offset) for partition, move in moves.items()}, batch)
-
-
-async def apply(unit: UnitOfWork, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Record]) -> None:
-    """Handle, keep or dead-letter the commands that came. `moves`: by partition, the progress before and after.
-
-    Raises:
-        ProgressConflict: another consumer has moved a partition on; nothing of it may be committed.
-    """
-    await advance(unit.connection, LOCK_PROGRESS, ADVANCE, [(partition, *move) for partition, move in moves.items()])
-    await _handle(unit, arrived, skip_rejected=True)
+            rows = [(partition, move.was, move.to.next_offset) for partition, move in moves.items()]
+            await advance(unit.connection, LOCK_PROGRESS, ADVANCE, rows)
+            await _handle(unit, batch, skip_rejected=True)
 
 
 async def sweep_pending(units: UnitsOfWork) -> bool:

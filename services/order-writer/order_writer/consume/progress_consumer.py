@@ -85,7 +85,7 @@ class BatchHandler(Protocol[B]):
     begin: str  # SQL: an empty progress for those of the partitions `$1` that have none; `$2` is the topic's id
     stored: str  # SQL: the progress of the partitions `$1`, with `partition` and `topic_id`
 
-    def progress_of(self, row: asyncpg.Record, committed: int) -> Progress:
+    def progress_of(self, row: asyncpg.Record, committed: int, /) -> Progress:
         """Read a row of `stored`. Raises LogBroken if it may not be gone on from. `committed`: the group's offset."""
 
     def new_batch(self) -> B:
@@ -94,7 +94,7 @@ class BatchHandler(Protocol[B]):
     def is_full(self, batch: B) -> bool:
         """Whether the transaction is large enough."""
 
-    def add(self, batch: B, progress: Progress, record: Record) -> Progress:
+    def add(self, batch: B, progress: Progress, record: Record, /) -> Progress:
         """Add the record that is next after `progress`; the progress beyond it. Raises LogBroken: it cannot be read."""
 
     async def apply(self, batch: B, moves: Mapping[int, Move]) -> None:

@@ -74,11 +74,7 @@ class Due(NamedTuple):
         return self.purchase_id, self.order is None
 
 
-class Outcome(NamedTuple):
-    """The result of one call."""
-
-    due: Due
-    answer: Answer
+Outcome = tuple[Due, Answer]  # of one call
 
 
 class Payer:
@@ -165,7 +161,7 @@ class Payer:
         if due.order is not None:
             outcome = f"declined: {answer.reason}" if isinstance(answer, Declined) else name
             self._spans.payment(due.order, started, outcome)
-        self._outcomes.append(Outcome(due, answer))
+        self._outcomes.append((due, answer))
         self._answered.set()
 
     async def _answer(self, due: Due) -> Answer:
@@ -180,8 +176,8 @@ class Payer:
         if outcomes:
             await self._write(outcomes)
             del self._outcomes[: len(outcomes)]
-            for outcome in outcomes:
-                self._calls.pop(outcome.due.key, None)
+            for due, _ in outcomes:
+                self._calls.pop(due.key, None)
             self._units.payments_due.set()
         return bool(outcomes)
 

@@ -46,29 +46,28 @@ class Provider(Protocol):
     an attribute `simulated = True`, and production refuses it.
     """
 
-    async def authorize(self, order: Order) -> Verdict:
+    async def authorize(self, order: Order, /) -> Verdict:
         """Capture the price of the order, or say why not."""
 
-    async def query(self, order: Order) -> Verdict:
+    async def query(self, order: Order, /) -> Verdict:
         """The state of an authorisation that must not be repeated, because the provider may have forgotten it."""
 
-    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Unknown | Awaited:
+    async def void(self, purchase_id: PurchaseId, /, *, captured: bool) -> Voided | Unknown | Awaited:
         """Refund what was captured, and refuse every later authorisation. `captured`: an approval is known."""
 
 
 class NoPayment:
     """No payment is taken: orders are confirmed as they are inserted, and there is nothing to return."""
 
-    async def authorize(self, order: Order) -> Verdict:
+    async def authorize(self, _order: Order) -> Verdict:
         """Approve."""
-        del order
         return Approved()
 
     query = authorize
 
-    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided:
+    async def void(self, _purchase_id: PurchaseId, *, captured: bool) -> Voided:
         """There was no money."""
-        del purchase_id, captured
+        del captured
         return Voided()
 
 
@@ -81,16 +80,14 @@ class Webhook:
     later makes a refund due.
     """
 
-    async def authorize(self, order: Order) -> Verdict:
+    async def authorize(self, _order: Order) -> Verdict:
         """Wait for the report."""
-        del order
         return Awaited()
 
     query = authorize
 
-    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Awaited:
+    async def void(self, _purchase_id: PurchaseId, *, captured: bool) -> Voided | Awaited:
         """Nothing to give back, or the report of it has to come."""
-        del purchase_id
         return Awaited() if captured else Voided()
 
 

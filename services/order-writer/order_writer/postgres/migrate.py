@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from order_writer.postgres.pool import CONNECT_S_MAX, DatabaseWrong, describe
-from order_writer.postgres.roles import Role, grant_reader, grant_writer
+from order_writer.postgres.roles import Role, grant
 
 _LOCK = 7_226_473  # any number that no other program locks in this database
 
@@ -46,8 +46,8 @@ async def migrate(dsn: str, writer: Role | None = None, reader: Role | None = No
             # A second migration waits here, and then finds nothing to do.
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             await connection.run_sync(_upgrade)
-            refused = await grant_writer(connection, writer) if writer else []
-            return refused + (await grant_reader(connection, reader) if reader else [])
+            refused = await grant(connection, "writer", writer) if writer else []
+            return refused + (await grant(connection, "reader", reader) if reader else [])
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise DatabaseWrong(
             f"cannot use Postgres ({describe(error)}): is STAMPEDE_POSTGRES right "
