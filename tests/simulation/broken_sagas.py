@@ -6,6 +6,7 @@ from order_writer.saga import orders
 from order_writer.saga.decision_batch import Batch, Row
 from order_writer.saga.orders import Effect, Message, Purchase, react
 from stampede_schemas.decisions import Rejected, Reserved
+from stampede_schemas.identifiers import Position
 from tests.simulation.book import Book
 
 
@@ -54,7 +55,7 @@ def gives_back_elsewhere(purchase: Purchase, message: Message) -> tuple[Effect, 
 class FirstOutcomes(Batch):
     """A batch that keeps the first outcome of a purchase, also when that is a rejection."""
 
-    def _outcome(self, decision: Reserved | Rejected, position: tuple[int, int, int]) -> None:
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
         if decision.purchase_id not in self.rows:
             super()._outcome(decision, position)
 

@@ -24,15 +24,16 @@ DIES_AT_BATCH = 3
 _row, _advance, _react, _close = decision_batch._row, decisions._advance, orders.react, UnitOfWork.close
 
 
-def _another_price(decision: Reserved | Rejected, position: tuple[int, int, int]) -> Row:
-    row = _row(decision, position)
-    return row if row.unit_price_minor is None else row._replace(unit_price_minor=row.unit_price_minor + 1)
+def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
+    if isinstance(decision, Reserved):
+        decision = replace(decision, unit_price_minor=decision.unit_price_minor + 1)
+    return _row(decision, position)
 
 
 class ForgetsRejections(Batch):
     """A no is not written down."""
 
-    def _outcome(self, decision: Reserved | Rejected, position: tuple[int, int, int]) -> None:
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
         if isinstance(decision, Reserved):
             super()._outcome(decision, position)
 

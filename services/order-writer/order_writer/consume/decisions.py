@@ -254,12 +254,11 @@ async def _insert(unit: UnitOfWork, new: dict[PurchaseId, bool], entries: list[E
     if not entries:
         return
     states = [entry.state for entry in entries]
-    values = columns([entry.row for entry in entries], len(Row._fields))
-    values[Row._fields.index("status")] = [state.status for state in states]
+    values = columns([entry.values() for entry in entries], 18)
     due = orders.Reserved in map(type, states)
     query = INSERT_PURCHASES + (SELECT_NEW_WITH_DUES if due else SELECT_NEW)
     ended = [state for state in states if isinstance(state, orders.Confirmed | orders.Released)]
-    inserting = unit.connection.fetch(query, *values, [state.version for state in states])
+    inserting = unit.connection.fetch(query, *values)
     # Postgres has the rows first; while it inserts them their events are encoded, as if all were new.
     inserted, _ = await asyncio.gather(inserting, unit.encode_events(ended))
     new.update((record["purchase_id"], record["void"]) for record in inserted)
@@ -274,8 +273,8 @@ async def _insert_storable(
     for row, error in ((entry.row, error) for entry, error in refused):
         if getattr(error, "constraint_name", None) == NUMBERS_CONSTRAINT:
             raise PartitionBroken(
-                row.partition,
-                f"a reservation number was given twice, the fold of partition {row.partition} is broken: "
+                row.position.partition,
+                f"a reservation number was given twice, the fold of partition {row.position.partition} is broken: "
                 f"{describe(error)}",
             )
     placeholders = [placeholder_of(entry) for entry, _ in refused]
@@ -285,7 +284,7 @@ async def _insert_storable(
         row = entry.row
         if row.purchase_id in gone or row.purchase_id in new:
             unit.carry_out(row.purchase_id, entry.effects)
-            dead_letter_row(unit, row, error, sources[row.partition, row.source_offset])
+            dead_letter_row(unit, row, error, sources[row.position.partition, row.position.offset])
             gone.add(row.purchase_id)
     return [entry for entry in entries if entry.row.purchase_id not in gone]
 
@@ -302,11 +301,11 @@ async def _expect_known(unit: UnitOfWork, rows: list[Row]) -> None:
     known = {purchase_id: Position(*position) for purchase_id, *position in found}
     for row in rows:
         first = known.get(row.purchase_id)
-        if first is not None and first.partition == row.partition and first != row.position:
+        if first is not None and first.partition == row.position.partition and first != row.position:
             raise PartitionBroken(
-                row.partition,
+                first.partition,
                 f"a purchase was reserved twice, at {first} and {row.position}: "
-                f"the fold of partition {row.partition} is broken",
+                f"the fold of partition {first.partition} is broken",
             )
 
 

@@ -76,30 +76,18 @@ async def bisect(
 
 def placeholder_of(entry: Entry) -> Entry:
     """The placeholder of a refused row: its buyer, its position, and the end that the saga decided for it."""
-    row, ended = entry.row, entry_of(entry.row, entry.published, orders.RowRefused())
-    placeholder = row._replace(
-        buyer_id=_storable(row.buyer_id),
-        product_id=_storable(row.product_id),  # type: ignore[arg-type]
-        fingerprint=_storable(row.fingerprint),
-        reason=ended.state.reason if isinstance(ended.state, orders.Released) else row.reason,
-        quantity=1,
-        reservation_no=None,
-        unit_price_minor=None,
-        currency=None,
-        payment_method="",
-        hold_ms=None,
-        trace_id=None,
-        traceparent=None,
-    )
-    return replace(ended, row=placeholder)
+    decision, ended = entry.row.decision, entry_of(entry.row, entry.published, orders.RowRefused())
+    kept = {name: getattr(decision, name).replace("\0", "\ufffd") for name in ("buyer_id", "product_id", "fingerprint")}
+    blank = replace(decision, quantity=1, payment_method="", traceparent=None, **kept)
+    return replace(ended, row=entry.row._replace(decision=blank))
 
 
 def dead_letter_row(unit: UnitOfWork, row: Row, error: BaseException, source: Record) -> None:
     """Keep the decision's own bytes as a dead letter."""
     envelope = decode_envelope(source.value)
     assert envelope is not None
-    content = bytes(_raws.decode(envelope.decisions)[row.source_index])
-    _dead_letter(unit, source._replace(value=content), "row_error", error, row.source_index)
+    content = bytes(_raws.decode(envelope.decisions)[row.position.index])
+    _dead_letter(unit, source._replace(value=content), "row_error", error, row.position.index)
 
 
 def dead_letter_change(unit: UnitOfWork, source: Record, product_id: ProductId, error: BaseException) -> None:
@@ -112,8 +100,3 @@ def _dead_letter(unit: UnitOfWork, source: Record, reason: str, error: BaseExcep
     where = (DECISIONS.name, source.partition, source.offset)
     _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, describe(error))
     unit.dead_letter(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)
-
-
-def _storable(text: str) -> str:
-    """Postgres' text holds every character but one."""
-    return text.replace("\0", "\ufffd")

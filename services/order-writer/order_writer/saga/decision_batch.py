@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 from msgspec import Struct
 
@@ -26,37 +26,26 @@ _TRACEPARENT_LENGTH = 55
 
 
 class Row(NamedTuple):
-    """A purchase as it is inserted, in the order of the columns of `consume.decisions.INSERT_PURCHASES`.
-
-    `hold_ms` None: no hold (rejected). `traceparent` only where the trace is recorded: the compensation joins it.
-    """
+    """The outcome of a purchase: the log's decision, and where its request stands."""
 
     purchase_id: PurchaseId
-    buyer_id: str
-    product_id: ProductId
-    quantity: int
-    status: str
-    reason: str | None
-    reservation_no: int | None
-    unit_price_minor: int | None
-    currency: str | None
-    payment_method: str
-    fingerprint: str
-    partition: int
-    source_offset: int
-    source_index: int
-    hold_ms: int | None
-    trace_id: str | None
-    traceparent: str | None
+    decision: Reserved | Rejected
+    position: Position
 
     @property
-    def position(self) -> Position:
-        """Where its request stands in the log."""
-        return Position(self.partition, self.source_offset, self.source_index)
+    def status(self) -> Literal["reserved", "rejected"]:
+        """The status that the log gave it."""
+        return "reserved" if isinstance(self.decision, Reserved) else "rejected"
+
+    @property
+    def traceparent(self) -> str | None:
+        """Only where the trace is recorded: payment and compensation join it."""
+        trace = self.decision.traceparent
+        return trace if trace and len(trace) == _TRACEPARENT_LENGTH and trace[-1] in "13579bdf" else None
 
 
 class Entry(Struct, frozen=True, gc=False):
-    """A row as it is stored: its values, the state that the saga decided, and the effects of storing it.
+    """A row as it is stored: the state that the saga decided, and the effects of storing it.
 
     `published`: the highest version published before a restore.
     """
@@ -65,6 +54,32 @@ class Entry(Struct, frozen=True, gc=False):
     published: int
     state: orders.Purchase
     effects: tuple[orders.Effect, ...]
+
+    def values(self) -> tuple[object, ...]:
+        """In the order of the columns of `decisions.INSERT_PURCHASES`. A placeholder has no number and no price."""
+        (purchase_id, decision, position), state = self.row, self.state
+        held = decision if isinstance(decision, Reserved) and not isinstance(state, orders.Released) else None
+        known = decision.traceparent is not None and len(decision.traceparent) == _TRACEPARENT_LENGTH
+        return (
+            purchase_id,
+            decision.buyer_id,
+            decision.product_id,
+            decision.quantity,
+            state.status,
+            state.reason if isinstance(state, orders.Released) else getattr(decision, "reason", None),
+            held.reservation_no if held else None,
+            held.unit_price_minor if held else None,
+            held.currency if held else None,
+            decision.payment_method,
+            decision.fingerprint,
+            position.partition,
+            position.offset,
+            position.index,
+            held.hold_ms if held else None,
+            decision.traceparent[3:35] if known and decision.traceparent else None,
+            self.row.traceparent,
+            state.version,
+        )
 
 
 class Record(NamedTuple):
@@ -109,7 +124,7 @@ class Batch:
         for index, decision in enumerate(decisions):
             match decision:
                 case Reserved() | Rejected():
-                    self._outcome(decision, (partition, source_offset, index))
+                    self._outcome(decision, Position(partition, source_offset, index))
                     if not (isinstance(decision, Rejected) and decision.reason == "unknown_product"):
                         left[decision.product_id] = decision.available_after
                 case Released():
@@ -135,58 +150,37 @@ class Batch:
         whole, before = (known.whole, known.added) if known else (None, 0)
         self.stocks[partition, product_id] = Stock(whole, before + added, available, source_offset)
 
-    def _outcome(self, decision: Reserved | Rejected, position: tuple[int, int, int]) -> None:
-        known = self.rows.get(decision.purchase_id)
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
+        known, row = self.rows.get(decision.purchase_id), _row(decision, position)
         if known is None or (known.status == "rejected" and isinstance(decision, Reserved)):
-            self.rows[decision.purchase_id] = _row(decision, position)
+            self.rows[decision.purchase_id] = row
         elif isinstance(decision, Reserved):
-            self.again.append(_row(decision, position))
+            self.again.append(row)
 
 
 def entry_of(row: Row, published: int = 0, message: orders.NewRowMessage | None = None) -> Entry:
     """Let the saga decide how a row is stored; see `orders.outcome`."""
-    order = order_of(row) if row.status == "reserved" else None
+    order = order_of(row) if isinstance(row.decision, Reserved) else None
     return Entry(row, published, *orders.outcome(order, published, message))
 
 
 def order_of(row: Row) -> orders.Order:
     """The order behind a reserved row."""
-    assert row.reservation_no is not None
-    assert row.unit_price_minor is not None
-    assert row.currency is not None
+    held = row.decision
+    assert isinstance(held, Reserved)
     return orders.Order(
-        row.purchase_id,
-        row.buyer_id,
-        row.product_id,
-        row.quantity,
+        held.purchase_id,
+        held.buyer_id,
+        held.product_id,
+        held.quantity,
         row.position,
-        row.reservation_no,
-        row.unit_price_minor,
-        row.currency,
-        row.payment_method,
+        held.reservation_no,
+        held.unit_price_minor,
+        held.currency,
+        held.payment_method,
         row.traceparent,
     )
 
 
-def _row(decision: Reserved | Rejected, position: tuple[int, int, int]) -> Row:
-    trace = decision.traceparent
-    known = trace is not None and len(trace) == _TRACEPARENT_LENGTH
-    recorded = trace if known and trace is not None and trace[-1] in "13579bdf" else None
-    reserved = decision if isinstance(decision, Reserved) else None
-    return Row(
-        decision.purchase_id,
-        decision.buyer_id,
-        decision.product_id,
-        decision.quantity,
-        "reserved" if reserved else "rejected",
-        decision.reason if isinstance(decision, Rejected) else None,
-        reserved.reservation_no if reserved else None,
-        reserved.unit_price_minor if reserved else None,
-        reserved.currency if reserved else None,
-        decision.payment_method,
-        decision.fingerprint,
-        *position,
-        reserved.hold_ms if reserved else None,
-        trace[3:35] if known and trace is not None else None,
-        recorded,
-    )
+def _row(decision: Reserved | Rejected, position: Position) -> Row:
+    return Row(decision.purchase_id, decision, position)

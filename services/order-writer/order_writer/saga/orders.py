@@ -16,7 +16,7 @@ from stampede_schemas.requests import ReleaseReason
 
 Refund = Literal["none", "due", "done"]
 # Versions follow from the log alone: gateways derive the first two from the same decisions.
-REJECTED_VERSION, RESERVED_VERSION, FIRST_EVENT_VERSION = 1, 2, 3
+REJECTED_VERSION, RESERVED_VERSION = 1, 2  # events begin at 3
 
 
 class Order(Struct, frozen=True):
