@@ -206,9 +206,8 @@ class ProgressConsumer(Generic[B]):
                 await connection.execute(self._handler.begin, sorted(partitions), self._topic_id)
                 return await connection.fetch(self._handler.stored, partitions)
 
-        await wait_or_stop(
-            self._stopping, self._wait_s
-        )  # a database may answer this, and refuse each batch for a while
+        # A database may answer this query, and refuse each batch for a while.
+        await wait_or_stop(self._stopping, self._wait_s)
         what = f"reading the progress of {self._topic}"
         stored: dict[int, Progress] = {}
         for row in await retry_outages(read, self._heartbeat, self._stopping, what) or []:
