@@ -28,7 +28,7 @@ NEEDS = {
     "apply": APPLY,
     "pay": DUE,
     "void": DUE,
-    "hear": ANSWERED,
+    "answer": ANSWERED,
     "expire": HELD,
     "command": KEPT,
     "come_back": KEPT,
@@ -85,7 +85,7 @@ class Book:
         self.database, self.provider = Database(), Provider()
         self.buyers = Buyers(log, reader(Progress()), self.provider)
         self.answers: deque[tuple[PurchaseId, orders.Message]] = deque()  # of the provider, on their way
-        self.versions: dict[PurchaseId, int] = {}  # told to the world
+        self.versions: dict[PurchaseId, int] = {}  # published
         self._states: dict[tuple[PurchaseId, int], type[orders.Purchase]] = {}  # by version, since the last restore
         self._writers: list[CountingReader | None] = [None] * WRITERS
         self._backup = Database()
@@ -143,7 +143,7 @@ class Book:
         return True
 
     def pay(self, amount: int) -> bool:
-        """The provider is asked about a due payment, and decides; its answer is on its way."""
+        """The provider is called for a due payment, and decides; its answer is on its way."""
         found = [purchase_id for purchase_id in self.due("due") if isinstance(self._row(purchase_id), orders.Reserved)]
         if not found or not self.open:
             return False
@@ -162,13 +162,13 @@ class Book:
         self.answers.append((purchase_id, orders.PaymentVoided(known)))
         return True
 
-    def hear(self, amount: int) -> bool:
+    def answer(self, amount: int) -> bool:
         """An answer arrives, or (amount 0) is lost with the process that waited for it."""
         if not self.answers or not self.open:
             return False
-        answer = self.answers.popleft()
+        message = self.answers.popleft()
         if amount:
-            self._handle([answer])
+            self._handle([message])
         return True
 
     def expire(self, amount: int) -> bool:
@@ -180,7 +180,7 @@ class Book:
         return True
 
     def command(self, amount: int) -> bool:
-        """Somebody who was told of a decision cancels or pays; see `Buyers`. Bit 3: a writer reads it at once."""
+        """A buyer who knows of a decision cancels or pays; see `Buyers`. Bit 3: a writer reads it at once."""
         done = self.buyers.command(amount | 2 if self._free else amount)
         while done and amount & 8 and self.read_command(0):
             pass
@@ -200,7 +200,7 @@ class Book:
         return True
 
     def sweep(self, amount: int) -> bool:
-        """The commands that wait are looked at again. True if one of them does so no more."""
+        """The pending commands are tried again. True if one of them is pending no more."""
         pending = self.database.pending
         before = len(pending)
         if self.open:
@@ -242,7 +242,7 @@ class Book:
         something."""
         willing = len(self.log.requests) % 2
         steps = (
-            self.apply, self.read_command, self.sweep, self.pay, self.hear, self.void, self.hear, self.relay,
+            self.apply, self.read_command, self.sweep, self.pay, self.answer, self.void, self.answer, self.relay,
             self.expire,
         )  # fmt: skip
         rounds = 0
@@ -322,7 +322,7 @@ class Book:
         return entry.state, entry.effects
 
     def _put(self, purchase_id: PurchaseId, state: orders.Purchase) -> None:
-        """Write a row. Its version never falls, and no version is told of two states."""
+        """Write a row. Its version never falls, and no version has two states."""
         known = self._row(purchase_id)
         told = self._states.setdefault((purchase_id, state.version), type(state))
         if told is not type(state) or (known is not None and known.version > state.version):
@@ -342,7 +342,9 @@ class Book:
         if self._waits(row, end):
             self.database.pending[at] = end
         elif at in self.buyers.cancelled and isinstance(row, orders.Rejected):
-            raise Violation("command", f"{purchase_id} is cancelled by who was told of its reservation, and is {row}")
+            raise Violation(
+                "command", f"{purchase_id} is cancelled by a buyer who knows of its reservation, and is {row}"
+            )
         else:
             self._handle([(purchase_id, message)])
 
