@@ -59,7 +59,8 @@ class Entry(Struct, frozen=True, gc=False):
         """In the order of the columns of `decisions.INSERT_PURCHASES`. A placeholder has no number and no price."""
         (purchase_id, decision, position), state = self.row, self.state
         held = decision if isinstance(decision, Reserved) and not isinstance(state, orders.Released) else None
-        known = decision.traceparent is not None and len(decision.traceparent) == _TRACEPARENT_LENGTH
+        trace = decision.traceparent
+        trace_id = trace[3:35] if trace and len(trace) == _TRACEPARENT_LENGTH else None
         return (
             purchase_id,
             decision.buyer_id,
@@ -76,8 +77,8 @@ class Entry(Struct, frozen=True, gc=False):
             position.offset,
             position.index,
             held.hold_ms if held else None,
-            decision.traceparent[3:35] if known and decision.traceparent else None,
-            self.row.traceparent,
+            trace_id,
+            self.row.traceparent if trace_id else None,
             state.version,
         )
 
