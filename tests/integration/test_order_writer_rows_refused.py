@@ -123,6 +123,21 @@ async def test_a_refused_row_applied_again_changes_nothing(place: Installation) 
     assert len(place.values(DEAD_LETTERS.name)) == 1
 
 
+@pytest.mark.parametrize("payment", ["none", "webhook"])
+async def test_after_a_restore_a_refused_row_begins_above_what_was_published(place: Installation, payment: str) -> None:
+    """As its neighbours do, with payments and without: no version is published twice."""
+    await place.rows("INSERT INTO published VALUES ('nul', 7), ('ok', 4)")
+    place.log.append(5, [listed()], [unsayable("nul", 1), reserved("ok", 2), reserved("new", 3)])
+    async with place.writer(payment=payment) as task:
+        await until(lambda: applied(place, 5, 2), "applied", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    versions = {row[0]: row[1] for row in await place.rows("SELECT purchase_id, version FROM purchases")}
+    sold = payment == "none"
+    assert versions == {"nul": 10, "ok": 6 + sold, "new": 2 + sold}
+    published = {event.purchase_id: event.version for event in place.events()}
+    assert published == ({"nul": 10, "ok": 7, "new": 3} if sold else {"nul": 10})
+
+
 async def test_when_postgres_refuses_everything_nothing_is_released(place: Installation) -> None:
     """A hundred refused rows of a batch are theirs to blame; when it is a constraint of somebody's that no row passes,
     the writer stops, the sale is not given back, and once the constraint is gone it goes on."""

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer
@@ -49,16 +48,8 @@ FROM unnest($1::int[], $2::bigint[]) AS t (partition, recovered_to)
 ON CONFLICT (partition) DO UPDATE SET recovered_to = greatest(p.recovered_to, excluded.recovered_to)"""
 
 
-class Recovered(NamedTuple):
-    """The result: events read, rows lifted, messages of the copy's outbox that were sent before."""
-
-    events: int
-    lifted: int
-    dropped: int
-
-
-async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
-    """Make a restored database fit to go on. Repeating it, also after a crash half-way, is harmless.
+async def recover(kafka: str, pool: Pool, group: str) -> str:
+    """Make a restored database fit to go on, and describe what was done. Repeating it, also after a crash, is harmless.
 
     Raises:
         TopicsWrong, LogBroken, KafkaException: the log could not be read; no partition may go on yet.
@@ -74,7 +65,10 @@ async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
         await connection.execute(HOLD_ANEW, timeout=LIFT_S_MAX)
         dropped = await _drop_what_was_sent(connection)
         await connection.execute(GO_ON, list(committed), list(committed.values()), ids[DECISIONS.name])
-    return Recovered(events, int(lifted.split()[-1]), dropped)
+    return (
+        f"Read {events:,} events of orders: {int(lifted.split()[-1]):,} rows were older and begin above them now, "
+        f"{dropped:,} messages of the copy had been sent. The order-writers may start."
+    )
 
 
 async def _remember(client: Consumer, pool: Pool) -> int:
