@@ -104,12 +104,12 @@ class UnitOfWork:
         """Take the effects of one message into this transaction; the caller writes the row's new state."""
         for effect in effects:
             match effect:
-                case orders.Transition(state):
-                    self.changed.append(state)
+                case orders.Transition():
+                    self.changed.append(effect.state)
                 case orders.RequestRelease():
                     self.released.append(effect)
-                case orders.Void(captured):
-                    self.voids[purchase_id] = captured
+                case orders.Void():
+                    self.voids[purchase_id] = effect.captured
                     self._approved.discard(purchase_id)
                 case orders.KeepApproval():
                     self._approved.add(purchase_id)
