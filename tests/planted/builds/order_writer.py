@@ -12,8 +12,8 @@ from order_writer import unit_of_work
 from order_writer.consume import decisions
 from order_writer.consume.progress_consumer import Move
 from order_writer.outbox.messages import Outgoing, releases
-from order_writer.saga import decision_batch, orders
-from order_writer.saga.decision_batch import Batch, Row
+from order_writer.saga import orders
+from order_writer.saga.decision_batch import Batch
 from order_writer.unit_of_work import UnitOfWork
 from stampede_schemas.decisions import Rejected, Reserved
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId
@@ -21,13 +21,16 @@ from tests.planted.builds.planting import exchange, for_the_first_time, plant
 from tests.simulation.mutants import FirstCopyCounts
 
 DIES_AT_BATCH = 3
-_row, _advance, _react, _close = decision_batch._row, decisions._advance, orders.react, UnitOfWork.close
+_advance, _react, _close = decisions._advance, orders.react, UnitOfWork.close
 
 
-def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
-    if isinstance(decision, Reserved):
-        decision = replace(decision, unit_price_minor=decision.unit_price_minor + 1)
-    return _row(decision, position)
+class AsksAnotherPrice(Batch):
+    """Every row holds a price of its own."""
+
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
+        if isinstance(decision, Reserved):
+            decision = replace(decision, unit_price_minor=decision.unit_price_minor + 1)
+        super()._outcome(decision, position)
 
 
 class ForgetsRejections(Batch):
@@ -79,7 +82,7 @@ async def _no_voids(opened: UnitOfWork) -> None:
 
 
 BUGS: dict[str, Callable[[], None]] = {
-    "another price in the row": lambda: exchange(decision_batch, _row=_another_price),
+    "another price in the row": lambda: exchange(decisions, Batch=AsksAnotherPrice),
     "progress is committed before its rows": lambda: exchange(decisions, _advance=_progress_first),
     "a rejection leaves no row": lambda: exchange(decisions, Batch=ForgetsRejections),
     "a void decision is applied": lambda: exchange(decisions, CountingReader=FirstCopyCounts),

@@ -79,7 +79,7 @@ def placeholder_of(entry: Entry) -> Entry:
     decision, ended = entry.row.decision, entry_of(entry.row, entry.published, orders.RowRefused())
     kept = {name: getattr(decision, name).replace("\0", "\ufffd") for name in ("buyer_id", "product_id", "fingerprint")}
     blank = replace(decision, quantity=1, payment_method="", traceparent=None, **kept)
-    return replace(ended, row=entry.row._replace(decision=blank))
+    return replace(ended, row=replace(entry.row, decision=blank))
 
 
 def dead_letter_row(unit: UnitOfWork, row: Row, error: BaseException, source: Record) -> None:

@@ -25,7 +25,7 @@ from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 _TRACEPARENT_LENGTH = 55
 
 
-class Row(NamedTuple):
+class Row(Struct, frozen=True, gc=False):
     """The outcome of a purchase: the log's decision, and where its request stands."""
 
     purchase_id: PurchaseId
@@ -57,12 +57,12 @@ class Entry(Struct, frozen=True, gc=False):
 
     def values(self) -> tuple[object, ...]:
         """In the order of the columns of `decisions.INSERT_PURCHASES`. A placeholder has no number and no price."""
-        (purchase_id, decision, position), state = self.row, self.state
+        decision, position, state = self.row.decision, self.row.position, self.state
         held = decision if isinstance(decision, Reserved) and not isinstance(state, orders.Released) else None
         trace = decision.traceparent
         trace_id = trace[3:35] if trace and len(trace) == _TRACEPARENT_LENGTH else None
         return (
-            purchase_id,
+            decision.purchase_id,
             decision.buyer_id,
             decision.product_id,
             decision.quantity,
@@ -152,7 +152,7 @@ class Batch:
         self.stocks[partition, product_id] = Stock(whole, before + added, available, source_offset)
 
     def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
-        known, row = self.rows.get(decision.purchase_id), _row(decision, position)
+        known, row = self.rows.get(decision.purchase_id), Row(decision.purchase_id, decision, position)
         if known is None or (known.status == "rejected" and isinstance(decision, Reserved)):
             self.rows[decision.purchase_id] = row
         elif isinstance(decision, Reserved):
@@ -181,7 +181,3 @@ def order_of(row: Row) -> orders.Order:
         held.payment_method,
         row.traceparent,
     )
-
-
-def _row(decision: Reserved | Rejected, position: Position) -> Row:
-    return Row(decision.purchase_id, decision, position)
