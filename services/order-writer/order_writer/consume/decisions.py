@@ -217,8 +217,7 @@ async def apply(
     """
     published = await _advance(unit, moves, batch)
     message = orders.NothingToPay() if unpaid else None
-    rows = list(batch.rows.values())
-    entries = [entry_of(row, published.get(row.purchase_id, 0), message) for row in rows]
+    entries = [entry_of(row, published.get(row.purchase_id, 0), message) for row in batch.rows.values()]
     new: dict[PurchaseId, bool] = {}
     changes = list(batch.stocks.items())
     if sources is None:
@@ -232,9 +231,13 @@ async def apply(
     stored = [entry for entry in entries if entry.row.purchase_id in new]
     unit.payments_due = bool(stored) and not unpaid
     for entry in stored:
-        unit.carry_out(entry.row.purchase_id, entry.effects)
-    repeated = [entry.row for entry in entries if entry.row.purchase_id not in new and entry.row.status == "reserved"]
-    await _expect_known(unit, batch.again + repeated)
+        if entry.effects:
+            unit.carry_out(entry.row.purchase_id, entry.effects)
+    repeated = batch.again
+    if len(stored) < len(entries):
+        others = (entry.row for entry in entries if entry.row.purchase_id not in new)
+        repeated = repeated + [row for row in others if row.status == "reserved"]
+    await _expect_known(unit, repeated)
     # A payment that is there already was voided before its purchase came: it is not charged again.
     declined = [(purchase_id, orders.PaymentDeclined()) for purchase_id, void in new.items() if void]
     await unit.handle([*declined, *batch.later])
