@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from order_writer.postgres.migrate import migrate
-from order_writer.postgres.pool import columns
-from order_writer.saga.decision_batch import Batch, Row
+from order_writer.saga.decision_batch import Batch, entry_of
+from order_writer.unit_of_work import columns
 from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import BuyerId, ProductId, PurchaseId
 from stampede_schemas.topics import PARTITIONS
@@ -52,6 +52,9 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[
             $9::text[], $10::text[], $11::text[], $12::int[], $13::bigint[], $14::int[], $15::bigint[], $16::text[],
             $17::text[]) AS r (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q)"""
 KINDS = ("bare", "none", "simulated")
+
+
+Values = tuple[object, ...]  # of a row, without its version
 
 
 class Run(NamedTuple):
@@ -80,7 +83,7 @@ def sold(number: int, orders: int) -> Reserved:
     )
 
 
-def prefill(kafka: str, orders: int) -> list[list[Row]]:
+def prefill(kafka: str, orders: int) -> list[list[Values]]:
     """Write the log; the same purchases as rows, in portions for the bare loop."""
     new_topics(kafka)
     log = DecisionsLog(kafka)
@@ -91,7 +94,7 @@ def prefill(kafka: str, orders: int) -> list[list[Row]]:
         offsets = log.append(partition, [listed(f"shoe-{partition}", 10**6)], *records)
         for offset, decisions in zip(offsets[1:], records, strict=True):
             everything.add(partition, offset, decisions)
-    rows = list(everything.rows.values())
+    rows = [entry_of(row).values()[:-1] for row in everything.rows.values()]
     size = BARE_ROWS_PER_TRANSACTION
     return [rows[at : at + size] for at in range(0, len(rows), size)]
 
@@ -112,12 +115,12 @@ async def empty_database(postgres: str) -> AsyncIterator[str]:
         await server.close()
 
 
-async def bare(dsn: str, portions: list[list[Row]]) -> Run:
+async def bare(dsn: str, portions: list[list[Values]]) -> Run:
     """One connection, one transaction a portion."""
     connection = await asyncpg.connect(dsn)
     began, cpu = time.perf_counter(), time.process_time()
     for portion in portions:
-        await connection.execute(BARE, *columns(portion, len(Row._fields)))
+        await connection.execute(BARE, *columns(portion, len(portion[0])))
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
     await connection.close()
     rows = sum(map(len, portions))

@@ -9,7 +9,7 @@ from tests.support.stack import ROOT
 from tests.tour.purchase import SERVICES, follow, visits
 from tests.tour.stays import Stay
 
-VISITS_MAX = {"gateway": (20, 9), "inventory": (14, 6), "order-writer": (22, 11)}  # visits, files
+VISITS_MAX = {"gateway": (20, 9), "inventory": (14, 6), "order-writer": (20, 9)}  # visits, files
 SEEN = {
     "gateway": {"PurchaseEndpoint._purchase", "IdentityKey.purchase_id", "RequestBatcher._produce", "Projection.fold"},
     "inventory": {"decide", "Worker._produce"},

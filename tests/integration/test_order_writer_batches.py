@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from eventlog.reader import Progress
-from order_writer.consume import apply_decisions
-from order_writer.consume.apply_decisions import Move, ProgressConflict
+from order_writer.consume import decisions
+from order_writer.consume.progress_consumer import Move, ProgressConflict
 from order_writer.saga.decision_batch import Batch
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import decode_order_event
@@ -32,21 +32,21 @@ FROM purchases p WHERE partition = $1"""
 
 
 class Outcome(NamedTuple):
-    """How a purchase stands in the end: its row, its payment, the versions told of it."""
+    """How a purchase stands in the end: its row, its payment, the versions published of it."""
 
     status: str
     version: int
     payment: str | None
-    told: list[int]
+    published: list[int]
 
 
-def expected(log: str, *, confirm: bool, lifted: int) -> Outcome:
-    """By the log alone. `lifted`: the version that was told before a restore."""
+def expected(log: str, *, unpaid: bool, lifted: int) -> Outcome:
+    """By the log alone. `lifted`: the version that was published before a restore."""
     if "S" not in log:
         return Outcome("rejected", 1 + lifted, None, [])
-    versions = [2 + lifted + n for n in range(1 + confirm + ("R" in log))]
-    status = "released" if "R" in log else "confirmed" if confirm else "reserved"
-    payment = "void_due" if "R" in log else None if confirm else "due"
+    versions = [2 + lifted + n for n in range(1 + unpaid + ("R" in log))]
+    status = "released" if "R" in log else "confirmed" if unpaid else "reserved"
+    payment = "void_due" if "R" in log else None if unpaid else "due"
     return Outcome(status, versions[-1], payment, versions[1:])
 
 
@@ -85,12 +85,12 @@ class Shard:
         batch.add(self.partition, offset, [decision])
 
 
-async def offer(units: UnitsOfWork, shard: Shard, cut: int, *, confirm: bool) -> None:
-    """Two writers come with each batch at once: one of them is overtaken."""
+async def offer(units: UnitsOfWork, shard: Shard, cut: int, *, unpaid: bool) -> None:
+    """Two consumers come with each batch at once: one of them has a conflict."""
 
     async def write(move: Move, batch: Batch) -> None:
         async with units.open() as unit:
-            await apply_decisions.apply(unit, {shard.partition: move}, batch, confirm=confirm)
+            await decisions.apply(unit, {shard.partition: move}, batch, unpaid=unpaid)
 
     for move, batch in shard.batches(cut):
         done = await asyncio.gather(write(move, batch), write(move, batch), return_exceptions=True)
@@ -98,36 +98,36 @@ async def offer(units: UnitsOfWork, shard: Shard, cut: int, *, confirm: bool) ->
 
 
 async def begin(place: Installation, *, lifted: int) -> None:
-    """Progress of both shards; with `lifted`, every purchase was told of at that version before a restore."""
+    """Progress of both shards; with `lifted`, every purchase was published at that version before a restore."""
     await place.rows("INSERT INTO progress SELECT unnest($1::int[]), 0, -1, '', -1, 'topic'", list(SHARDS))
     if lifted:
         names = [f"{n}-{log}-{cut}" for n in SHARDS for log in LOGS for cut in range(2 ** (LONGEST - 1))]
         await place.rows("INSERT INTO published SELECT unnest($1::text[]), $2", names, lifted)
 
 
-@pytest.mark.parametrize("confirm", [False, True], ids=["paid", "free"])
+@pytest.mark.parametrize("unpaid", [False, True], ids=["paid", "free"])
 @pytest.mark.parametrize("lifted", [0, 5], ids=["", "restored"])
 async def test_every_cut_of_the_log_gives_the_same(
-    quiet: Installation, units: UnitsOfWork, *, confirm: bool, lifted: int
+    quiet: Installation, units: UnitsOfWork, *, unpaid: bool, lifted: int
 ) -> None:
-    """A purchase that was rejected, once or more, and then reserved is its reservation: version 2, paid, told from
-    version 3 on. In two shards of partitions that are written at once."""
+    """A purchase that was rejected, once or more, and then reserved is its reservation: version 2, paid, published
+    from version 3 on. In two shards of partitions that are written at once."""
     await begin(quiet, lifted=lifted)
     shards = [Shard(n) for n in SHARDS]
     for cut in range(2 ** (LONGEST - 1)):
-        await asyncio.gather(*(offer(units, shard, cut, confirm=confirm) for shard in shards))
-    told: dict[str, list[int]] = {}
+        await asyncio.gather(*(offer(units, shard, cut, unpaid=unpaid) for shard in shards))
+    published: dict[str, list[int]] = {}
     for message in await waiting_messages(quiet):
         if message.topic == ORDERS.name:
             event = decode_order_event(message.value)
-            told.setdefault(event.purchase_id, []).append(event.version)
+            published.setdefault(event.purchase_id, []).append(event.version)
     for shard in shards:
         by_log: dict[str, list[asyncpg.Record]] = {}
         for row in await quiet.rows(COMPARED, shard.partition):
             log = row["purchase_id"].split("-")[1]
             by_log.setdefault(log, []).append(row)
-            outcome = Outcome(row["status"], row["version"], row["payment"], told.get(row["purchase_id"], []))
-            assert outcome == expected(log, confirm=confirm, lifted=lifted), row["purchase_id"]
+            outcome = Outcome(row["status"], row["version"], row["payment"], published.get(row["purchase_id"], []))
+            assert outcome == expected(log, unpaid=unpaid, lifted=lifted), row["purchase_id"]
             assert (row["payment_method"], row["quantity"]) == (("ok", 1) if "S" in log else ("declined", 2))
         assert by_log.keys() == set(LOGS)
         for log, rows in by_log.items():

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from eventlog.reader import LogBroken
-from order_writer.consume import commands
+from eventlog.reader import LogBroken, Progress
+from order_writer.consume.commands import Commands, sweep_pending
+from order_writer.consume.progress_consumer import Move
 from order_writer.endings import product_cancellation
-from order_writer.endings.pending_commands import sweep_pending
 from order_writer.endings.product_cancellation import ORDERS_PER_TRANSACTION_MAX
 from order_writer.payments.provider import Approved, Verdict, Voided
 from order_writer.saga.decision_batch import Record
@@ -36,7 +36,7 @@ NOW = datetime.now(UTC)
 
 
 class Till:
-    """Approves everything, and remembers whom it was asked about."""
+    """Approves everything, and remembers the orders of its calls."""
 
     def __init__(self) -> None:
         self.asked: list[PurchaseId] = []
@@ -62,7 +62,7 @@ async def test_a_command_is_applied_once_whoever_reads_it(place: Installation) -
         place.writer("a", group="a", payment="none") as a,
         place.writer("b", group="b", payment="none"),
     ):
-        await until(lambda: letters(place, 40), "the letters", task=a)
+        await until(lambda: letters(place, 40), "the dead letters", task=a)
         assert await place.value("SELECT sum(next_offset) FROM command_progress") == 40
         place.command(cancelled("p1"))  # both read on from the same place
         await until(lambda: place.value("SELECT sum(next_offset) = 41 FROM command_progress"), "one more", task=a)
@@ -93,7 +93,7 @@ async def test_a_partition_of_commands_that_waits_holds_up_only_its_own_holds(pl
 
 
 async def test_what_was_asked_before_the_start_comes_before_what_is_done(place: Installation) -> None:
-    """A cancellation waits in the log when the writer starts: nobody is charged for it, and nothing is told as sold."""
+    """A cancellation waits in the log when the order-writer starts: it is not charged, and not published as sold."""
     place.log.append(2, [listed()], [reserved("p1", 1), reserved("p2", 2)])
     place.command(cancelled("p1"))
     till = Till()
@@ -104,7 +104,7 @@ async def test_what_was_asked_before_the_start_comes_before_what_is_done(place: 
 
 
 async def test_an_approval_that_waited_in_the_log_is_not_overtaken_by_expiry(place: Installation) -> None:
-    """The writer is away when the report comes and while the hold ends: the buyer has paid in time, and keeps it."""
+    """The order-writer is down when the report comes and while the hold ends: paid in time, the buyer keeps it."""
     place.log.append(2, [listed()], [reserved("p1", 1, hold_ms=400)])
     async with place.writer(payment="webhook") as task:
         await until(place.statuses, "a row", task=task)
@@ -115,7 +115,7 @@ async def test_an_approval_that_waited_in_the_log_is_not_overtaken_by_expiry(pla
     assert await place.statuses() == {"p1": "confirmed"}
 
 
-async def test_poison_is_buried_and_the_next_command_heard(place: Installation) -> None:
+async def test_poison_becomes_dead_letters_and_the_next_command_is_handled(place: Installation) -> None:
     """Bytes of all kinds: one dead letter each, with equal bytes, and the good one after them is acted on."""
     nul = encode(cancelled("p1")).replace(b'"p1"', b'"\\u0000"')
     poison = [b"", b"\xff\xfe", b"{", b"[" * 5_000, b'{"type":"Cancel"}', b'{"type":"PaymentReported","v":2}', nul]
@@ -123,15 +123,15 @@ async def test_poison_is_buried_and_the_next_command_heard(place: Installation) 
     place.append_commands(*((partition_of("p1"), value) for value in (*poison, encode(cancelled("p1")))))
     async with place.writer(payment="none") as task:
         await until(lambda: place.value("SELECT reason FROM purchases WHERE status = 'released'"), "p1", task=task)
-        await until(lambda: letters(place, len(poison)), "the letters", task=task)
+        await until(lambda: letters(place, len(poison)), "the dead letters", task=task)
     assert sorted(place.values(DEAD_LETTERS.name)) == sorted(poison)
 
 
 async def test_other_commands_than_those_it_knows_stop_the_writer(place: Installation) -> None:
-    """A topic that lost its tail, or was made anew, holds other commands: it says so rather than skip or repeat."""
+    """A topic that lost its tail, or was recreated, holds other commands: it says so rather than skip or repeat."""
     place.command(cancelled("p1"))
     async with place.writer(payment="none") as task:
-        await until(lambda: place.value("SELECT sum(next_offset) = 1 FROM command_progress"), "heard", task=task)
+        await until(lambda: place.value("SELECT sum(next_offset) = 1 FROM command_progress"), "applied", task=task)
     await place.rows("UPDATE command_progress SET next_offset = next_offset + 1")
     with pytest.raises(ExceptionGroup) as stopped:
         async with asyncio.timeout(20), place.writer(payment="none") as task:
@@ -141,7 +141,7 @@ async def test_other_commands_than_those_it_knows_stop_the_writer(place: Install
     with pytest.raises(ExceptionGroup) as stopped:
         async with asyncio.timeout(20), place.writer(payment="none") as task:
             await task
-    assert stopped.group_contains(LogBroken, match="made anew")
+    assert stopped.group_contains(LogBroken, match="recreated")
 
 
 async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installation, units: UnitsOfWork) -> None:
@@ -155,8 +155,7 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
                  unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index)
                VALUES ('p1', 'buyer-of-p1', 'shoe', 2, 'reserved', 1, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
         )
-        async with units.open() as unit:
-            await commands.apply(unit, {0: (0, 1)}, [Record(encode(paid("p1")), 0, 0, NOW)])
+        await Commands(units).apply([Record(encode(paid("p1")), 0, 0, NOW)], {0: Move(0, Progress(1))})
         await begun.commit()
     assert await quiet.statuses() == {"p1": "reserved"}
     await sweep_pending(units)
@@ -164,14 +163,13 @@ async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installa
     assert await quiet.value("SELECT count(*) FROM pending_commands") == 0
 
 
-async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(
+async def test_a_pending_command_is_a_dead_letter_only_when_its_row_cannot_come(
     quiet: Installation, units: UnitsOfWork
 ) -> None:
     """Ten minutes after it came, by what `decisions` is applied to: a backlog of any length does not bury it."""
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     arrived = [Record(encode(it), 0, n, NOW) for n, it in enumerate((paid("p1"), cancelled("p2")))]
-    async with units.open() as unit:
-        await commands.apply(unit, {0: (0, 2)}, arrived)
+    await Commands(units).apply(arrived, {0: Move(0, Progress(2))})
     await quiet.rows("UPDATE pending_commands SET parked_at = now() - interval '1 hour'")
     for partitions, seconds in ((0, 0.0), (11, 0.0), (12, -3_600.0 + 599)):
         await applied_until(quiet, DECISIONS.name, seconds, partitions)
@@ -191,7 +189,7 @@ async def test_a_parked_command_is_given_up_only_when_its_row_cannot_come(
 
 
 async def test_what_was_refunded_before_its_purchase_came_is_never_charged(place: Installation) -> None:
-    """Its payment is void: the reservation that comes after all ends at once, and nobody is asked for money."""
+    """Its payment is void: the reservation that comes after all ends at once, and no money is asked for."""
     await place.rows("INSERT INTO payments (purchase_id, method, state, captured) VALUES ('p1', 'x', 'void_due', true)")
     place.log.append(2, [listed()], [reserved("p1", 1), reserved("p2", 2)])
     till = Till()
@@ -206,13 +204,12 @@ async def test_what_was_refunded_before_its_purchase_came_is_never_charged(place
 async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
     quiet: Installation, units: UnitsOfWork
 ) -> None:
-    """700 orders: after the first batch the writer dies; the next one tells the rest, each order once."""
+    """700 orders: after the first batch the order-writer dies; the next one cancels the rest, each order once."""
     await insert_orders(quiet, 700, "confirmed")
     ask = CancelProductRequested(request_id=RequestId("c1"), product_id=ProductId("shoe"), actor="operator")
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
     for n in range(2):  # the second time is a repetition
-        async with units.open() as unit:
-            await commands.apply(unit, {0: (n, n + 1)}, [Record(encode(ask), 0, n, NOW)])
+        await Commands(units).apply([Record(encode(ask), 0, n, NOW)], {0: Move(n, Progress(n + 1))})
     assert await product_cancellation.batch(units, "c1")
     progress = "SELECT reached, cancelled, done_at IS NOT NULL FROM product_cancellations"
     [first] = await quiet.rows(progress)
@@ -235,7 +232,7 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
 
 
 async def test_an_operator_cancels_one_order_or_all_of_a_product(place: Installation) -> None:
-    """Sold and refunded, given back to the inventory, told to the world; other products are left alone."""
+    """Sold and refunded, given back to the inventory, published; other products are left alone."""
     other = next(name for name in (f"sock-{n}" for n in range(99)) if partition_of(name) == 0)
     place.log.append(0, [listed()], [reserved(f"p{i}", i + 1) for i in range(3)])
     place.log.append(0, [listed(other)], [reserved("q1", 1, product_id=other), reserved("q2", 2, product_id=other)])

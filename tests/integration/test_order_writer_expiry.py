@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from order_writer.endings.hold_expiry import HOLDS_PER_TRANSACTION_MAX, SWEEP_EVERY_S, Sweeper
+from order_writer.endings.hold_expiry import HOLDS_PER_TRANSACTION_MAX, SWEEP_EVERY_S, HoldExpiry
 from order_writer.ops.metrics import Metrics
 from order_writer.postgres.pool import repeat
 from order_writer.saga import orders
@@ -22,9 +22,9 @@ from tests.support.orders import Installation, applied_until, insert_orders, unt
 GRACE_S = 5.0
 
 
-def sweeper(units: UnitsOfWork, grace_s: float = GRACE_S) -> Sweeper:
+def expiry(units: UnitsOfWork, grace_s: float = GRACE_S) -> HoldExpiry:
     """One that sweeps when the test says so."""
-    return Sweeper(units, Metrics("test"), grace_s)
+    return HoldExpiry(units, Metrics("test"), grace_s)
 
 
 async def released(quiet: Installation) -> int:
@@ -32,19 +32,19 @@ async def released(quiet: Installation) -> int:
     return (await quiet.rows("SELECT count(*) FROM purchases WHERE status = 'released'"))[0][0]  # type: ignore[no-any-return]
 
 
-async def test_a_hold_ends_only_past_what_was_heard(quiet: Installation, units: UnitsOfWork) -> None:
+async def test_a_hold_ends_only_past_the_applied_through_watermark(quiet: Installation, units: UnitsOfWork) -> None:
     """An approval may stand in the purchase's partition of the commands until that is applied beyond the hold's end."""
     await insert_orders(quiet, 1)
     its_own = partition_of("p1")
-    for partitions, seconds in ((0, 0.0), (its_own, 0.0), (12, -61.0)):  # never heard of; its own missing; too early
+    for partitions, seconds in ((0, 0.0), (its_own, 0.0), (12, -61.0)):  # no watermark; its own missing; too early
         await applied_until(quiet, ORDER_COMMANDS.name, seconds, partitions)
-        await sweeper(units).sweep()
+        await expiry(units).sweep()
         assert await released(quiet) == 0
     await quiet.rows("UPDATE applied SET until = now() WHERE partition <> $1", its_own)
-    await sweeper(units).sweep()
+    await expiry(units).sweep()
     assert await released(quiet) == 0  # its own is behind
     await quiet.rows("UPDATE applied SET until = now() - interval '1 day' * sign(abs(partition - $1))", its_own)
-    await sweeper(units).sweep()
+    await expiry(units).sweep()
     assert await released(quiet) == 1  # the others are
 
 
@@ -60,7 +60,7 @@ async def test_a_partition_that_is_behind_holds_up_only_its_own(quiet: Installat
     await quiet.rows("DELETE FROM purchases WHERE purchase_id = ANY($1)", sorted(rest)[30:])
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     await quiet.rows("UPDATE applied SET until = now() - interval '1 hour' WHERE partition = 5")
-    one = sweeper(units)
+    one = expiry(units)
     for _ in range(2):  # each pass begins with the earliest again
         assert [await one.sweep(), await one.sweep()] == [True, False]
     assert await released(quiet) == 30
@@ -91,17 +91,17 @@ async def test_an_open_authorisation_has_one_grace_more(
         asked,
         lease,
     )
-    await sweeper(units).sweep()
+    await expiry(units).sweep()
     assert await released(quiet) == ended
 
 
-async def test_several_sweepers_end_each_hold_once(quiet: Installation, units: UnitsOfWork) -> None:
+async def test_several_sweeps_end_each_hold_once(quiet: Installation, units: UnitsOfWork) -> None:
     """Four at once over 1,500 holds: one event, one release and one void each, and none waits for another's rows."""
     await insert_orders(quiet, 1_500)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
 
     async def sweep_all() -> None:
-        while await sweeper(units).sweep():
+        while await expiry(units).sweep():
             pass
 
     async with asyncio.TaskGroup() as group:
@@ -122,43 +122,43 @@ async def test_an_approval_under_way_is_not_overtaken(quiet: Installation, units
     await insert_orders(quiet, 2)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     async with units.open() as approving:
-        await approving.tell([(PurchaseId("p1"), orders.PaymentApproved())])
-        await sweeper(units).sweep()
+        await approving.handle([(PurchaseId("p1"), orders.PaymentApproved())])
+        await expiry(units).sweep()
         assert await quiet.statuses() == {"p1": "reserved", "p2": "released"}
-    await sweeper(units).sweep()
+    await expiry(units).sweep()
     assert await quiet.statuses() == {"p1": "confirmed", "p2": "released"}
 
 
 class Interrupted(UnitsOfWork):
-    """A database that is away for the first transactions."""
+    """A database that is unavailable for the first transactions."""
 
-    away = 2
+    outages = 2
     back_at = 0.0
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[UnitOfWork]:
         """See UnitsOfWork."""
-        if self.away:
-            self.away -= 1
+        if self.outages:
+            self.outages -= 1
             self.back_at = time.monotonic()
-            raise ConnectionRefusedError("away")
+            raise ConnectionRefusedError("unavailable")
         async with super().open() as unit:
             yield unit
 
 
 async def test_sweeping_begins_after_one_grace_without_interruption(quiet: Installation, units: UnitsOfWork) -> None:
-    """At the start, and again after each time without the database: payments are asked about first."""
+    """At the start, and again after each time without the database: due payments are tried first."""
     grace_s = 0.6
     interrupted = Interrupted(units.pool, lambda *_: None)
     await insert_orders(quiet, 1)
     await applied_until(quiet, ORDER_COMMANDS.name, 0.0)
     stopping, began = asyncio.Event(), time.monotonic()
-    sweep = sweeper(interrupted, grace_s).round
+    sweep = expiry(interrupted, grace_s).round
     task = asyncio.create_task(repeat(sweep, lambda: None, stopping, "sweeping", every_s=SWEEP_EVERY_S))
     await until(lambda: released(quiet), "the hold's end", task=task)
     ended = time.monotonic()
     stopping.set()
     await task
-    assert interrupted.away == 0
+    assert interrupted.outages == 0
     assert ended - interrupted.back_at >= grace_s
     assert ended - began >= 3 * grace_s - SWEEP_EVERY_S

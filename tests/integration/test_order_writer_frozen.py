@@ -19,7 +19,7 @@ async def test_a_frozen_writer_has_a_successor_and_thaws_harmlessly(place: Insta
 
 
 async def test_the_log_beats_the_row(place: Installation) -> None:
-    """The log released what the row says is sold: it is not sold, its money goes back, and somebody is told."""
+    """The log released what the row says is sold: it is not sold, its money goes back, and a metric counts it."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     [_, sale] = place.log.append(2, [listed()], [reserved("p1", 1), reserved("p2", 2)])
@@ -37,10 +37,10 @@ async def test_the_log_beats_the_row(place: Installation) -> None:
     assert (await place.statuses())["p2"] == "confirmed"
     kinds = [(type(event).__name__, event.refund) for event in place.events() if event.purchase_id == "p1"]
     assert kinds == [("OrderConfirmed", "none"), ("OrderReleased", "due"), ("OrderRefunded", "done")]
-    assert place.requests() == []  # the units are back already: nothing is asked of the inventory
+    assert place.requests() == []  # the units are back already: no release is requested
 
 
-async def test_a_command_that_crosses_its_row_is_heard(place: Installation) -> None:
+async def test_a_command_that_crosses_its_row_is_handled(place: Installation) -> None:
     """The row is written and not committed when the command looks for it: each misses the other, and they meet."""
     place.log.append(2, [listed()], [reserved("p0", 1)])
     connection = await asyncpg.connect(place.postgres)
@@ -53,8 +53,8 @@ async def test_a_command_that_crosses_its_row_is_heard(place: Installation) -> N
             await until(lambda: place.value(waiting), "the row is there, uncommitted", task=task)
             command = CancelRequested(request_id=RequestId("c1"), purchase_id=PurchaseId("p1"), actor="buyer-of-p1")
             await asyncio.to_thread(place.command, command)
-            await until(lambda: place.value("SELECT true FROM pending_commands"), "parked", task=task)
+            await until(lambda: place.value("SELECT true FROM pending_commands"), "pending", task=task)
             assert await place.statuses() == {"p0": "confirmed"}
         cancelled = "SELECT true FROM purchases WHERE purchase_id = 'p1' AND reason = 'cancelled'"
-        await until(lambda: place.value(cancelled), "heard", task=task)
+        await until(lambda: place.value(cancelled), "handled", task=task)
     await connection.close()

@@ -1,4 +1,4 @@
-"""Postgres goes away, hangs, locks, refuses or breaks off at a COMMIT: the order-writer waits, and then goes on.
+"""Postgres is unavailable, hangs, locks, refuses or breaks off at a COMMIT: the order-writer waits, and then goes on.
 
 Nothing is dead-lettered, nothing is released, nothing is written twice, and what waits, waits in Kafka. Longer ones:
 `python -m tests.chaos.outages`.
@@ -51,7 +51,7 @@ async def test_an_event_stands_where_its_key_belongs(place: Installation) -> Non
     """The client places it in C: by the same rule as everybody's, or its reader would look elsewhere."""
     sell(place, 0, 10)
     async with place.writer() as task:
-        await until(lambda: at_rest(place, 10 * EACH), "all told", task=task)
+        await until(lambda: at_rest(place, 10 * EACH), "all published", task=task)
     client = consumer(place.kafka)
     try:
         places = {
@@ -66,7 +66,7 @@ async def test_an_event_stands_where_its_key_belongs(place: Installation) -> Non
 
 
 async def test_a_connection_cut_at_commit(place: Installation, between: Proxy) -> None:
-    """On either side, whoever's COMMIT it is: committed or not, every purchase is stored once and told."""
+    """On either side of any COMMIT: committed or not, every purchase is stored once and published."""
     sell(place, 0, 1)
     records = 1
     async with place.writer(postgres=through(between, place)) as task:
@@ -88,14 +88,14 @@ async def test_postgres_gone_for_seconds(place: Installation, between: Proxy) ->
     records = 1
     async with place.writer(postgres=through(between, place)) as task:
         await until(lambda: at_rest(place, EACH), "running", task=task)
-        for away in (between.refuse, between.cut, between.stall):
-            away()
+        for fault in (between.refuse, between.cut, between.stall):
+            fault()
             sell(place, records, 50)
             for _ in range(10):
-                await asyncio.sleep(0.15)  # for how long it is away, not for something to happen
-                if away == between.cut:
+                await asyncio.sleep(0.15)  # for how long it is unavailable, not for something to happen
+                if fault == between.cut:
                     between.cut()
-            if away != between.cut:
+            if fault != between.cut:
                 assert await stored(place, records * EACH)
             between.heal()
             records += 50
@@ -127,7 +127,7 @@ def _frozen(server: psutil.Process) -> Iterator[None]:
 
 
 async def test_a_locked_table(place: Installation) -> None:
-    """A lock held longer than the writer waits for one: it gives up, comes again, and nothing is given up for good."""
+    """A lock held longer than the order-writer waits for one: it comes again, and nothing is lost."""
     sell(place, 0, 1)
     async with place.writer() as task:
         await until(lambda: at_rest(place, EACH), "running", task=task)

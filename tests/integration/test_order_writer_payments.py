@@ -1,4 +1,4 @@
-"""The payment port on a real database: who may be asked, for how long, and what the webhook's reports do."""
+"""The payment port on a real database: which calls are made, for how long, and what the webhook's reports do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -138,7 +138,7 @@ async def test_a_call_that_hangs_gives_its_place_up(quiet: Installation, units: 
 
 
 async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: UnitsOfWork) -> None:
-    """No answer in time is a failure like any other: after eight in a row nobody is asked for a while."""
+    """No answer in time is a failure like any other: after eight in a row no call is made for a while."""
     await insert_orders(quiet, 100)
     await make_due(quiet)
     provider = Hanging(10**6)
@@ -147,7 +147,7 @@ async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: 
         async def opened() -> bool:
             return metrics.registry.get_sample_value(names.PAYMENT_CIRCUIT_STATE) == 2
 
-        await until(opened, "left in peace")
+        await until(opened, "the breaker is open")
     assert len(provider.asked) < 30
 
 
@@ -176,7 +176,7 @@ async def test_only_what_is_held_is_charged(quiet: Installation, units: UnitsOfW
     provider = Counting()
     async with paying(units, provider):
         await until(lambda: quiet.value("SELECT true FROM purchases WHERE status = 'confirmed' AND version = 3"), "p2")
-        await until(lambda: quiet.value("SELECT attempts > 0 FROM payments WHERE purchase_id = 'p1'"), "p1 looked at")
+        await until(lambda: quiet.value("SELECT attempts > 0 FROM payments WHERE purchase_id = 'p1'"), "p1 leased")
     assert provider.asked == ["p2"]
 
 
@@ -195,7 +195,7 @@ class Forgetful(Counting):
 
 
 async def test_a_void_that_crossed_the_approval_is_repeated(quiet: Installation, units: UnitsOfWork) -> None:
-    """An answer that did not know of the money settles nothing: the provider is told again, with what is known."""
+    """An answer that did not know of the money does not count: the provider is told again, with what is known."""
     await insert_orders(quiet, 1, "released")
     await quiet.rows("INSERT INTO payments (purchase_id, method, state) VALUES ('p1', 'ok', 'void_due')")
     provider = Forgetful(quiet)
@@ -205,7 +205,7 @@ async def test_a_void_that_crossed_the_approval_is_repeated(quiet: Installation,
 
 
 async def test_the_webhook_decides_and_a_late_approval_is_refunded_by_report(quiet_servers: LocalStack) -> None:
-    """Nobody is asked: a report confirms; one that comes too late makes a refund due, until its refund is reported."""
+    """No call is made: a report confirms; one that comes too late makes a refund due, until its refund is reported."""
     async with installation(quiet_servers.kafka, quiet_servers.postgres) as place:
         place.log.append(2, [listed()], [reserved("p1", 1, hold_ms=100), reserved("p2", 2), reserved("p3", 3)])
         async with place.writer(payment="webhook", authorize_grace_ms=0) as task:
@@ -241,9 +241,9 @@ async def test_money_taken_of_the_wrong_amount_is_not_forgotten(quiet: Installat
     await insert_orders(quiet, 1)
     await make_due(quiet)
     async with units.open() as unit:
-        await unit.tell([(PurchaseId("p1"), orders.PaymentApproved(1, "EUR"))])
-        assert [refused.reason for refused in unit.refused] == ["amount_differs"]
+        await unit.handle([(PurchaseId("p1"), orders.PaymentApproved(1, "EUR"))])
+        assert [reason for _, reason in unit.refused] == ["amount_differs"]
     async with units.open() as unit:
-        await unit.tell([(PurchaseId("p1"), orders.HoldExpired())])
+        await unit.handle([(PurchaseId("p1"), orders.HoldExpired())])
     [row] = await quiet.rows("SELECT state, captured FROM payments")
     assert tuple(row) == ("void_due", True)

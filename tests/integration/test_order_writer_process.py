@@ -78,7 +78,12 @@ async def test_health_is_told_and_sigterm_ends_it(place: Installation) -> None:
         await until(ready, "ready")
         checks = (await http.get("/readyz?verbose")).json()["checks"]
         assert checks == {"postgres": True, "kafka": True, "caught up": True}
-        assert set((await http.get("/livez?verbose")).json()["checks"]) >= {"writer", "payer", "relay", "sweeper"}
+        assert set((await http.get("/livez?verbose")).json()["checks"]) >= {
+            "decision consumer",
+            "payer",
+            "relay",
+            "hold expiry",
+        }
         assert "stampede_order_batch_seconds_count 1.0" in (await http.get("/metrics")).text
     process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(GRACE_S):

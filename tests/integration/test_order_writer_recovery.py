@@ -122,19 +122,19 @@ def judge(place: Installation) -> None:
 
 
 def versions_rise(place: Installation) -> None:
-    """No version of an order is told twice, none after a higher one."""
-    told: dict[str, list[int]] = {}
+    """No version of an order is published twice, none after a higher one."""
+    published: dict[str, list[int]] = {}
     for event in place.events():
-        told.setdefault(event.purchase_id, []).append(event.version)
-    assert told
-    assert all(before < after for versions in told.values() for before, after in pairwise(versions)), told
+        published.setdefault(event.purchase_id, []).append(event.version)
+    assert published
+    assert all(before < after for versions in published.values() for before, after in pairwise(versions)), published
 
 
 async def test_an_older_database_is_refused_recovered_and_true_again(
     place: Installation, quiet_servers: LocalStack
 ) -> None:
     """A backup; the sale goes on; the copy takes the place of the database under the running writer: it stops, the
-    next one refuses, and after `recover` every order ends as the world was told, paid once, and no version repeats."""
+    next one refuses, and after `recover` every order ends as it was published, paid once, and no version repeats."""
     sale, bank = Sale(place), Bank()
     server = Installation(place.kafka, quiet_servers.postgres, place.log)
     name = place.postgres.rpartition("/")[2]
@@ -199,7 +199,7 @@ async def test_an_older_database_is_refused_recovered_and_true_again(
 
 
 async def test_a_lost_database_comes_back_from_the_log(place: Installation, quiet_servers: LocalStack) -> None:
-    """New tables and a log: refused, recovered, and every order is what it was, under versions above those told."""
+    """New tables, a log: refused, recovered, and every order is what it was, in versions above those published."""
     sale, bank = Sale(place), Bank()
     server = Installation(place.kafka, quiet_servers.postgres, place.log)
     name = place.postgres.rpartition("/")[2]

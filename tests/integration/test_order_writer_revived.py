@@ -9,14 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from eventlog.reader import Progress
-from order_writer.consume import apply_decisions, commands
-from order_writer.consume.apply_decisions import Move
-from order_writer.endings.pending_commands import sweep_pending
+from order_writer.consume import decisions
+from order_writer.consume.commands import Commands, sweep_pending
+from order_writer.consume.progress_consumer import Move
 from order_writer.restore.recover import LIFT
 from order_writer.saga.decision_batch import Batch, Record
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
-from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
+from stampede_schemas.decisions import Rejected, Reserved
 from stampede_schemas.identifiers import Load, Position, RequestId
 from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.order_events import OrderConfirmed
@@ -40,7 +40,7 @@ HERE = 3  # the partition of the purchases in tests without a log
 LONG_AGO = datetime.now(UTC) - timedelta(days=1)  # by a broker whose clock is a day behind
 
 CANCEL, PAID, REFUNDED = cancelled(), paid(), refunded()
-Heard = CancelRequested | PaymentReported | RefundReported
+Command = CancelRequested | PaymentReported | RefundReported
 
 
 async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]:
@@ -50,7 +50,7 @@ async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]
 
 
 def given_back(place: Installation) -> list[tuple[str, Position, str]]:
-    """What was asked of the inventory."""
+    """The releases that were requested."""
     return [(r.purchase_id, r.reservation, r.reason) for _, r in place.requests() if isinstance(r, ReleaseRequested)]
 
 
@@ -62,8 +62,8 @@ def counted(metrics: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("payment", ["simulated", "none"])
 async def test_a_rejected_purchase_that_is_reserved_later_is_sold(place: Installation, payment: str) -> None:
-    """It takes the place of the rejection, with body and position of its own, and is paid, told and counted like any
-    other; lists keep it where it was. Another rejection changes nothing."""
+    """It takes the place of the rejection, with body and position of its own, and is paid, published and counted like
+    any other; lists keep it where it was. Another rejection changes nothing."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     place.log.append(5, [listed()], [rejected("p1", method="declined"), rejected("p2", reason="buyer_limit")])
@@ -118,7 +118,7 @@ async def test_a_second_reservation_in_one_partition_stops_it(place: Installatio
         again = [reserved("p1", 2), reserved("p2", 3)]
         place.log.append(0, again if apart else [reserved("p1", 1), *again])
         why = "SELECT stopped FROM progress WHERE partition = 0"
-        await until(lambda: place.value(why), "it is told", task=task)
+        await until(lambda: place.value(why), "the reason is stored", task=task)
         assert "reserved twice" in str(await place.value(why))
         place.log.append(1, [listed("sock")], [reserved("p3", 1, product_id="sock")])
         await until(lambda: applied(place, 1, 2), "the others go on", task=task)
@@ -131,7 +131,7 @@ async def test_a_second_reservation_in_one_partition_stops_it(place: Installatio
 
 
 async def test_a_reservation_of_an_older_id_in_another_partition_changes_nothing(place: Installation) -> None:
-    """Such an id named no product. The first reservation keeps the row, and nothing is asked of the inventory: the
+    """Such an id named no product. The first reservation keeps the row, and no release is requested: the
     log that is followed anew holds the release of the second."""
     place.log.append(0, [listed("shoe")], [reserved("p1", 1)])
     async with place.writer(payment="none") as task:
@@ -145,8 +145,8 @@ async def test_a_reservation_of_an_older_id_in_another_partition_changes_nothing
 
 
 async def test_a_refused_reservation_takes_the_place_of_its_rejection(place: Installation) -> None:
-    """As a placeholder: released, told at version 3, given back once, one dead letter. And a placeholder of a refused
-    rejection gives way to the reservation."""
+    """As a placeholder: released, published at version 3, given back once, one dead letter. And a placeholder of a
+    refused rejection gives way to the reservation."""
     place.log.append(5, [listed()], [rejected("p1"), rejected("p2", method="o\0k")])
     async with place.writer() as task:
         await until(lambda: applied(place, 5, 2), "rejected", task=task)
@@ -175,21 +175,20 @@ class Logs:
         """The next record of `decisions` is applied."""
         at, batch = self._decisions, Batch()
         self._decisions += 1
-        decisions: list[AnyDecision] = [decision]
-        batch.add(HERE, at, decisions)
+        batch.add(HERE, at, [decision])
         async with self._units.open() as unit:
             moves = {HERE: Move(at, Progress(at + 1, at, Load("l"), at))}
-            await apply_decisions.apply(unit, moves, batch, confirm=False)
+            await decisions.apply(unit, moves, batch, unpaid=False)
 
-    async def command(self, heard: Heard) -> None:
+    async def command(self, command: Command) -> None:
         """The next record of `order-commands` is applied."""
         at = self._commands
         self._commands += 1
-        async with self._units.open() as unit:
-            await commands.apply(unit, {0: (at, at + 1)}, [Record(encode(heard), 0, at, LONG_AGO)])
+        record = Record(encode(command), 0, at, LONG_AGO)
+        await Commands(self._units).apply([record], {0: Move(at, Progress(at + 1))})
 
     async def sweep(self) -> object:
-        """Look after the commands that wait; how many still do."""
+        """Sweep the pending commands; how many still are."""
         await sweep_pending(self._units)
         return await self._place.value("SELECT count(*) FROM pending_commands")
 
@@ -204,18 +203,18 @@ async def logs(quiet: Installation, units: UnitsOfWork) -> Logs:
 
 
 @pytest.mark.parametrize("first", ["decision", "command"])
-@pytest.mark.parametrize(("heard", "status"), [(CANCEL, "released"), (PAID, "confirmed")])
+@pytest.mark.parametrize(("command", "status"), [(CANCEL, "released"), (PAID, "confirmed")])
 async def test_a_command_is_not_lost_whichever_topic_is_read_first(
-    quiet: Installation, logs: Logs, first: str, heard: Heard, status: str
+    quiet: Installation, logs: Logs, first: str, command: Command, status: str
 ) -> None:
-    """Its sender was told of the reservation. Read before it, the command waits, however often it is looked after,
+    """Its sender was told of the reservation. Read before it, the command waits, however often it is swept,
     until that partition of `decisions` is applied beyond the moment it came."""
     if first == "decision":
         await logs.decide(reserved("p1", 1))
-        await logs.command(heard)
+        await logs.command(command)
     else:
         await applied_until(quiet, DECISIONS.name, 0.0)
-        await logs.command(heard)
+        await logs.command(command)
         await applied_until(quiet, DECISIONS.name, 3_600.0, HERE)  # of the other partitions
         assert await logs.sweep() == 1
         assert await quiet.statuses() == {"p1": "rejected"}
@@ -224,9 +223,9 @@ async def test_a_command_is_not_lost_whichever_topic_is_read_first(
     assert [(it["status"], it["version"]) for it in [await row(quiet)]] == [(status, 3)]
 
 
-async def test_commands_on_a_rejected_purchase_are_settled(quiet: Installation, logs: Logs) -> None:
-    """Once no reservation can be on its way: a cancellation does nothing, money goes back, and that it did is heard.
-    None is a dead letter."""
+async def test_commands_on_a_rejected_purchase_are_handled(quiet: Installation, logs: Logs) -> None:
+    """Once no reservation can be on its way: a cancellation does nothing, money goes back, and that report is
+    handled. None is a dead letter."""
     await applied_until(quiet, DECISIONS.name, 0.0)
     await logs.command(CANCEL)
     await logs.command(PAID)

@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 from eventlog.reader import Progress
 from gateway.read_side.postgres import Store
 from gateway.read_side.purchase_memory import RememberedIds
-from order_writer.consume import apply_decisions
+from order_writer.consume import decisions
+from order_writer.consume.progress_consumer import Move
 from order_writer.postgres.migrate import migrate
 from order_writer.postgres.pool import DatabaseWrong, Pool, open_pool
 from order_writer.postgres.roles import Role, parse_role
@@ -157,7 +158,7 @@ async def test_a_migrator_that_may_make_no_roles_is_told_what_to_do(place: Place
 
 
 async def test_a_whole_sale_with_no_more_rights_than_the_roles_have(place: Place) -> None:
-    """Sold, declined, given back, cancelled, expired, told: the writer needs nothing that it was not given."""
+    """Sold, declined, given back, cancelled, expired, published: the writer needs nothing that it was not given."""
     [_, sale] = place.log.append(
         0,
         [listed()],
@@ -182,7 +183,7 @@ async def test_a_whole_sale_with_no_more_rights_than_the_roles_have(place: Place
         await until(ended, "all ended", 40, task)
         place.log.append(0, [released("bad", Position(0, sale, 1)), listed(stock=7)])
         await until(lambda: place.value("SELECT true FROM products WHERE stock = 7"), "listed again", task=task)
-        await until(lambda: place.value("SELECT count(*) = 0 FROM outbox"), "told", task=task)
+        await until(lambda: place.value("SELECT count(*) = 0 FROM outbox"), "published", task=task)
     reader = Store(place.dsn(place.reader_role))
     await reader.open()
     try:
@@ -240,9 +241,7 @@ async def _freeze(pool: Pool, partition: int, thaw: asyncio.Event) -> None:
     async with UnitsOfWork(pool, lambda unit, started: None).open() as unit:
         [at] = await unit.connection.fetch("SELECT * FROM progress WHERE partition = $1", partition)
         to = Progress(at["next_offset"] + 1, at["source_offset"] + 1, at["load"], at["anchor"] + 1)
-        await apply_decisions.apply(
-            unit, {partition: apply_decisions.Move(at["next_offset"], to)}, Batch(), confirm=True
-        )
+        await decisions.apply(unit, {partition: Move(at["next_offset"], to)}, Batch(), unpaid=True)
         await thaw.wait()
 
 

@@ -1,4 +1,4 @@
-"""Rows that Postgres will never take: each is a stub, a release and a dead letter; its neighbours are sold."""
+"""Rows that Postgres will never take: each is a placeholder, a release and a dead letter; its neighbours are sold."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ from tests.support.orders import Installation, applied, empty, listed, rejected,
 
 
 def given_back(place: Installation) -> list[tuple[str, Position, str]]:
-    """What was asked of the inventory."""
+    """The releases that were requested."""
     return [(r.purchase_id, r.reservation, r.reason) for _, r in place.requests() if isinstance(r, ReleaseRequested)]
 
 
@@ -46,8 +46,8 @@ async def count_inserts(place: Installation) -> None:
 
 
 @pytest.mark.parametrize("payment", ["none", "simulated"])
-async def test_a_refused_row_is_a_stub_and_its_batch_is_stored(place: Installation, payment: str) -> None:
-    """Too large, not storable, against a check: one release and one letter each; the others soon, by halves."""
+async def test_a_refused_row_is_a_placeholder_and_its_batch_is_stored(place: Installation, payment: str) -> None:
+    """Too large, not storable, against a check: one release and one dead letter each; the others soon, by halves."""
     await place.rows("ALTER TABLE purchases ADD CHECK (payment_method <> 'voucher')")
     await count_inserts(place)
     bad: list[AnyDecision] = [large("large", 501), unsayable("nul", 502), forbidden("check", 503)]
@@ -66,22 +66,22 @@ async def test_a_refused_row_is_a_stub_and_its_batch_is_stored(place: Installati
         place.log.append(5, [released("nul", Position(5, 1, 401), reason="row_error")])
         back = "SELECT stock_returned_at FROM purchases WHERE purchase_id = 'nul'"
         await until(lambda: place.value(back), "its units are back", task=task)
-    stubs = await place.rows("SELECT * FROM purchases WHERE reason = 'row_error' ORDER BY purchase_id")
-    assert [(row["purchase_id"], row["status"], row["version"]) for row in stubs] == [
+    placeholders = await place.rows("SELECT * FROM purchases WHERE reason = 'row_error' ORDER BY purchase_id")
+    assert [(row["purchase_id"], row["status"], row["version"]) for row in placeholders] == [
         ("check", "released", 3),
         ("large", "released", 3),
         ("nul", "released", 3),
     ]
-    assert [row["buyer_id"] for row in stubs] == ["buyer-of-check", "buyer-of-large", "buyer-of-nul"]
+    assert [row["buyer_id"] for row in placeholders] == ["buyer-of-check", "buyer-of-large", "buyer-of-nul"]
     assert (await place.statuses())["no"] == "rejected"
     at = {"large": (1, 150), "nul": (1, 401), "check": (2, 0), "a\0name": (2, 2)}
     assert sorted(given_back(place)) == sorted((p, Position(5, *where), "row_error") for p, where in at.items())
-    told = [event for event in place.events() if event.reason == "row_error"]
-    assert sorted((event.purchase_id, event.version) for event in told) == sorted((p, 3) for p in at)
-    assert {event.quantity for event in told if event.purchase_id == "large"} == {2**31}
+    published = [event for event in place.events() if event.reason == "row_error"]
+    assert sorted((event.purchase_id, event.version) for event in published) == sorted((p, 3) for p in at)
+    assert {event.quantity for event in published if event.purchase_id == "large"} == {2**31}
 
 
-async def test_the_letter_of_a_refused_row_holds_all_that_is_known(place: Installation) -> None:
+async def test_the_dead_letter_of_a_refused_row_holds_all_that_is_known(place: Installation) -> None:
     """Where the decision stood, its own bytes, the record's headers, why and since when."""
     bad = unsayable("nul", 2)
     place.log.append(5, [listed()])
@@ -91,10 +91,10 @@ async def test_the_letter_of_a_refused_row_holds_all_that_is_known(place: Instal
     async with place.writer(payment="none") as task:
         await until(lambda: applied(place, 5, 2), "applied", task=task)
         await until(lambda: empty(place), "sent", task=task)
-    [letter] = place.records(DEAD_LETTERS.name)
-    assert letter.value() == encode(bad)
-    assert letter.key() == b"stampede.decisions/5/1/1"
-    headers: dict[str, Any] = dict(letter.headers() or [])
+    [dead_letter] = place.records(DEAD_LETTERS.name)
+    assert dead_letter.value() == encode(bad)
+    assert dead_letter.key() == b"stampede.decisions/5/1/1"
+    headers: dict[str, Any] = dict(dead_letter.headers() or [])
     assert began_ms - 1_000 < int(headers.pop("first_seen_ms")) < began_ms + 30_000
     assert headers == {
         "reason": b"row_error",
@@ -107,8 +107,8 @@ async def test_the_letter_of_a_refused_row_holds_all_that_is_known(place: Instal
 
 
 async def test_a_refused_row_applied_again_changes_nothing(place: Installation) -> None:
-    """Its placeholder stands where the row stood: no second release, no second letter. A reservation of an older id
-    in another partition is released by its own log."""
+    """Its placeholder stands where the row stood: no second release, no second dead letter. A reservation of an older
+    id in another partition is released by its own log."""
     place.log.append(5, [listed()], [unsayable("nul", 1), reserved("ok", 2)])
     async with place.writer(payment="none") as task:
         await until(lambda: applied(place, 5, 2), "applied", task=task)
@@ -121,6 +121,21 @@ async def test_a_refused_row_applied_again_changes_nothing(place: Installation) 
         await until(lambda: empty(place), "sent", task=task)
     assert given_back(place) == [("nul", Position(5, 1, 0), "row_error")]
     assert len(place.values(DEAD_LETTERS.name)) == 1
+
+
+@pytest.mark.parametrize("payment", ["none", "webhook"])
+async def test_after_a_restore_a_refused_row_begins_above_what_was_published(place: Installation, payment: str) -> None:
+    """As its neighbours do, with payments and without: no version is published twice."""
+    await place.rows("INSERT INTO published VALUES ('nul', 7), ('ok', 4)")
+    place.log.append(5, [listed()], [unsayable("nul", 1), reserved("ok", 2), reserved("new", 3)])
+    async with place.writer(payment=payment) as task:
+        await until(lambda: applied(place, 5, 2), "applied", task=task)
+        await until(lambda: empty(place), "sent", task=task)
+    versions = {row[0]: row[1] for row in await place.rows("SELECT purchase_id, version FROM purchases")}
+    sold = payment == "none"
+    assert versions == {"nul": 10, "ok": 6 + sold, "new": 2 + sold}
+    published = {event.purchase_id: event.version for event in place.events()}
+    assert published == ({"nul": 10, "ok": 7, "new": 3} if sold else {"nul": 10})
 
 
 async def test_when_postgres_refuses_everything_nothing_is_released(place: Installation) -> None:
@@ -152,8 +167,8 @@ async def test_a_product_that_the_catalogue_cannot_hold_stops_nothing(place: Ins
         await until(lambda: empty(place), "sent", task=task)
     assert await place.statuses() == {"p1": "confirmed"}
     assert [row["product_id"] for row in await place.rows("SELECT product_id FROM products")] == ["few"]
-    [letter] = place.records(DEAD_LETTERS.name)
-    assert letter.value() == place.values(DECISIONS.name)[0]
+    [dead_letter] = place.records(DEAD_LETTERS.name)
+    assert dead_letter.value() == place.values(DECISIONS.name)[0]
 
 
 async def test_a_repeated_reservation_number_stops_its_partition_alone(place: Installation) -> None:
@@ -164,7 +179,7 @@ async def test_a_repeated_reservation_number_stops_its_partition_alone(place: In
         await until(lambda: applied(place, 0, 2), "applied", task=task)
         place.log.append(0, [reserved("p2", 1)], [reserved("p3", 2)])
         why = "SELECT stopped FROM progress WHERE partition = 0"
-        await until(lambda: place.value(why), "it is told", task=task)
+        await until(lambda: place.value(why), "the reason is stored", task=task)
         assert NUMBERS_CONSTRAINT in str(await place.value(why))
         place.log.append(1, [listed("sock")], [reserved("p4", 1, product_id="sock")])
         await until(lambda: applied(place, 1, 2), "the others go on", task=task)

@@ -32,7 +32,7 @@ async def has(place: Installation, **wanted: object) -> bool:
 
 
 def releases(place: Installation) -> list[tuple[Position, str]]:
-    """What was asked to be given back."""
+    """The releases that were requested."""
     return [(r.reservation, r.reason) for _, r in place.requests() if isinstance(r, ReleaseRequested)]
 
 
@@ -83,7 +83,7 @@ async def test_unknown_is_asked_again_until_it_is_known(place: Installation) -> 
 
 
 async def test_an_unpaid_hold_expires(place: Installation) -> None:
-    """Nobody knows of its payment until the hold ends: released once, voided, and its stock asked back."""
+    """Its payment is unknown until the hold ends: released once, voided, and its stock given back."""
     place.log.append(2, [listed()], [reserved("p1", 1, method="unknown", hold_ms=300)])
     async with place.writer(authorize_grace_ms=300) as task:
         await until(lambda: has(place, status="released", reason="hold_expired"), "expired", task=task)
@@ -123,12 +123,12 @@ async def test_a_payment_outlives_its_writer(place: Installation) -> None:
 
 
 async def test_commands_wait_for_their_row_and_bad_ones_become_dead_letters(place: Installation) -> None:
-    """A report before its decision is parked; a wrong amount, a stranger's cancellation and garbage are given up."""
+    """A report before its decision is pending; a wrong amount, a stranger's cancel and garbage are dead letters."""
     report = paid()
     place.command(report)
     async with place.writer(provider=Till()) as task:
-        parked = "SELECT count(*) = 1 FROM pending_commands"
-        await until(lambda: place.value(parked), "parked", task=task)
+        pending = "SELECT count(*) = 1 FROM pending_commands"
+        await until(lambda: place.value(pending), "pending", task=task)
         place.log.append(2, [listed()], [reserved("p1", 1), reserved("p2", 2)])
         await until(lambda: has(place, status="confirmed"), "confirmed", task=task)
         place.command(CancelRequested(request_id=RequestId("c1"), purchase_id=PurchaseId("p1"), actor="stranger"))

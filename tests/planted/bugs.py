@@ -43,7 +43,7 @@ BUGS = (
     Planted("order-writer", "a rejection leaves no row", "S14"),
     Planted("order-writer", "a void decision is applied", "S14", zombie=True),
     Planted("order-writer", "the catalogue shows one unit too many", "S14"),
-    Planted("order-writer", "the return of units is not heard", "S5"),
+    Planted("order-writer", "the return of units is ignored", "S5"),
     Planted("order-writer", "a declined payment releases nothing", "S5", wait_s=OVERDUE_S),
     Planted("order-writer", "a release names another position", "S5", wait_s=OVERDUE_S),
     Planted("order-writer", "a cancelled order is not refunded", "S21", cancels=True, wait_s=OVERDUE_S),

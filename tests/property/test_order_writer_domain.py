@@ -23,19 +23,19 @@ RECORDS = st.lists(st.lists(DECISIONS, max_size=4), max_size=8)
 
 
 class Written(NamedTuple):
-    """What the database keeps: rows, reservations that found another row, what the saga hears, (stock, available)."""
+    """What the database keeps: rows, reservations that found another row, messages to the saga, (stock, available)."""
 
     rows: dict[PurchaseId, Row]
     again: set[Row]
-    heard: list[tuple[PurchaseId, Message]]
+    messages: list[tuple[PurchaseId, Message]]
     stock: tuple[int, int]
 
 
 def written(records: list[list[AnyDecision]], size: int) -> Written:
-    """After batches of `size` records. A row replaces none or a rejected one, as in `store.INSERT_PURCHASES`."""
+    """After batches of `size` records. A row replaces none or a rejected one, as in `decisions.INSERT_PURCHASES`."""
     rows: dict[PurchaseId, Row] = {}
     again: set[Row] = set()
-    heard: list[tuple[PurchaseId, Message]] = []
+    messages: list[tuple[PurchaseId, Message]] = []
     stock = available = 0
     for start in range(0, len(records), size):
         batch = Batch()
@@ -48,11 +48,11 @@ def written(records: list[list[AnyDecision]], size: int) -> Written:
                 rows[purchase_id] = row
             elif row.status == "reserved":
                 again.add(row)
-        heard += batch.later
+        messages += batch.later
         for change in batch.stocks.values():
             stock = (change.whole.stock if change.whole else stock) + change.added
             available = change.available
-    return Written(rows, again, heard, (stock, available))
+    return Written(rows, again, messages, (stock, available))
 
 
 @given(RECORDS, st.integers(1, 8))

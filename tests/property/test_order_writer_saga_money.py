@@ -15,7 +15,7 @@ ORDER = order()
 PRICE = ORDER.unit_price_minor * ORDER.quantity
 
 
-class Books:
+class ProviderStatement:
     """A provider that captures once, refunds once, and takes nothing after a void."""
 
     def __init__(self) -> None:
@@ -39,17 +39,17 @@ class Books:
 
 
 class Money(RuleBasedStateMachine):
-    """The saga, its payment row as `unit.py` keeps it, and what is on its way between the two and the provider."""
+    """The saga, its payment row as `unit_of_work.py` keeps it, and the messages under way to the provider and back."""
 
     def __init__(self) -> None:
         super().__init__()
         self.purchase: orders.Purchase = orders.Reserved(ORDER)
         self.state, self.captured = "due", False
-        self.books = Books()
+        self.statement = ProviderStatement()
         self.under_way: list[orders.Message] = []
         self.given_back = 0
 
-    def hear(self, message: orders.Message) -> None:
+    def handle(self, message: orders.Message) -> None:
         """One transaction."""
         effects = orders.react(self.purchase, message)
         before, self.purchase = self.purchase, orders.evolve(self.purchase, effects)
@@ -77,35 +77,35 @@ class Money(RuleBasedStateMachine):
         if self.under_way:
             message = self.under_way.pop(which % len(self.under_way))
             self.under_way += [message] * again
-            self.hear(message)
+            self.handle(message)
 
     @rule()
     def the_hold_ends(self) -> None:
         """By the clock."""
-        self.hear(orders.HoldExpired())
+        self.handle(orders.HoldExpired())
 
     @rule(actor=st.sampled_from([ORDER.buyer_id, "operator", "stranger"]))
     def somebody_cancels(self, actor: str) -> None:
         """Perhaps somebody who may not."""
-        self.hear(orders.CancelAsked(actor))
+        self.handle(orders.CancelAsked(actor))
 
     @precondition(lambda self: self.given_back)
     @rule()
     def the_log_takes_it_back(self) -> None:
         """The inventory's answer to the release."""
-        self.hear(orders.StockReleased(ORDER.reservation, "cancelled"))
+        self.handle(orders.StockReleased(ORDER.reservation, "cancelled"))
 
     @rule()
     def a_wrong_report_comes(self) -> None:
         """Of a cent: it confirms nothing and settles nothing."""
         was = self.purchase
-        self.hear(orders.PaymentVoided(True, 1, "EUR"))
+        self.handle(orders.PaymentVoided(True, 1, "EUR"))
         assert self.purchase == was
 
     @invariant()
     def a_sold_order_is_paid(self) -> None:
         """Nobody has it without the money being there."""
-        assert not isinstance(self.purchase, orders.Confirmed) or self.books.balance == PRICE
+        assert not isinstance(self.purchase, orders.Confirmed) or self.statement.balance == PRICE
 
     @invariant()
     def the_units_are_where_the_row_says(self) -> None:
@@ -114,9 +114,9 @@ class Money(RuleBasedStateMachine):
 
     @invariant()
     def a_refund_that_is_done_was_made(self) -> None:
-        """The buyer is not told of money that is not there."""
+        """No refund is published that was not made."""
         refund = self.purchase.refund if isinstance(self.purchase, orders.Released) else "none"
-        assert refund != "done" or self.books.refunded
+        assert refund != "done" or self.statement.refunded
 
     def settle(self) -> None:
         """What goes on until there is nothing left to do."""
@@ -125,42 +125,42 @@ class Money(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Everything on its way arrives, the hold ends, every void is answered: money and row agree."""
         while self.under_way:
-            self.hear(self.under_way.pop())
-        self.hear(orders.HoldExpired())
+            self.handle(self.under_way.pop())
+        self.handle(orders.HoldExpired())
         self.settle()
-        assert self.books.balance == (PRICE if isinstance(self.purchase, orders.Confirmed) else 0)
+        assert self.statement.balance == (PRICE if isinstance(self.purchase, orders.Confirmed) else 0)
         assert self.state == ("approved" if isinstance(self.purchase, orders.Confirmed) else "voided")
         if isinstance(self.purchase, orders.Released):
             assert self.purchase.refund != "due"
-            assert self.purchase.refund == "none" or self.books.refunded
+            assert self.purchase.refund == "none" or self.statement.refunded
 
 
 class Asked(Money):
-    """A provider that is asked, and that keeps to a void."""
+    """A provider that is called, and that keeps to a void."""
 
     @precondition(lambda self: self.state == "due")
     @rule(what=st.sampled_from(["approved", "declined", "unknown", "nothing"]))
     def it_is_asked(self, what: str) -> None:
-        """It may take the money and not say so; only what is held is asked for."""
+        """It may take the money and not say so; only held orders are charged."""
         assert isinstance(self.purchase, orders.Reserved)
-        if what == "declined" and not self.books.captured:
+        if what == "declined" and not self.statement.captured:
             self.under_way.append(orders.PaymentDeclined())
-        elif what in {"approved", "unknown"} and self.books.capture() and what == "approved":
+        elif what in {"approved", "unknown"} and self.statement.capture() and what == "approved":
             self.under_way.append(orders.PaymentApproved())
 
     @precondition(lambda self: self.state == "void_due")
     @rule(answered=st.booleans())
     def it_is_told_to_void(self, *, answered: bool) -> None:
         """The answer may be lost."""
-        self.books.void()
+        self.statement.void()
         if answered:
             self.under_way.append(orders.PaymentVoided(self.captured))
 
     def settle(self) -> None:
         """Voids are repeated until they are answered."""
         while self.state == "void_due":
-            self.books.void()
-            self.hear(orders.PaymentVoided(self.captured))
+            self.statement.void()
+            self.handle(orders.PaymentVoided(self.captured))
 
 
 class Reported(Money):
@@ -169,14 +169,14 @@ class Reported(Money):
     @rule()
     def the_buyer_pays(self) -> None:
         """Once, in time or not."""
-        if not self.books.captured and self.books.capture():
+        if not self.statement.captured and self.statement.capture():
             self.under_way.append(orders.PaymentApproved(PRICE, "EUR"))
 
     @rule()
     def the_buyer_fails_to_pay(self) -> None:
         """For good, unless the money is there already."""
-        if not self.books.captured:
-            self.books.voided = True
+        if not self.statement.captured:
+            self.statement.voided = True
             self.under_way.append(orders.PaymentDeclined())
 
     @precondition(lambda self: self.state == "void_due" and not self.captured)
@@ -188,17 +188,17 @@ class Reported(Money):
     @precondition(lambda self: isinstance(self.purchase, orders.Released) and self.purchase.refund == "due")
     @rule()
     def the_refund_that_was_told_is_made(self) -> None:
-        """Somebody heard `OrderReleased` with `refund: due`."""
-        self.books.refunded = True
+        """Somebody read `OrderReleased` with `refund: due`."""
+        self.statement.refunded = True
         self.under_way.append(orders.PaymentVoided(True, PRICE, "EUR"))
 
     def settle(self) -> None:
         """Refunds that are due are made."""
         if self.state == "void_due" and not self.captured:
-            self.hear(orders.PaymentVoided(captured=False))
+            self.handle(orders.PaymentVoided(captured=False))
         if self.state == "void_due":
             self.the_refund_that_was_told_is_made()
-            self.hear(self.under_way.pop())
+            self.handle(self.under_way.pop())
 
 
 TestAsked = Asked.TestCase
@@ -207,13 +207,13 @@ TestAsked.settings = TestReported.settings = settings(max_examples=300, stateful
 
 
 def test_stock_that_is_back_on_sale_ends_any_order() -> None:
-    """The log beats the row also when it was never asked to: what was sold is refunded."""
+    """The log beats the row also without a request: what was sold is refunded."""
     machine = Asked()
-    machine.books.capture()
-    machine.hear(orders.PaymentApproved())
-    machine.hear(orders.StockReleased(Position(9, 9, 9), "cancelled"))
+    machine.statement.capture()
+    machine.handle(orders.PaymentApproved())
+    machine.handle(orders.StockReleased(Position(9, 9, 9), "cancelled"))
     assert isinstance(machine.purchase, orders.Confirmed)
-    machine.hear(orders.StockReleased(ORDER.reservation, "cancelled"))
+    machine.handle(orders.StockReleased(ORDER.reservation, "cancelled"))
     machine.settle()
     assert isinstance(machine.purchase, orders.Released)
-    assert (machine.purchase.refund, machine.books.balance, machine.given_back) == ("done", 0, 0)
+    assert (machine.purchase.refund, machine.statement.balance, machine.given_back) == ("done", 0, 0)

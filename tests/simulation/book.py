@@ -6,14 +6,14 @@ Cancellations and payment reports come by a topic of their own, which is read in
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from eventlog.reader import CountingReader, Progress, Void
 from order_writer.outbox.messages import releases
 from order_writer.saga import orders
-from order_writer.saga.decision_batch import Batch, Row, order_of
+from order_writer.saga.decision_batch import Batch, Row, entry_of, order_of
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.topics import REQUESTS
@@ -28,7 +28,7 @@ NEEDS = {
     "apply": APPLY,
     "pay": DUE,
     "void": DUE,
-    "hear": ANSWERED,
+    "answer": ANSWERED,
     "expire": HELD,
     "command": KEPT,
     "come_back": KEPT,
@@ -85,7 +85,7 @@ class Book:
         self.database, self.provider = Database(), Provider()
         self.buyers = Buyers(log, reader(Progress()), self.provider)
         self.answers: deque[tuple[PurchaseId, orders.Message]] = deque()  # of the provider, on their way
-        self.versions: dict[PurchaseId, int] = {}  # told to the world
+        self.versions: dict[PurchaseId, int] = {}  # published
         self._states: dict[tuple[PurchaseId, int], type[orders.Purchase]] = {}  # by version, since the last restore
         self._writers: list[CountingReader | None] = [None] * WRITERS
         self._backup = Database()
@@ -143,7 +143,7 @@ class Book:
         return True
 
     def pay(self, amount: int) -> bool:
-        """The provider is asked about a due payment, and decides; its answer is on its way."""
+        """The provider is called for a due payment, and decides; its answer is on its way."""
         found = [purchase_id for purchase_id in self.due("due") if isinstance(self._row(purchase_id), orders.Reserved)]
         if not found or not self.open:
             return False
@@ -162,13 +162,13 @@ class Book:
         self.answers.append((purchase_id, orders.PaymentVoided(known)))
         return True
 
-    def hear(self, amount: int) -> bool:
+    def answer(self, amount: int) -> bool:
         """An answer arrives, or (amount 0) is lost with the process that waited for it."""
         if not self.answers or not self.open:
             return False
-        answer = self.answers.popleft()
+        message = self.answers.popleft()
         if amount:
-            self._tell([answer])
+            self._handle([message])
         return True
 
     def expire(self, amount: int) -> bool:
@@ -176,11 +176,11 @@ class Book:
         found = [row for row in self.database.rows.values() if isinstance(row, orders.Reserved)]
         if not found or not self.open:
             return False
-        self._tell([(found[amount % len(found)].order.purchase_id, orders.HoldExpired())])
+        self._handle([(found[amount % len(found)].order.purchase_id, orders.HoldExpired())])
         return True
 
     def command(self, amount: int) -> bool:
-        """Somebody who was told of a decision cancels or pays; see `Buyers`. Bit 3: a writer reads it at once."""
+        """A buyer who knows of a decision cancels or pays; see `Buyers`. Bit 3: a writer reads it at once."""
         done = self.buyers.command(amount | 2 if self._free else amount)
         while done and amount & 8 and self.read_command(0):
             pass
@@ -200,7 +200,7 @@ class Book:
         return True
 
     def sweep(self, amount: int) -> bool:
-        """The commands that wait are looked at again. True if one of them does so no more."""
+        """The pending commands are tried again. True if one of them is pending no more."""
         pending = self.database.pending
         before = len(pending)
         if self.open:
@@ -242,7 +242,7 @@ class Book:
         something."""
         willing = len(self.log.requests) % 2
         steps = (
-            self.apply, self.read_command, self.sweep, self.pay, self.hear, self.void, self.hear, self.relay,
+            self.apply, self.read_command, self.sweep, self.pay, self.answer, self.void, self.answer, self.relay,
             self.expire,
         )  # fmt: skip
         rounds = 0
@@ -293,38 +293,36 @@ class Book:
         return self.database.rows.get(purchase_id)
 
     def _commit(self, batch: Batch, to: Progress) -> None:
-        """See `order_writer.store.apply`: outcomes become rows, and the rest is told to the saga."""
-        heard: list[tuple[PurchaseId, orders.Message]] = []
-        sold: list[tuple[PurchaseId, int]] = []
+        """See `order_writer.consume.decisions.apply`: outcomes become rows, and the saga handles the rest."""
+        messages: list[tuple[PurchaseId, orders.Message]] = []
+        sold: list[orders.Effect] = []
         for row in [*batch.rows.values(), *batch.again]:
             known = self._row(row.purchase_id)
             if known is None or not self._stands(known, row):
-                self._put(row.purchase_id, state := self._state(row))
-                if isinstance(state, orders.Confirmed):
-                    sold.append((row.purchase_id, state.version))
-                elif isinstance(state, orders.Reserved):
+                state, effects = self._outcome(row)
+                self._put(row.purchase_id, state)
+                sold += effects
+                if isinstance(state, orders.Reserved):
                     if row.purchase_id in self.database.payments:  # voided before it came
-                        heard.append((row.purchase_id, orders.PaymentDeclined()))
+                        messages.append((row.purchase_id, orders.PaymentDeclined()))
                     else:
                         self.database.payments[row.purchase_id] = Payment("due")
             elif row.status == "reserved" and not isinstance(known, orders.Rejected) and known.order != order_of(row):
                 raise Violation("S9", f"{row.purchase_id} is reserved at {row.position}, and is {known}")
-        self._tell(heard + batch.later, sold)
+        self._handle(messages + batch.later, sold)
         self.database.progress = to
 
     def _stands(self, known: orders.Purchase, row: Row) -> bool:
         """Whether a row keeps its place."""
         return not (isinstance(known, orders.Rejected) and row.status == "reserved")
 
-    def _state(self, row: Row) -> orders.Purchase:
-        """What a new row is, and one that takes the place of a rejection."""
-        if row.status == "rejected":
-            return orders.Rejected()
-        order = order_of(row)
-        return orders.Confirmed(order, orders.FIRST_EVENT_VERSION) if self._free else orders.Reserved(order)
+    def _outcome(self, row: Row) -> tuple[orders.Purchase, tuple[orders.Effect, ...]]:
+        """The state of a new row, and of one that takes the place of a rejection, with its effects."""
+        entry = entry_of(row, 0, orders.NothingToPay() if self._free else None)
+        return entry.state, entry.effects
 
     def _put(self, purchase_id: PurchaseId, state: orders.Purchase) -> None:
-        """Write a row. Its version never falls, and no version is told of two states."""
+        """Write a row. Its version never falls, and no version has two states."""
         known = self._row(purchase_id)
         told = self._states.setdefault((purchase_id, state.version), type(state))
         if told is not type(state) or (known is not None and known.version > state.version):
@@ -332,7 +330,7 @@ class Book:
         self.database.rows[purchase_id] = state
 
     def _waits(self, row: orders.Purchase | None, end: int) -> bool:
-        """Whether a command has to wait that was read when `decisions` ended at `end`; see `commands.UNPARK`."""
+        """Whether a command has to wait that was read when `decisions` ended at `end`; see `commands.TAKE_DECIDED`."""
         behind = self.database.progress.next_offset < end
         return row is None or (isinstance(row, orders.Rejected) and behind)
 
@@ -344,17 +342,17 @@ class Book:
         if self._waits(row, end):
             self.database.pending[at] = end
         elif at in self.buyers.cancelled and isinstance(row, orders.Rejected):
-            raise Violation("command", f"{purchase_id} is cancelled by who was told of its reservation, and is {row}")
+            raise Violation(
+                "command", f"{purchase_id} is cancelled by a buyer who knows of its reservation, and is {row}"
+            )
         else:
-            self._tell([(purchase_id, message)])
+            self._handle([(purchase_id, message)])
 
-    def _tell(
-        self, heard: list[tuple[PurchaseId, orders.Message]], sold: list[tuple[PurchaseId, int]] | None = None
-    ) -> None:
-        """See `order_writer.unit_of_work.UnitOfWork.tell`."""
+    def _handle(self, messages: list[tuple[PurchaseId, orders.Message]], sold: Iterable[orders.Effect] = ()) -> None:
+        """See `order_writer.unit_of_work.UnitOfWork.handle`."""
         back: list[orders.RequestRelease] = []
-        events = sold or []
-        for purchase_id, message in heard:
+        events = [(it.state.order.purchase_id, it.state.version) for it in sold if isinstance(it, orders.Transition)]
+        for purchase_id, message in messages:
             row = self._row(purchase_id)
             if row is None:
                 continue

@@ -69,9 +69,9 @@ class ReducesToTheFirst(Book):
 class RevivesWithoutAVersion(Book):
     """A reservation takes the place of a rejection under the version that was told of the rejection."""
 
-    def _state(self, row: Row) -> Purchase:
-        known, state = self._row(row.purchase_id), super()._state(row)
-        return state if known is None else replace(state, version=known.version)
+    def _outcome(self, row: Row) -> tuple[Purchase, tuple[Effect, ...]]:
+        known, (state, effects) = self._row(row.purchase_id), super()._outcome(row)
+        return (state if known is None else replace(state, version=known.version)), effects
 
 
 class NeverRevives(Book):

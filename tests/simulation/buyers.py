@@ -48,7 +48,7 @@ class Buyers:
             return False
         row = list(self._told.values())[-1 - bool(amount & 4) % len(self._told)]
         if amount & 2:
-            message: orders.Message = orders.CancelAsked("operator" if amount & 1 else row.buyer_id)
+            message: orders.Message = orders.CancelAsked("operator" if amount & 1 else row.decision.buyer_id)
             if row.status == "reserved":
                 self.cancelled.add(len(self.commands))
         else:
@@ -63,7 +63,7 @@ class Buyers:
         if not found:
             return False
         row = found[amount % len(found)]
-        request = purchase(row.purchase_id, row.buyer_id, 1, row.product_id)
+        request = purchase(row.purchase_id, row.decision.buyer_id, 1, row.decision.product_id)
         self._log.append(REQUESTS.name, encode_requests([request]), 7_000 + len(self._log.requests))
         return True
 

@@ -1,7 +1,8 @@
 """From decisions to one transaction: what a batch keeps, and in which order."""
 
+from order_writer.consume.quarantine import placeholder_of
 from order_writer.saga import orders
-from order_writer.saga.decision_batch import Batch
+from order_writer.saga.decision_batch import Batch, entry_of
 from stampede_schemas.decisions import Ignored, Restocked, Unreadable
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId, RequestId
 from tests.support.orders import TRACEPARENT, listed, rejected, released, reserved
@@ -29,14 +30,26 @@ def test_a_row_carries_the_position_of_its_request() -> None:
     batch.add(3, 41, [Unreadable(reason="not_json"), reserved("p1", 9, traceparent=TRACEPARENT)])
     batch.add(3, 42, [reserved("p2", 10, traceparent=TRACEPARENT[:-1] + "0"), reserved("p3", 11, traceparent="junk")])
     row = batch.rows[PurchaseId("p1")]
-    assert (row.partition, row.source_offset, row.source_index, row.reservation_no) == (3, 41, 1, 9)
-    assert (row.trace_id, row.traceparent) == (TRACEPARENT[3:35], TRACEPARENT)
-    unsampled, junk = batch.rows[PurchaseId("p2")], batch.rows[PurchaseId("p3")]
-    assert (unsampled.trace_id, unsampled.traceparent) == (TRACEPARENT[3:35], None)
-    assert (junk.trace_id, junk.traceparent) == (None, None)
+    assert (row.position, row.traceparent) == (Position(3, 41, 1), TRACEPARENT)
+    assert entry_of(row).values() == (
+        "p1", "buyer-of-p1", "shoe", 2, "reserved", None, 9, 4_200, "EUR", "ok", "f" * 16, 3, 41, 1, 60_000,
+        TRACEPARENT[3:35], TRACEPARENT, 2,
+    )  # fmt: skip
+    unsampled, junk = (entry_of(batch.rows[PurchaseId(name)]).values() for name in ("p2", "p3"))
+    assert unsampled[-3:-1] == (TRACEPARENT[3:35], None)
+    assert junk[-3:-1] == (None, None)
 
 
-def test_releases_are_told_after_all_rows() -> None:
+def test_a_placeholder_holds_neither_number_nor_price() -> None:
+    """They are what Postgres may have refused; how it ended is the saga's decision."""
+    batch = Batch()
+    batch.add(3, 41, [reserved("p1", 9, traceparent=TRACEPARENT), rejected("p2", method="o\0k")])
+    held, no = (placeholder_of(entry_of(row, 0, orders.NothingToPay())).values() for row in batch.rows.values())
+    assert held[3:] == (1, "released", "row_error", None, None, None, "", "f" * 16, 3, 41, 0, None, None, None, 3)
+    assert no[3:] == (1, "rejected", "sold_out", None, None, None, "", "f" * 16, 3, 41, 1, None, None, None, 1)
+
+
+def test_releases_are_handled_after_all_rows() -> None:
     """In the order of the log, so that a purchase reserved and released in one batch ends released."""
     batch = Batch()
     batch.add(0, 0, [reserved("p1", 1), released("p1", Position(0, 0, 0), reason="cancelled")])

@@ -38,14 +38,14 @@ async def test_progress_that_went_back_is_an_older_database() -> None:
 
 
 async def test_the_first_connection_may_lead_anywhere() -> None:
-    """Nothing is known yet, and there may be no tables: they are not asked for."""
+    """Nothing is known yet, and there may be no tables: they are not queried."""
     database = Progress()
     database.while_asked = lambda: pytest.fail("asked")
     await ProgressGuard().on_connect(database)
 
 
 async def test_what_is_committed_while_postgres_answers_is_no_older_database() -> None:
-    """Two lanes write while a new connection is looked at."""
+    """Two shards write while a new connection is verified."""
     guard, database = ProgressGuard(), Progress(p3=10)
     await guard.verify(database)
     database.while_asked = lambda: guard.note({3: 20})
@@ -62,7 +62,7 @@ def test_equal_and_newer_progress_is_well() -> None:
 
 
 class Pool:
-    """Each acquisition leads to the next of these databases; None is away. After the last one, stop."""
+    """Each acquisition leads to the next of these databases; None is unavailable. After the last one, stop."""
 
     def __init__(self, stopping: asyncio.Event, *databases: Progress | None) -> None:
         self._stopping, self._databases = stopping, list(databases)
@@ -74,12 +74,12 @@ class Pool:
         if not self._databases:
             self._stopping.set()
         if database is None:
-            raise ConnectionRefusedError("away")
+            raise ConnectionRefusedError("unavailable")
         yield database
 
 
 async def test_a_database_exchanged_under_its_connections_is_noticed() -> None:
-    """No new connection is made, as behind a pooler: it is looked at all the same, also after it was away."""
+    """No new connection is made, as behind a pooler: it is verified all the same, also after an outage."""
     guard, stopping = ProgressGuard(), asyncio.Event()
     await guard.watch(Pool(stopping, None, Progress(p3=10)), stopping)  # type: ignore[arg-type]
     assert guard[3] == 10

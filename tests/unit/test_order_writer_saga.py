@@ -1,4 +1,4 @@
-"""The saga's rules, one by one: given a purchase, when something is heard, then these effects."""
+"""The saga's rules, one by one: given a purchase, when a message comes, then these effects."""
 
 import pytest
 from msgspec.structs import replace
@@ -12,6 +12,7 @@ from order_writer.saga.orders import (
     KeepApproval,
     KeepCapture,
     Message,
+    NothingToPay,
     PaymentApproved,
     PaymentDeclined,
     PaymentVoided,
@@ -21,9 +22,11 @@ from order_writer.saga.orders import (
     Released,
     RequestRelease,
     Reserved,
+    RowRefused,
     StockReleased,
     Transition,
     Void,
+    outcome,
     react,
 )
 from stampede_schemas.identifiers import Position
@@ -84,13 +87,36 @@ def test_versions_begin_where_the_log_says() -> None:
     assert become == Transition(Confirmed(ORDER, 3))
 
 
+@pytest.mark.parametrize("published", [0, 7])
+def test_a_new_row_begins_above_what_was_published(published: int) -> None:
+    """Rejected, held until it is paid, or sold at once: the versions 1, 2 and 3 above those of before a restore."""
+    assert outcome(None, published) == (Rejected(1 + published), ())
+    assert outcome(ORDER, published) == (Reserved(ORDER, 2 + published), ())
+    sold = Confirmed(ORDER, 3 + published)
+    assert outcome(ORDER, published, NothingToPay()) == (sold, (Transition(sold),))
+
+
+@pytest.mark.parametrize("published", [0, 7])
+def test_a_refused_row_is_given_back_and_nothing_is_voided(published: int) -> None:
+    """It ends as a released order, with payments or without; a refused rejection stays one and has no effects."""
+    ended = gone("row_error", 3 + published)
+    assert outcome(ORDER, published, RowRefused()) == (ended.state, (ended, back("row_error")))
+    assert outcome(None, published, RowRefused()) == (Rejected(1 + published), ())
+
+
+def test_messages_about_new_rows_change_no_other() -> None:
+    """A row that is sold, ended or rejected is there: it was neither refused nor is it to be sold."""
+    for purchase in (SOLD, GONE, NO):
+        assert react(purchase, NothingToPay()) == react(purchase, RowRefused()) == ()
+
+
 def test_the_log_beats_the_row() -> None:
     """Stock that is back on sale is not the buyer's: held or sold, the row is released, and a sold one refunded."""
-    heard = StockReleased(ORDER.reservation, "cancelled")
-    assert react(HELD, heard) == (gone("cancelled", returned=True), Void(captured=False))
-    assert react(SOLD, heard) == (gone("cancelled", 4, "due", returned=True), Void(captured=True))
-    assert react(GONE, heard) == (ConfirmReturn(),)
-    assert react(replace(GONE, returned=True), heard) == ()
+    message = StockReleased(ORDER.reservation, "cancelled")
+    assert react(HELD, message) == (gone("cancelled", returned=True), Void(captured=False))
+    assert react(SOLD, message) == (gone("cancelled", 4, "due", returned=True), Void(captured=True))
+    assert react(GONE, message) == (ConfirmReturn(),)
+    assert react(replace(GONE, returned=True), message) == ()
     for purchase in (HELD, SOLD, GONE, NO):
         assert react(purchase, StockReleased(ELSEWHERE, "already_decided")) == ()
 
@@ -117,7 +143,7 @@ def test_a_void_answered_before_the_money_was_known_of_settles_nothing() -> None
 
 
 def test_a_reported_refund_must_be_the_price_and_of_an_order_that_ended() -> None:
-    """Half of the money is no refund, and a refund of what is sold is somebody's mistake: both are told to people."""
+    """Half of the money is no refund, and a refund of what is sold is a mistake: both become dead letters."""
     become, _ = react(GONE, PaymentApproved())
     assert isinstance(become, Transition)
     assert react(become.state, PaymentVoided(True, 4_200, "EUR")) == (Refuse("amount_differs"),)

@@ -69,7 +69,7 @@ async def test_captures_and_voids_at_once_leave_books_that_balance(tmp_path: Pat
 
 
 async def test_half_a_line_is_nothing(tmp_path: Path) -> None:
-    """A writer that died as it wrote has told nobody; the next line is a whole one."""
+    """A writer that died as it wrote has published nothing; the next line is a whole one."""
     books = tmp_path / "payments.jsonl"
     books.write_text('{"at_ms":1,"event":"captured","purchase_id":"p1","amo')
     assert await Journal(str(books)).capture(P1, 8_400, "EUR")
@@ -112,6 +112,6 @@ async def test_each_payment_method(method: str, answers: list[Verdict], taken: b
 
 
 async def test_the_webhook_waits_for_a_refund_only_where_money_was_taken() -> None:
-    """Where no approval was heard there is nothing to give back."""
+    """Where no approval is known there is nothing to give back."""
     assert await Webhook().void(P1, captured=False) == Voided()
     assert await Webhook().void(P1, captured=True) != Voided()

@@ -46,15 +46,8 @@ def main() -> None:
 
 
 async def _recover(settings: Settings) -> str:
-    pool = await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled)
-    try:
-        done = await recover(settings.kafka, pool, settings.group)
-    finally:
-        await pool.close()
-    return (
-        f"Read {done.events:,} events of orders: {done.lifted:,} rows were older and begin above them now, "
-        f"{done.dropped:,} messages of the copy had been sent. The order-writers may start."
-    )
+    async with await open_pool(settings.postgres, settings.instance, pooled=settings.postgres_pooled) as pool:
+        return await recover(settings.kafka, pool, settings.group)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,24 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 from eventlog.kafka import consumer, retry_on_election, topic_ids, watermarks
-from order_writer.consume import applied_through
+from order_writer.consume import applied_through, commands
 from order_writer.consume.commands import Commands
 from order_writer.consume.decisions import Decisions
 from order_writer.consume.progress_consumer import ProgressConsumer
-from order_writer.endings import hold_expiry, pending_commands, product_cancellation
+from order_writer.endings import hold_expiry, product_cancellation
 from order_writer.ops.health import Health
 from order_writer.ops.metrics import Metrics
 from order_writer.ops.spans import Spans
 from order_writer.outbox.relay import Relay
 from order_writer.payments.payer import Payer
 from order_writer.payments.provider import Provider, provider_named
-from order_writer.postgres.pool import Pool, open_pool, pause, repeat, retry_outages
+from order_writer.postgres.pool import Pool, open_pool, retry_outages, wait_or_stop
 from order_writer.restore.restore_guard import ProgressGuard
 from order_writer.settings import Settings
 from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
@@ -28,7 +28,7 @@ from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure
 
-CATCH_UP_LOOK_S = 0.05
+CATCH_UP_CHECK_EVERY_S = 0.05
 # Whether partitions (`$2`) of this very topic (`$1`) are not applied up to where they ended (`$3`). A consumer that is
 # given a partition of another topic stops; what is broken in a stopped partition must not hold all up.
 BEHIND = """
@@ -60,7 +60,7 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     )
     tracing = configure("order-writer", settings.instance, settings.span_file, settings.trace_sample)
     metrics = Metrics(settings.instance, tracing)
-    health = Health(settings.kafka, ids, pool, metrics)
+    health = Health(settings.kafka, ids, pool, metrics, stopping)
     ops = await serve_ops(
         settings.ops_host, settings.ops_port, live=health.live, ready=health.ready, registry=metrics.registry
     )
@@ -74,21 +74,21 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         units = UnitsOfWork(pool, committed)
         member = (settings.kafka, settings.instance, settings.session_timeout_s, pool)
         topic_id, commands_id = ids[DECISIONS.name], ids[ORDER_COMMANDS.name]
-        decisions = Decisions(units, guard, metrics, spans, confirm=settings.payment == "none")
-        writer = ProgressConsumer(*member, settings.group, topic_id, decisions, health.beat("writer"))
-        sample = applied_through.Sampler(settings.kafka, pool).look
+        decisions = Decisions(units, guard, metrics, spans, unpaid=settings.payment == "none")
+        heartbeat = health.heartbeat("decision consumer")
+        consuming = ProgressConsumer(*member, settings.group, topic_id, decisions, heartbeat)
+        applied = applied_through.AppliedThrough(settings.kafka, pool)
         async with asyncio.TaskGroup() as group:
-            group.create_task(writer.run(stopping))
+            group.create_task(consuming.run(stopping))
             group.create_task(guard.watch(pool, stopping))
-            group.create_task(health.watch(stopping))
+            group.create_task(health.watch())
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
-            group.create_task(
-                repeat(sample, health.beat("sampler"), stopping, "sampling", every_s=applied_through.SAMPLE_EVERY_S)
-            )
+            group.create_task(health.loop("applied through", applied.advance, applied_through.SAMPLE_EVERY_S))
             if await _caught_up(pool, BEHIND, topic_id, ends[DECISIONS.name], health, stopping):
-                its_group, beat = f"{settings.group}-commands", health.beat("commands")
-                reader = ProgressConsumer(*member, its_group, commands_id, Commands(units), beat)
-                group.create_task(reader.run(stopping))
+                heartbeat = health.heartbeat("command consumer")
+                command_group = f"{settings.group}-commands"
+                commanding = ProgressConsumer(*member, command_group, commands_id, Commands(units), heartbeat)
+                group.create_task(commanding.run(stopping))
             if await _caught_up(pool, COMMANDS_BEHIND, commands_id, ends[ORDER_COMMANDS.name], health, stopping):
                 health.forget("catching up")
                 health.caught_up.set()
@@ -112,22 +112,19 @@ def _endings(
     health: Health,
     stopping: asyncio.Event,
 ) -> Iterator[Coroutine[Any, Any, None]]:
-    """The loops that end reservations and tell it. Not before both logs are applied to where they ended at the start.
+    """The loops that end reservations and publish that, once both logs are applied to where they ended at the start.
 
-    Until then a row may say less than what was decided and asked: nobody pays, expires or publishes.
+    Until then a row may be older than the decisions and commands: nothing is paid, expired or published.
     """
-
-    def loop(name: str, work: Callable[[], Awaitable[bool]], every_s: float) -> Coroutine[Any, Any, None]:
-        return repeat(work, health.beat(name), stopping, name, every_s=every_s)
-
     limits = settings.payments_in_flight, settings.payment_timeout_s, settings.payment_horizon_s
-    yield Payer(units, paying, *limits, metrics, spans, health.beat("payer")).run(stopping)
-    sweeper = hold_expiry.Sweeper(units, metrics, settings.authorize_grace_ms / 1000)
-    yield loop("sweeper", sweeper.round, hold_expiry.SWEEP_EVERY_S)
-    relay = Relay(settings.kafka, settings.instance, units.pool, units.outbox_filled, health.beat("relay"))
+    yield Payer(units, paying, *limits, metrics, spans, health.heartbeat("payer")).run(stopping)
+    relay = Relay(settings.kafka, settings.instance, units.pool, units.outbox_filled, health.heartbeat("relay"))
     yield relay.run(stopping)
-    yield loop("parked commands", partial(pending_commands.sweep_pending, units), pending_commands.SWEEP_EVERY_S)
-    yield loop("cancellations", partial(product_cancellation.sweep, units), product_cancellation.SWEEP_EVERY_S)
+    expiry = hold_expiry.HoldExpiry(units, metrics, settings.authorize_grace_ms / 1000)
+    yield health.loop("hold expiry", expiry.round, hold_expiry.SWEEP_EVERY_S)
+    yield health.loop("pending commands", partial(commands.sweep_pending, units), commands.SWEEP_EVERY_S)
+    cancel = partial(product_cancellation.sweep, units)
+    yield health.loop("cancellations", cancel, product_cancellation.SWEEP_EVERY_S)
 
 
 def _ends(kafka: str) -> dict[str, dict[int, int]]:
@@ -142,8 +139,8 @@ def _ends(kafka: str) -> dict[str, dict[int, int]]:
 async def _caught_up(
     pool: Pool, query: str, topic_id: str, ends: dict[int, int], health: Health, stopping: asyncio.Event
 ) -> bool:
-    """Wait until all partitions are applied to `ends`, whoever applies them; False when asked to stop before."""
+    """Wait until all partitions are applied to `ends`, by any order-writer; False when asked to stop before."""
     behind = partial(pool.fetchval, query, topic_id, list(ends), list(ends.values()))
-    while await retry_outages(behind, health.beat("catching up"), stopping, "catching up"):
-        await pause(stopping, CATCH_UP_LOOK_S)
+    while await retry_outages(behind, health.heartbeat("catching up"), stopping, "catching up"):
+        await wait_or_stop(stopping, CATCH_UP_CHECK_EVERY_S)
     return not stopping.is_set()

@@ -9,24 +9,28 @@ from msgspec.structs import replace
 
 from order_writer import __main__ as program
 from order_writer import unit_of_work
-from order_writer.consume import apply_decisions, decisions
-from order_writer.consume.apply_decisions import Move
+from order_writer.consume import decisions
+from order_writer.consume.progress_consumer import Move
 from order_writer.outbox.messages import Outgoing, releases
-from order_writer.saga import decision_batch, orders
-from order_writer.saga.decision_batch import Batch, Row
+from order_writer.saga import orders
+from order_writer.saga.decision_batch import Batch
 from order_writer.unit_of_work import UnitOfWork
 from stampede_schemas.decisions import Rejected, Reserved
-from stampede_schemas.identifiers import Position, ProductId
+from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 from tests.planted.builds.planting import exchange, for_the_first_time, plant
 from tests.simulation.mutants import FirstCopyCounts
 
 DIES_AT_BATCH = 3
-_row, _advance, _react, _pay = decision_batch._row, apply_decisions._advance, orders.react, UnitOfWork.pay
+_advance, _react, _close = decisions._advance, orders.react, UnitOfWork.close
 
 
-def _another_price(decision: Reserved | Rejected, position: Position) -> Row:
-    row = _row(decision, position)
-    return row if row.unit_price_minor is None else row._replace(unit_price_minor=row.unit_price_minor + 1)
+class AsksAnotherPrice(Batch):
+    """Every row holds a price of its own."""
+
+    def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
+        if isinstance(decision, Reserved):
+            decision = replace(decision, unit_price_minor=decision.unit_price_minor + 1)
+        super()._outcome(decision, position)
 
 
 class ForgetsRejections(Batch):
@@ -47,12 +51,13 @@ class ShowsOneMore(Batch):
 _batches = itertools.count(1)
 
 
-async def _progress_first(opened: UnitOfWork, moves: Mapping[int, Move]) -> None:
+async def _progress_first(opened: UnitOfWork, moves: Mapping[int, Move], batch: Batch) -> dict[PurchaseId, int]:
     """Commits how far it has read before what it has read, and once the process ends in between."""
-    await _advance(opened, moves)
+    published = await _advance(opened, moves, batch)
     await opened.connection.execute("COMMIT")
     if next(_batches) >= DIES_AT_BATCH and for_the_first_time("death"):
         os.kill(os.getpid(), signal.SIGKILL)
+    return published
 
 
 def _deaf_to_returns(purchase: orders.Purchase, message: orders.Message) -> tuple[orders.Effect, ...]:
@@ -71,20 +76,20 @@ def _no_releases(_effects: list[orders.RequestRelease]) -> list[Outgoing]:
     return []
 
 
-async def _no_voids(opened: UnitOfWork, money: unit_of_work.Money) -> None:
-    money.voids.clear()
-    await _pay(opened, money)
+async def _no_voids(opened: UnitOfWork) -> None:
+    opened.voids.clear()
+    await _close(opened)
 
 
 BUGS: dict[str, Callable[[], None]] = {
-    "another price in the row": lambda: exchange(decision_batch, _row=_another_price),
-    "progress is committed before its rows": lambda: exchange(apply_decisions, _advance=_progress_first),
+    "another price in the row": lambda: exchange(decisions, Batch=AsksAnotherPrice),
+    "progress is committed before its rows": lambda: exchange(decisions, _advance=_progress_first),
     "a rejection leaves no row": lambda: exchange(decisions, Batch=ForgetsRejections),
     "a void decision is applied": lambda: exchange(decisions, CountingReader=FirstCopyCounts),
     "the catalogue shows one unit too many": lambda: exchange(decisions, Batch=ShowsOneMore),
-    "the return of units is not heard": lambda: exchange(orders, react=_deaf_to_returns),
+    "the return of units is ignored": lambda: exchange(orders, react=_deaf_to_returns),
     "a declined payment releases nothing": lambda: exchange(unit_of_work, releases=_no_releases),
-    "a cancelled order is not refunded": lambda: exchange(UnitOfWork, pay=_no_voids),
+    "a cancelled order is not refunded": lambda: exchange(UnitOfWork, close=_no_voids),
     "a release names another position": lambda: exchange(unit_of_work, releases=_elsewhere),
 }
 

@@ -1,1 +1,1 @@
-"""From the two topics into Postgres, from wherever the stored progress says. Must not call a payment provider."""
+"""From the two topics into Postgres, from the stored progress on. Must not call a payment provider."""

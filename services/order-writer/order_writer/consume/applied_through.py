@@ -1,7 +1,7 @@
-"""How far `decisions` and `order-commands` are applied, as instants of Postgres' clock; table `applied`.
+"""The applied-through watermarks of `decisions` and `order-commands`: instants of Postgres' clock; table `applied`.
 
 A sample is an instant and, read after it, where each partition ends. Once a partition is applied to that end, whatever
-was appended to it before the instant is applied: by whichever writer, and also where nothing is ever appended. The
+was appended to it before the instant is applied: by any order-writer, and also where nothing is ever appended. The
 clocks of brokers and gateways are not trusted, they do not enter. A sample that is old is still true.
 """
 
@@ -13,11 +13,12 @@ from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from eventlog.kafka import admin_client
-from order_writer.postgres.pool import Pool, columns
+from order_writer.postgres.pool import Pool
+from order_writer.unit_of_work import columns
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 SAMPLE_EVERY_S = 1.0
-LOOK_S_MAX = 5.0
+QUERY_S_MAX = 5.0
 
 NOW = "SELECT clock_timestamp()"
 # Sorted, so that two writers lock the rows in one order.
@@ -37,15 +38,15 @@ Key = tuple[str, int]  # topic and partition
 KEYS: tuple[Key, ...] = tuple((topic.name, n) for topic in (DECISIONS, ORDER_COMMANDS) for n in range(topic.partitions))
 
 
-class Sampler:
-    """Keeps one sample a partition until it is reached, so that a partition always behind gets on all the same."""
+class AppliedThrough:
+    """Moves the watermarks. A partition keeps its sample until it is reached: one that is always behind moves too."""
 
     def __init__(self, kafka: str, pool: Pool) -> None:
         self._kafka, self._pool = kafka, pool
         self._waiting: dict[Key, tuple[int, datetime]] = {}
 
-    async def look(self) -> None:
-        """One round: sample the partitions without a waiting sample, keep what is reached. Several writers may."""
+    async def advance(self) -> None:
+        """Sample the partitions that have no sample, and store those that are reached. Several may do so at once."""
         if fresh := [key for key in KEYS if key not in self._waiting]:
             at = await self._pool.fetchval(NOW)  # before the ends: see above
             ends = await asyncio.to_thread(self._ends, fresh)
@@ -56,14 +57,14 @@ class Sampler:
             del self._waiting[row["topic"], row["partition"]]
 
     def _ends(self, keys: list[Key]) -> dict[Key, int]:
-        asked = {TopicPartition(*key): OffsetSpec.latest() for key in keys}  # type: ignore[no-untyped-call]
+        latest = {TopicPartition(*key): OffsetSpec.latest() for key in keys}  # type: ignore[no-untyped-call]
         ends: dict[Key, int] = {}
         unknown = ""
-        for place, found in admin_client(self._kafka).list_offsets(asked, request_timeout=LOOK_S_MAX).items():
+        for place, found in admin_client(self._kafka).list_offsets(latest, request_timeout=QUERY_S_MAX).items():
             try:
                 ends[place.topic, place.partition] = found.result().offset
             except KafkaException as error:
                 unknown = f"{place.topic}/{place.partition}: {error.args[0].str()}"
         if unknown:
-            _log.info("%d partitions did not say where they end, as %s", len(keys) - len(ends), unknown)
+            _log.info("the ends of %d partitions are unknown, for one: %s", len(keys) - len(ends), unknown)
         return ends

@@ -1,10 +1,11 @@
 """Applies the records of `order-commands`, in one transaction with the progress.
 
-Payment reports, reported refunds and cancellations are told to the saga. One that comes before its row waits in
+Payment reports, reported refunds and cancellations are messages to the saga. One that comes before its row is kept in
 `pending_commands`: a sweep joins the two each second, so that a command and a row whose transactions missed each other
-meet all the same. It is given up only when `decisions` has been applied for ten minutes beyond the moment it came; an
-approval among those is voided: the money goes back. A rejected row counts as none until its partition of `decisions`
-is applied beyond that moment: the command may be about a later reservation, which is read only after it.
+are joined all the same. It becomes a dead letter only when `decisions` has been applied for ten minutes beyond the
+moment it came; an approval among those is voided: the money goes back. A rejected row counts as none until its
+partition of `decisions` is applied beyond that moment: the command may be about a later reservation, which is read only
+after it.
 """
 
 import logging
@@ -14,30 +15,48 @@ import asyncpg
 import msgspec
 
 from eventlog.reader import Progress
-from order_writer.consume.apply_decisions import Move, ProgressConflict
-from order_writer.postgres.pool import columns
+from order_writer.consume.progress_consumer import Move, advance
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Record
-from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
+from order_writer.unit_of_work import UnitOfWork, UnitsOfWork, columns
 from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import Millis
 from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
-from stampede_schemas.topics import ORDER_COMMANDS
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 COMMANDS_PER_TRANSACTION_MAX = 500
-REPORTED = "reported"  # the payment method of what was paid for without a purchase
+SWEEP_EVERY_S = 1.0
+PENDING_S_MAX = 600.0
 LOCK_PROGRESS = "SELECT 1 FROM command_progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
 ADVANCE = """
 UPDATE command_progress p SET next_offset = m.next_offset
 FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS m (partition, was, next_offset)
-WHERE p.partition = m.partition AND p.next_offset = m.was"""
-PARK = """
+WHERE p.partition = m.partition AND p.next_offset = m.was
+RETURNING p.partition"""
+KEEP_PENDING = """
 INSERT INTO pending_commands (command_id, purchase_id, payload, appended_at, partition, source_offset)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[], $5::int[], $6::bigint[])
 ON CONFLICT (command_id) DO UPDATE SET parked_at = excluded.parked_at"""
 CANCEL_PRODUCTS = """
 INSERT INTO product_cancellations (request_id, product_id)
 SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (request_id) DO NOTHING"""
+# `parked_at` is the start of the transaction that was given the command, so it lies after each decision that its sender
+# can have seen. It is compared with `applied.until` because both are Postgres' clock; `appended_at` is the broker's.
+TAKE_DECIDED = """
+DELETE FROM pending_commands WHERE command_id IN (
+  SELECT command_id FROM pending_commands c JOIN purchases u USING (purchase_id)
+  WHERE u.status <> 'rejected'
+     OR parked_at < (SELECT until FROM applied WHERE topic = $2 AND partition = u.partition)
+  LIMIT $1 FOR UPDATE OF c SKIP LOCKED)
+RETURNING payload, partition, source_offset, appended_at"""
+TAKE_OVERDUE = """
+DELETE FROM pending_commands WHERE command_id IN (
+  SELECT command_id FROM pending_commands c
+  WHERE parked_at + $2 * interval '1 second'
+        < (SELECT min(until) FROM applied WHERE topic = $3 HAVING count(*) = $4)
+    AND NOT EXISTS (SELECT FROM purchases u WHERE u.purchase_id = c.purchase_id)
+  ORDER BY parked_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING payload, partition, source_offset, appended_at"""
 OfPurchase = PaymentReported | RefundReported | CancelRequested
 _log = logging.getLogger(__name__)
 
@@ -55,9 +74,8 @@ class Commands:
     def __init__(self, units: UnitsOfWork) -> None:
         self._units = units
 
-    def progress_of(self, row: asyncpg.Record, committed: int) -> Progress:
+    def progress_of(self, row: asyncpg.Record, _committed: int) -> Progress:
         """A restored database may be behind the group: `recover` lets commands be applied again."""
-        del committed
         return Progress(row["next_offset"])
 
     def new_batch(self) -> list[Record]:
@@ -68,58 +86,65 @@ class Commands:
         """By commands."""
         return len(batch) >= COMMANDS_PER_TRANSACTION_MAX
 
-    def add(self, batch: list[Record], progress: Progress, record: Record) -> Progress:
+    def add(self, batch: list[Record], _progress: Progress, record: Record) -> Progress:
         """Add any record: one that is no command becomes a dead letter."""
-        del progress
         batch.append(record)
         return Progress(record.offset + 1)
 
     async def apply(self, batch: list[Record], moves: Mapping[int, Move]) -> None:
-        """One transaction."""
+        """Handle, keep or dead-letter the commands that came, in one transaction."""
         async with self._units.open() as unit:
-            await apply(unit, {partition: (move.was, move.to.next_offset) for partition, move in moves.items()}, batch)
+            rows = [(partition, move.was, move.to.next_offset) for partition, move in moves.items()]
+            await advance(unit.connection, LOCK_PROGRESS, ADVANCE, rows)
+            await _handle(unit, batch, skip_rejected=True)
 
 
-async def apply(unit: UnitOfWork, moves: Mapping[int, tuple[int, int]], arrived: Sequence[Record]) -> None:
-    """Tell the saga, park or give up what has come. `moves`: by partition, the progress before and after.
+async def sweep_pending(units: UnitsOfWork) -> bool:
+    """Handle pending commands whose row is decided by now, dead-letter those whose row will not come.
 
-    Raises:
-        ProgressConflict: another writer has moved a partition on; nothing of it may be committed.
+    Returns whether there is more. Several sweeps may run at once: each takes what the others have not locked.
     """
-    await unit.connection.execute(LOCK_PROGRESS, list(moves))
-    rows = [(partition, was, to) for partition, (was, to) in moves.items()]
-    if await unit.connection.execute(ADVANCE, *columns(rows, 3)) != f"UPDATE {len(rows)}":
-        raise ProgressConflict
-    await _tell(unit, arrived, skip_rejected=True)
+    async with units.open() as unit:
+        decided = await unit.connection.fetch(TAKE_DECIDED, COMMANDS_PER_TRANSACTION_MAX, DECISIONS.name)
+        await _handle(unit, [Record(*row) for row in decided])
+    async with units.open() as unit:
+        limits = (COMMANDS_PER_TRANSACTION_MAX, PENDING_S_MAX, DECISIONS.name, DECISIONS.partitions)
+        overdue = await unit.connection.fetch(TAKE_OVERDUE, *limits)
+        for record in (Record(*row) for row in overdue):
+            _dead_letter(unit, record, "no_such_purchase")
+            command = _read(record.value)
+            if isinstance(command, PaymentReported) and command.outcome == "approved":
+                unit.voids[command.purchase_id] = True
+    return max(len(decided), len(overdue)) == COMMANDS_PER_TRANSACTION_MAX
 
 
-async def _tell(unit: UnitOfWork, arrived: Sequence[Record], *, skip_rejected: bool = False) -> None:
-    told: list[tuple[OfPurchase, orders.Message, Record]] = []
+async def _handle(unit: UnitOfWork, arrived: Sequence[Record], *, skip_rejected: bool = False) -> None:
+    commands: list[tuple[OfPurchase, orders.Message, Record]] = []
     products: list[tuple[str, str]] = []
-    for it in arrived:
-        command = _read(it.value)
+    for record in arrived:
+        command = _read(record.value)
         match command:
             case None:
-                _give_up(unit, it, "not_a_command")
+                _dead_letter(unit, record, "not_a_command")
             case CancelProductRequested():
                 products.append((command.request_id, command.product_id))
             case _:
-                told.append((command, message_of(command), it))
-    heard = [(command.purchase_id, message) for command, message, _ in told]
-    rowless = await unit.tell(heard, skip_rejected=skip_rejected)
-    parked = {
+                commands.append((command, message_of(command), record))
+    messages = [(command.purchase_id, message) for command, message, _ in commands]
+    without_row = await unit.handle(messages, skip_rejected=skip_rejected)
+    pending = {
         _id_of(command): (_id_of(command), command.purchase_id, it.value, it.appended_at, it.partition, it.offset)
-        for command, _, it in told
-        if command.purchase_id in rowless
+        for command, _, it in commands
+        if command.purchase_id in without_row
     }
-    if parked:
-        await unit.connection.execute(PARK, *columns(list(parked.values()), 6))
+    if pending:
+        await unit.connection.execute(KEEP_PENDING, *columns(list(pending.values()), 6))
     if products:
         await unit.connection.execute(CANCEL_PRODUCTS, *columns(products, 2))
-    for refused in unit.refused:
-        for _, message, it in told:
-            if message is refused.message:
-                _give_up(unit, it, refused.reason)
+    for refused, reason in unit.refused:
+        for _, message, record in commands:
+            if message is refused:
+                _dead_letter(unit, record, reason)
 
 
 def message_of(command: OfPurchase) -> orders.Message:
@@ -150,7 +175,7 @@ def _id_of(command: OfPurchase) -> str:
     return f"{type(command).__name__}:{command.purchase_id}:{own}"
 
 
-def _give_up(unit: UnitOfWork, it: Record, reason: str) -> None:
+def _dead_letter(unit: UnitOfWork, record: Record, reason: str) -> None:
     _log.error("a command can never be acted on (%s): dead letter", reason)
-    seen = Millis(int(it.appended_at.timestamp() * 1000))
-    unit.dead_letter(ORDER_COMMANDS.name, it, reason, first_seen_ms=seen)
+    seen = Millis(int(record.appended_at.timestamp() * 1000))
+    unit.dead_letter(ORDER_COMMANDS.name, record, reason, first_seen_ms=seen)

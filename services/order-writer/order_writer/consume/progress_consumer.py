@@ -13,18 +13,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import asyncpg
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from eventlog.kafka import check_passing, consumer, resume, retry_on_election
 from eventlog.reader import LogBroken, Progress
-from order_writer.consume.apply_decisions import Move, ProgressConflict
 from order_writer.consume.quarantine import PartitionBroken
-from order_writer.postgres.pool import BACKOFF_S_MAX, Pool, is_outage, pause, retry_outages, said
+from order_writer.postgres.pool import (
+    BACKOFF_S_MAX,
+    Connection,
+    Pool,
+    describe,
+    is_outage,
+    retry_outages,
+    wait_or_stop,
+)
 from order_writer.restore.restore_guard import committed_offsets
 from order_writer.saga.decision_batch import Record
+from order_writer.unit_of_work import columns
 from stampede_schemas.identifiers import INSTANT_MS_MAX
 
 RECORDS_PER_READ_MAX = 1_000
@@ -32,12 +40,41 @@ RECORDS_PER_SHARD = 50
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
-# A writer that waits out a database outage stays in its group; whether it is stuck is the liveness probe's to say.
+# A consumer that waits out a database outage stays in its group; the liveness probe finds one that is stuck.
 POLL_PAUSE_MS_MAX = 3_600_000
 
 _log = logging.getLogger(__name__)
 B = TypeVar("B")  # the records of one transaction, as the handler holds them
 InThread = Callable[..., Awaitable[Any]]
+
+
+class Move(NamedTuple):
+    """A partition's progress from `was` (its next offset before the batch) to `to`."""
+
+    was: int
+    to: Progress
+
+
+class ProgressConflict(Exception):
+    """Another consumer moved a partition on: this batch is dropped, and reading goes on from the stored progress."""
+
+
+async def advance(connection: Connection, lock: str, update: str, rows: list[tuple[Any, ...]]) -> list[asyncpg.Record]:
+    """Move progress, first in a transaction: a second consumer of the same records waits here, and then is too late.
+
+    Args:
+        lock: SQL that locks the progress of the partitions `$1`, in their order.
+        update: SQL that moves it; its parameters are the columns of `rows`, of which the first is the partition. It
+            returns a row for each partition that still was where the batch begins.
+
+    Raises:
+        ProgressConflict: nothing of this transaction may be committed.
+    """
+    await connection.execute(lock, [row[0] for row in rows])
+    moved = await connection.fetch(update, *columns(rows, len(rows[0])))
+    if len(moved) != len(rows):
+        raise ProgressConflict
+    return moved
 
 
 class BatchHandler(Protocol[B]):
@@ -48,7 +85,7 @@ class BatchHandler(Protocol[B]):
     begin: str  # SQL: an empty progress for those of the partitions `$1` that have none; `$2` is the topic's id
     stored: str  # SQL: the progress of the partitions `$1`, with `partition` and `topic_id`
 
-    def progress_of(self, row: asyncpg.Record, committed: int) -> Progress:
+    def progress_of(self, row: asyncpg.Record, committed: int, /) -> Progress:
         """Read a row of `stored`. Raises LogBroken if it may not be gone on from. `committed`: the group's offset."""
 
     def new_batch(self) -> B:
@@ -57,14 +94,14 @@ class BatchHandler(Protocol[B]):
     def is_full(self, batch: B) -> bool:
         """Whether the transaction is large enough."""
 
-    def add(self, batch: B, progress: Progress, record: Record) -> Progress:
+    def add(self, batch: B, progress: Progress, record: Record, /) -> Progress:
         """Add the record that is next after `progress`; the progress beyond it. Raises LogBroken: it cannot be read."""
 
     async def apply(self, batch: B, moves: Mapping[int, Move]) -> None:
         """Commit the batch's effects with the progress.
 
         Raises:
-            ProgressConflict: another writer was first; nothing was committed.
+            ProgressConflict: another consumer was first; nothing was committed.
             PartitionBroken: this partition must not be applied any further.
         """
 
@@ -81,9 +118,9 @@ class ProgressConsumer(Generic[B]):
         group: str,
         topic_id: str,
         handler: BatchHandler[B],
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
-        self._kafka, self._pool, self._topic_id, self._beat = kafka, pool, topic_id, beat
+        self._kafka, self._pool, self._topic_id, self._heartbeat = kafka, pool, topic_id, heartbeat
         self._handler, self._topic = handler, handler.topic
         self._client = {
             "group.id": group,
@@ -125,7 +162,7 @@ class ProgressConsumer(Generic[B]):
         try:
             while not self._stopping.is_set():
                 messages = await reading
-                self._beat()
+                self._heartbeat()
                 if not self._placed:  # what was read until now is dropped
                     await self._place(client, in_thread)
                     messages = []
@@ -141,22 +178,22 @@ class ProgressConsumer(Generic[B]):
         """Go to the stored progress, however long it takes to learn it.
 
         Meanwhile nothing is fetched (Kafka is the buffer, not this process), but the consumer is polled: it stays in
-        its group and hears of new owners.
+        its group and learns of new owners.
         """
         while not self._placed and not self._stopping.is_set():
             mine = self._mine
             wanted = [n for n in mine if n not in self._stopped]
-            # Asked before Postgres is: nobody commits to the group what Postgres does not have.
-            ask = partial(committed_offsets, client, self._topic, wanted)
-            committed = await in_thread(retry_on_election, ask)
-            asking = asyncio.create_task(self._stored(wanted, committed))
+            # Queried before Postgres is: no offset is committed to the group before Postgres has it.
+            query = partial(committed_offsets, client, self._topic, wanted)
+            committed = await in_thread(retry_on_election, query)
+            reading = asyncio.create_task(self._stored(wanted, committed))
             try:
                 await in_thread(self._hold, client)
-                while not (await asyncio.wait({asking}, timeout=IDLE_WAIT_S))[0]:
+                while not (await asyncio.wait({reading}, timeout=IDLE_WAIT_S))[0]:
                     await in_thread(self._hold, client)
-                stored = await asking
+                stored = await reading
             finally:
-                asking.cancel()
+                reading.cancel()
             self._reached |= {n: at.next_offset for n, at in stored.items() if at.next_offset < committed.get(n, 0)}
             if mine is self._mine:
                 await in_thread(self._go_to, client, stored)
@@ -169,13 +206,14 @@ class ProgressConsumer(Generic[B]):
                 await connection.execute(self._handler.begin, sorted(partitions), self._topic_id)
                 return await connection.fetch(self._handler.stored, partitions)
 
-        await pause(self._stopping, self._wait_s)  # a database may answer this, and refuse each batch for a while
+        # A database may answer this query, and refuse each batch for a while.
+        await wait_or_stop(self._stopping, self._wait_s)
         what = f"reading the progress of {self._topic}"
         stored: dict[int, Progress] = {}
-        for row in await retry_outages(read, self._beat, self._stopping, what) or []:
+        for row in await retry_outages(read, self._heartbeat, self._stopping, what) or []:
             if row["topic_id"] != self._topic_id:
                 raise LogBroken(
-                    f"topic {self._topic} was made anew: Postgres holds what its predecessor said "
+                    f"topic {self._topic} was recreated: Postgres holds the content of its predecessor "
                     f"({row['topic_id']}, now {self._topic_id}). Use a fresh database, or restore the topic."
                 )
             partition = row["partition"]
@@ -192,7 +230,7 @@ class ProgressConsumer(Generic[B]):
         shards: list[list[Message]] = [[] for _ in range(count)]
         for message in messages:
             shards[(message.partition() or 0) % count].append(message)
-        progress = self._progress  # the consumer's thread may exchange it meanwhile: then this one is nobody's
+        progress = self._progress  # the consumer's thread may exchange it meanwhile: then this one is dropped
         writing = [self._write_shard(shard, progress) for shard in shards if shard]
         written = await asyncio.gather(*writing, return_exceptions=True)
         for failed in (one for one in written if isinstance(one, BaseException)):
@@ -213,7 +251,7 @@ class ProgressConsumer(Generic[B]):
         return True
 
     def _take_in(self, message: Message, batch: B, moves: dict[int, Move], progress: dict[int, Progress]) -> bool:
-        """Add one record to the batch; False when it is not the next one and the partition has to be read anew."""
+        """Add one record to the batch; False when it is not the next one: go to the stored progress."""
         if (error := message.error()) is not None:
             check_passing(error, self._topic)
             _log.info("Kafka: %s", error.str())
@@ -240,7 +278,7 @@ class ProgressConsumer(Generic[B]):
         try:
             await self._handler.apply(batch, moves)
         except ProgressConflict:
-            _log.info("another writer moved %s of %s on: going to the stored progress", sorted(moves), self._topic)
+            _log.info("another consumer moved %s of %s on: going to the stored progress", sorted(moves), self._topic)
             return False
         except PartitionBroken as broken:
             # The others go on; the gauge of stopped partitions pages.
@@ -251,7 +289,9 @@ class ProgressConsumer(Generic[B]):
             if not is_outage(error):
                 raise
             self._wait_s = min(max(1.0, self._wait_s * 2), BACKOFF_S_MAX)
-            _log.warning("records of %s were not applied, again in %.0f s: %s", self._topic, self._wait_s, said(error))
+            _log.warning(
+                "records of %s were not applied, again in %.0f s: %s", self._topic, self._wait_s, describe(error)
+            )
             return False
         self._wait_s = 0.0
         self._reached |= {partition: move.to.next_offset for partition, move in moves.items()}
@@ -271,7 +311,7 @@ class ProgressConsumer(Generic[B]):
     # In the consumer's thread.
 
     def _assigned(self, client: Consumer, partitions: list[TopicPartition]) -> None:
-        self._stopped.clear()  # perhaps somebody has seen to it: tried anew
+        self._stopped.clear()  # perhaps the cause was repaired: tried again
         self._mine, self._placed = [partition.partition for partition in partitions], False
         client.assign([])
 
@@ -291,7 +331,7 @@ class ProgressConsumer(Generic[B]):
         self._progress, self._placed = stored, True
 
     def _hold(self, client: Consumer) -> None:
-        """Fetch nothing more, drop what comes all the same, and do what the group asks."""
+        """Fetch nothing more, drop records that come all the same, and follow the group."""
         client.pause(client.assignment())
         message = client.poll(0)
         if message is not None and (error := message.error()) is not None:

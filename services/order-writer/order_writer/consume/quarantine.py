@@ -1,26 +1,25 @@
-"""Values that Postgres will never take: found by splitting, kept as a placeholder, given back, told as a dead letter.
+"""Values that Postgres will never take: found by bisecting, kept as a placeholder, given back, sent as a dead letter.
 
 An outage is waited for; a row that no waiting helps must not hold its partition up, nor take its neighbours with it.
 """
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import asyncpg
 import msgspec
+from msgspec.structs import replace
 
 from eventlog.reader import LogBroken
-from order_writer.outbox.messages import order_event
-from order_writer.postgres.pool import Connection, DatabaseWrong, said
+from order_writer.postgres.pool import Connection, DatabaseWrong, describe
 from order_writer.saga import orders
-from order_writer.saga.decision_batch import Record, Row, order_of
+from order_writer.saga.decision_batch import Entry, Record, Row, entry_of
 from order_writer.unit_of_work import UnitOfWork
 from stampede_schemas.codec import decode_envelope
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import DECISIONS
 
-ROW_ERROR: Final = "row_error"
 REFUSED_MAX = 100  # of one batch: a wrong schema must not give a whole sale back
 NUMBERS_CONSTRAINT = "reservation_numbers_are_unique"
 # Of SQLSTATE: a value that its column cannot hold, and a constraint.
@@ -69,48 +68,26 @@ async def bisect(
             refused.append((part[0], error))
             if len(refused) > REFUSED_MAX:
                 raise DatabaseWrong(
-                    f"Postgres refuses more than {REFUSED_MAX} rows of one batch, the last with: {said(error)}. "
+                    f"Postgres refuses more than {REFUSED_MAX} rows of one batch, the last with: {describe(error)}. "
                     "That is not the rows' fault, and nothing was released: is it another schema, or a new constraint?"
                 ) from None
     return refused
 
 
-def placeholder_row(row: Row) -> Row:
-    """The placeholder of a refused row: its buyer, its position, its end."""
-    ended = {} if row.status == "rejected" else {"status": "released", "reason": ROW_ERROR}
-    return row._replace(
-        buyer_id=_storable(row.buyer_id),
-        product_id=_storable(row.product_id),  # type: ignore[arg-type]
-        fingerprint=_storable(row.fingerprint),
-        quantity=1,
-        reservation_no=None,
-        unit_price_minor=None,
-        currency=None,
-        payment_method="",
-        hold_ms=None,
-        trace_id=None,
-        traceparent=None,
-        **ended,  # type: ignore[arg-type]
-    )
+def placeholder_of(entry: Entry) -> Entry:
+    """The placeholder of a refused row: its buyer, its position, and the end that the saga decided for it."""
+    decision, ended = entry.row.decision, entry_of(entry.row, entry.published, orders.RowRefused())
+    kept = {name: getattr(decision, name).replace("\0", "\ufffd") for name in ("buyer_id", "product_id", "fingerprint")}
+    blank = replace(decision, quantity=1, payment_method="", traceparent=None, **kept)
+    return replace(ended, row=replace(entry.row, decision=blank))
 
 
-def dead_letter_row(unit: UnitOfWork, row: Row, version: int | None, error: BaseException, source: Record) -> None:
-    """Give back what the row held, tell the world how it ended, and keep the decision's own bytes as a dead letter.
-
-    `version` is that of its placeholder; None when not even that could be kept.
-    """
-    if row.status == "reserved":
-        order = order_of(row)
-        ended = orders.Released(order, version or orders.FIRST_EVENT_VERSION, ROW_ERROR, "none", returned=False)
-        unit.changed.append(ended)
-        unit.sending.append(order_event(ended, unit.now_ms))
-        unit.released.append(
-            orders.RequestRelease(order.purchase_id, order.product_id, order.reservation, ROW_ERROR, order.traceparent)
-        )
+def dead_letter_row(unit: UnitOfWork, row: Row, error: BaseException, source: Record) -> None:
+    """Keep the decision's own bytes as a dead letter."""
     envelope = decode_envelope(source.value)
     assert envelope is not None
-    content = bytes(_raws.decode(envelope.decisions)[row.source_index])
-    _dead_letter(unit, source._replace(value=content), ROW_ERROR, error, row.source_index)
+    content = bytes(_raws.decode(envelope.decisions)[row.position.index])
+    _dead_letter(unit, source._replace(value=content), "row_error", error, row.position.index)
 
 
 def dead_letter_change(unit: UnitOfWork, source: Record, product_id: ProductId, error: BaseException) -> None:
@@ -121,10 +98,5 @@ def dead_letter_change(unit: UnitOfWork, source: Record, product_id: ProductId, 
 
 def _dead_letter(unit: UnitOfWork, source: Record, reason: str, error: BaseException, index: int | None = None) -> None:
     where = (DECISIONS.name, source.partition, source.offset)
-    _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, said(error))
+    _log.error("dead letter (%s) from %s/%d/%d: Postgres says: %s", reason, *where, describe(error))
     unit.dead_letter(DECISIONS.name, source, reason, first_seen_ms=unit.now_ms, index=index)
-
-
-def _storable(text: str) -> str:
-    """Postgres' text holds every character but one."""
-    return text.replace("\0", "\ufffd")

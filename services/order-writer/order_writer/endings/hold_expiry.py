@@ -1,8 +1,8 @@
-"""Ends holds whose time is over, by Postgres' clock. Nothing expires while Postgres is away or the writer is behind.
+"""Ends holds whose time is over, by Postgres' clock. Nothing expires while Postgres is unavailable or behind the log.
 
-An approval that waited while nobody was there to hear it must not be overtaken: a hold expires only once the partition
+An approval that waited in the log during an outage must not be overtaken: a hold expires only once the partition
 of `order-commands` in which its approval would stand is applied beyond `hold_until`, and sweeping begins after one
-grace of uninterrupted running, in which the provider is asked first. A call to the provider that began before
+grace of uninterrupted running, in which due payments are tried first. A call to the provider that began before
 `hold_until` and is still open has one grace more to return; the first commit, its or this sweep's, decides.
 """
 
@@ -34,7 +34,7 @@ ORDER BY purchase_id FOR UPDATE SKIP LOCKED"""
 BEGINNING = datetime.min.replace(tzinfo=UTC), ""
 
 
-class Sweeper:
+class HoldExpiry:
     """Several may run at once: each takes what the others have not locked."""
 
     def __init__(self, units: UnitsOfWork, metrics: Metrics, grace_s: float) -> None:
@@ -66,7 +66,7 @@ class Sweeper:
                 if (until := applied.get(partition_of(row["purchase_id"]))) is not None and row["hold_until"] < until
             ]
             locked = await unit.connection.fetch(LOCK, ending) if ending else []
-            await unit.tell([(PurchaseId(row["purchase_id"]), orders.HoldExpired()) for row in locked])
+            await unit.handle([(PurchaseId(row["purchase_id"]), orders.HoldExpired()) for row in locked])
         self._metrics.expired.inc(len(locked))
         more = len(overdue) == HOLDS_PER_TRANSACTION_MAX
         self._after = (overdue[-1]["hold_until"], overdue[-1]["purchase_id"]) if more else BEGINNING

@@ -1,6 +1,6 @@
 """Undoes every order of a product, some hundreds a transaction, by its reservation numbers in order.
 
-The number reached is committed with the orders it stands for: a successor after a crash tells none twice.
+The number reached is committed with the orders it stands for: a successor after a crash cancels none twice.
 Reservations from before the cancellation that are still on their way from the log are waited for.
 """
 
@@ -44,14 +44,14 @@ async def batch(units: UnitsOfWork, request_id: str) -> bool:
     async with units.open() as unit:
         open_ = await unit.connection.fetchrow(TAKE, request_id)
         if open_ is None:
-            return False  # done, or somebody else is at it
+            return False  # done, or another order-writer has locked it
         product_id = open_["product_id"]
         where = (DECISIONS.name, partition_of(product_id), open_["asked_at"])
-        complete = await unit.connection.fetchval(APPLIED, *where)  # before the orders are looked for
+        complete = await unit.connection.fetchval(APPLIED, *where)  # before the orders are queried
         limits = (product_id, open_["reached"], ORDERS_PER_TRANSACTION_MAX)
         found = await unit.connection.fetch(ORDERS, *limits)
-        asked = orders.CancelAsked("operator")
-        await unit.tell([(PurchaseId(row["purchase_id"]), asked) for row in found])
+        cancel = orders.CancelAsked("operator")
+        await unit.handle([(PurchaseId(row["purchase_id"]), cancel) for row in found])
         more = len(found) == ORDERS_PER_TRANSACTION_MAX
         reached = found[-1]["reservation_no"] if found else 0
         done = bool(complete) and not more

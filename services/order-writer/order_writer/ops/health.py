@@ -1,96 +1,103 @@
-"""Health of this process: heartbeats of its loops, the last look at Postgres and Kafka."""
+"""Health of this process: heartbeats of its loops, the last check of Postgres and Kafka."""
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 from confluent_kafka import KafkaException, TopicCollection
 
 from eventlog.kafka import admin_client
 from eventlog.reader import LogBroken
 from order_writer.ops.metrics import Metrics
-from order_writer.postgres.pool import Pool, is_outage, pause, said
+from order_writer.postgres.pool import Pool, describe, is_outage, repeat, wait_or_stop
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
-LOOK_EVERY_S = 2.0
-LOOK_S_MAX = 2.0
+CHECK_EVERY_S = 2.0
+CHECK_S_MAX = 2.0
 SILENT_S_MAX = 90.0  # longer than any backoff: a loop that is silent so long is stuck
 
 
 class Health:
-    """Kept up to date by the loops and by `watch`; read by the ops listener, which never waits."""
+    """Updated by the loops and by `watch`; read by the ops listener, which never waits."""
 
-    def __init__(self, kafka: str, topic_ids: Mapping[str, str], pool: Pool, metrics: Metrics) -> None:
+    def __init__(
+        self, kafka: str, topic_ids: Mapping[str, str], pool: Pool, metrics: Metrics, stopping: asyncio.Event
+    ) -> None:
         self._topic_ids = {topic.name: topic_ids[topic.name] for topic in (DECISIONS, ORDER_COMMANDS)}
-        self._pool, self._metrics = pool, metrics
+        self._pool, self._metrics, self._stopping = pool, metrics, stopping
         self._admin = admin_client(kafka)
-        self._beats: dict[str, float] = {}
-        self._postgres: bool | str = "not looked at yet"
-        self._kafka: bool | str = "not looked at yet"
+        self._heartbeats: dict[str, float] = {}
+        self._postgres: bool | str = "not checked yet"
+        self._kafka: bool | str = "not checked yet"
         self.caught_up = asyncio.Event()
 
-    def beat(self, loop: str) -> Callable[[], None]:
+    def heartbeat(self, loop: str) -> Callable[[], None]:
         """The heartbeat of one loop, to be called each time round."""
-        self._beats[loop] = time.monotonic()
+        self._heartbeats[loop] = time.monotonic()
 
-        def beat() -> None:
-            self._beats[loop] = time.monotonic()
+        def heartbeat() -> None:
+            self._heartbeats[loop] = time.monotonic()
 
-        return beat
+        return heartbeat
+
+    def loop(self, name: str, work: Callable[[], Awaitable[bool | None]], every_s: float) -> Coroutine[Any, Any, None]:
+        """Repeat `work`, with a heartbeat, until the process stops; see `repeat`."""
+        return repeat(work, self.heartbeat(name), self._stopping, name, every_s=every_s)
 
     def forget(self, loop: str) -> None:
         """The loop has ended as it should."""
-        self._beats.pop(loop, None)
+        self._heartbeats.pop(loop, None)
 
     def live(self) -> dict[str, bool | str]:
         """By loop: whether it went round not long ago."""
         now = time.monotonic()
-        return {n: now - at < SILENT_S_MAX or f"silent for {now - at:.0f} s" for n, at in self._beats.items()}
+        return {n: now - at < SILENT_S_MAX or f"silent for {now - at:.0f} s" for n, at in self._heartbeats.items()}
 
     def ready(self) -> dict[str, bool | str]:
         """Postgres and Kafka answer, and the log is applied to where it ended at the start."""
         behind = "still applying what was decided before the start"
         return {"postgres": self._postgres, "kafka": self._kafka, "caught up": self.caught_up.is_set() or behind}
 
-    async def watch(self, stopping: asyncio.Event) -> None:
-        """Look at both every two seconds.
+    async def watch(self) -> None:
+        """Check both every two seconds.
 
         Raises:
             LogBroken: one of the topics it reads is another than at the start.
         """
-        while not stopping.is_set():
-            self._postgres, self._kafka = await asyncio.gather(self._look_postgres(), self._look_kafka())
-            await pause(stopping, LOOK_EVERY_S)
+        while not self._stopping.is_set():
+            self._postgres, self._kafka = await asyncio.gather(self._check_postgres(), self._check_kafka())
+            await wait_or_stop(self._stopping, CHECK_EVERY_S)
 
-    async def _look_postgres(self) -> bool | str:
+    async def _check_postgres(self) -> bool | str:
         try:
-            async with asyncio.timeout(LOOK_S_MAX):
+            async with asyncio.timeout(CHECK_S_MAX):
                 waiting = await self._pool.fetchrow(
                     "SELECT (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM payments"
                     " WHERE state IN ('due', 'unknown', 'void_due')) AS payments,"
                     " (SELECT count(*) FROM payments WHERE state = 'void_due' AND captured) AS refunds,"
-                    " (SELECT count(*) FROM pending_commands) AS parked,"
+                    " (SELECT count(*) FROM pending_commands) AS pending,"
                     " (SELECT count(*) FROM progress WHERE stopped IS NOT NULL) AS stopped"
                 )
         except Exception as error:
             if not is_outage(error):
                 raise
-            return f"does not answer: {said(error)}"
+            return f"does not answer: {describe(error)}"
         assert waiting is not None
         for column, count in waiting.items():
             self._metrics.waiting[column].set(count)
         return True
 
-    async def _look_kafka(self) -> bool | str:
+    async def _check_kafka(self) -> bool | str:
         try:
             found = await asyncio.to_thread(self._describe)
         except KafkaException as error:
             return f"does not answer: {error.args[0].str()}"
         for name, topic_id in self._topic_ids.items():
             if found[name] != topic_id:
-                raise LogBroken(f"topic {name} was made anew while it was read: its orders are not these")
+                raise LogBroken(f"topic {name} was recreated while it was read: its orders are not these")
         return True
 
     def _describe(self) -> dict[str, str]:
-        asked = self._admin.describe_topics(TopicCollection(list(self._topic_ids)), request_timeout=LOOK_S_MAX)
-        return {name: str(described.result().topic_id) for name, described in asked.items()}
+        found = self._admin.describe_topics(TopicCollection(list(self._topic_ids)), request_timeout=CHECK_S_MAX)
+        return {name: str(described.result().topic_id) for name, described in found.items()}

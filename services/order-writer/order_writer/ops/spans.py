@@ -34,9 +34,9 @@ class Spans:
                 attributes={
                     names.PURCHASE_ID: row.purchase_id,
                     names.ORDER_STATUS: row.status,
-                    names.REASON: row.reason or "",
-                    names.PARTITION: row.partition,
-                    names.OFFSET: row.source_offset,
+                    names.REASON: getattr(row.decision, "reason", ""),
+                    names.PARTITION: row.position.partition,
+                    names.OFFSET: row.position.offset,
                 },
             )
         if recorded:

@@ -94,7 +94,7 @@ def dead_letter(
     Args:
         topic, record: the bytes as they came and where they stood; the record's headers are kept under `original.`.
         reason: a stable word.
-        first_seen_ms: when it was given up.
+        first_seen_ms: when it became one.
         index: which of the record's decisions its value is, if it is only a part.
     """
     place = {
@@ -127,7 +127,7 @@ def _event(state: orders.Confirmed | orders.Released, now_ms: Millis) -> AnyOrde
         buyer_id=order.buyer_id,  # type: ignore[arg-type]
         product_id=order.product_id,
         quantity=order.quantity,
-        status="confirmed" if isinstance(state, orders.Confirmed) else "released",
+        status=state.status,
         reservation=order.reservation,
         reservation_no=order.reservation_no,
         unit_price_minor=order.unit_price_minor,

@@ -37,14 +37,18 @@ _log = logging.getLogger(__name__)
 class Relay:
     """Sends while it holds the lease."""
 
-    def __init__(self, kafka: str, instance: str, pool: Pool, filled: asyncio.Event, beat: Callable[[], None]) -> None:
+    def __init__(
+        self, kafka: str, instance: str, pool: Pool, filled: asyncio.Event, heartbeat: Callable[[], None]
+    ) -> None:
         self._producer = RenewedProducer(lambda: producer(kafka, partitioner="murmur2"))  # for what is placed BY_KEY
-        self._instance, self._pool, self._filled, self._beat = instance, pool, filled, beat
+        self._instance, self._pool, self._filled, self._heartbeat = instance, pool, filled, heartbeat
         self._lease_ends = 0.0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Send until asked to stop."""
-        await repeat(self.round, self._beat, stopping, "sending the outbox", every_s=POLL_EVERY_S, wake=self._filled)
+        await repeat(
+            self.round, self._heartbeat, stopping, "sending the outbox", every_s=POLL_EVERY_S, wake=self._filled
+        )
 
     async def round(self) -> bool:
         """Send what is there; whether there was anything, and it is ours to send."""

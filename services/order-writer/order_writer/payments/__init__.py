@@ -1,1 +1,1 @@
-"""Asking the payment provider, and remembering that it was asked. Must not decide about orders."""
+"""Calls to the payment provider, and their leases. Must not decide about orders."""

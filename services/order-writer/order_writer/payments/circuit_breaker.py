@@ -1,4 +1,4 @@
-"""A circuit breaker: after enough failures in a row nobody is asked for a while, then a few calls find out. Pure.
+"""A circuit breaker: after enough failures in a row no call is made for a while, then a few calls probe. Pure.
 
 Instants are seconds of any clock that only goes forward; the caller passes them in.
 """
@@ -37,9 +37,9 @@ class Breaker:
         self._probes = max(self._probes - 1, 0)
 
     def succeeded(self) -> None:
-        """The provider answered, whatever it said."""
+        """The provider answered, also if it declined."""
         self._failures = 0
-        if self.state == "half_open":  # an answer to a call of before it opened says nothing of now
+        if self.state == "half_open":  # the answer to a call from before it opened is no probe
             self.state, self._wait_s = "closed", OPEN_S
 
     def failed(self, now_s: float) -> bool:

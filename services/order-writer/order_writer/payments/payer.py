@@ -1,8 +1,9 @@
-"""Asks the payment provider about every due payment, and tells the saga what it said.
+"""Calls the payment provider for every due payment, and passes its answers on to the saga.
 
-Any writer leases due payments with SKIP LOCKED; leases are short and renewed, so that a crash delays its payments by
-seconds. Two at once are harmless: the provider is idempotent by purchase, and the row's lock decides. It is so only
-for a time: what was begun longer ago than the provider's idempotency horizon is queried, never authorised again.
+Any order-writer leases due payments with SKIP LOCKED; leases are short and renewed, so that a crash delays its
+payments by seconds. Two at once are harmless: the provider is idempotent by purchase, and the row's lock decides. It is
+so only for a time: a payment begun longer ago than the provider's idempotency horizon is queried, never authorised
+again.
 """
 
 import asyncio
@@ -18,17 +19,17 @@ from order_writer.ops.metrics import Metrics
 from order_writer.ops.spans import Spans
 from order_writer.payments.circuit_breaker import STATES, Breaker
 from order_writer.payments.provider import Answer, Approved, Awaited, Declined, Provider, Unknown, Voided
-from order_writer.postgres.pool import columns, outage_logged, repeat, said
+from order_writer.postgres.pool import describe, outage_logged, repeat
 from order_writer.saga import orders
-from order_writer.unit_of_work import UnitsOfWork, purchase_of
+from order_writer.unit_of_work import UnitsOfWork, columns, purchase_of
 from stampede_schemas.identifiers import PurchaseId
 
 LEASE_S = 5.0
 RENEW_EVERY_S = 1.5
 POLL_EVERY_S = 0.25  # for what other writers left, and for retries
 RETRY_S_MAX = 60.0
-TIMEOUT_COUNTS_AS = 3  # more attempts: what held a place for so long is asked less often
-AWAIT_S = 3_600.0  # what is reported need not be asked about; but another provider may be set meanwhile
+TIMEOUT_COUNTS_AS = 3  # more attempts: a call that held a place for so long is repeated less often
+AWAIT_S = 3_600.0  # a reported payment needs no call; but another provider may be set meanwhile
 OUTCOMES_PER_TRANSACTION_MAX = 1_000
 
 LEASE = """
@@ -47,10 +48,10 @@ RETURNING p.purchase_id, p.state, p.attempts, p.captured, p.begun_at + $3 * inte
 RENEW = """
 UPDATE payments SET lease_until = now() + $2 * interval '1 second', next_at = now() + $2 * interval '1 second'
 WHERE purchase_id = ANY($1::text[]) AND lease_until IS NOT NULL"""
-GIVE_UP_LEASES = """
+RETURN_LEASES = """
 UPDATE payments SET lease_until = NULL, next_at = now()
 WHERE purchase_id = ANY($1::text[]) AND lease_until IS NOT NULL"""
-ASK_AGAIN = """
+CALL_AGAIN = """
 UPDATE payments p SET state = CASE state WHEN 'due' THEN 'unknown' ELSE state END, lease_until = NULL,
        next_at = now() + a.wait_s * interval '1 second'
 FROM unnest($1::text[], $2::float8[]) AS a (purchase_id, wait_s)
@@ -73,15 +74,11 @@ class Due(NamedTuple):
         return self.purchase_id, self.order is None
 
 
-class Outcome(NamedTuple):
-    """The result of one call."""
-
-    due: Due
-    answer: Answer
+Outcome = tuple[Due, Answer]  # of one call
 
 
 class Payer:
-    """Runs beside the writer. At most `in_flight_max` calls are open at once, and none while the breaker is open.
+    """Runs beside the consumers. At most `in_flight_max` calls are open at once, and none while the breaker is open.
 
     A call without an answer after `timeout_s` is unknown, and a failure of the provider.
     """
@@ -95,27 +92,29 @@ class Payer:
         horizon_s: float,
         metrics: Metrics,
         spans: Spans,
-        beat: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
         self._units, self._provider = units, provider
         self._in_flight_max, self._timeout_s, self._horizon_s = in_flight_max, timeout_s, horizon_s
-        self._metrics, self._spans, self._beat = metrics, spans, beat
+        self._metrics, self._spans, self._heartbeat = metrics, spans, heartbeat
         self._calls: dict[tuple[PurchaseId, bool], asyncio.Task[None]] = {}
-        self._outcomes: list[Outcome] = []  # not written down yet; no longer than the calls are many
+        self._outcomes: list[Outcome] = []  # not stored yet; no longer than the calls are many
         self._answered = asyncio.Event()
         self._breaker = Breaker()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Pay until asked to stop; open calls are then left to the next lease."""
-        beat, due, answered = self._beat, self._units.payments_due, self._answered
+        heartbeat, due, answered = self._heartbeat, self._units.payments_due, self._answered
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(repeat(self._lease, beat, stopping, "paying", every_s=POLL_EVERY_S, wake=due))
-                group.create_task(repeat(self._settle, beat, stopping, "settling", every_s=POLL_EVERY_S, wake=answered))
-                group.create_task(repeat(self._renew, beat, stopping, "renewing leases", every_s=RENEW_EVERY_S))
+                group.create_task(repeat(self._lease, heartbeat, stopping, "paying", every_s=POLL_EVERY_S, wake=due))
+                group.create_task(
+                    repeat(self._store, heartbeat, stopping, "storing answers", every_s=POLL_EVERY_S, wake=answered)
+                )
+                group.create_task(repeat(self._renew, heartbeat, stopping, "renewing leases", every_s=RENEW_EVERY_S))
             if calls := [purchase_id for purchase_id, _ in self._calls]:
-                with outage_logged("payment leases were not given up"):
-                    await self._units.pool.execute(GIVE_UP_LEASES, calls)
+                with outage_logged("payment leases were not returned"):
+                    await self._units.pool.execute(RETURN_LEASES, calls)
         finally:
             for task in self._calls.values():
                 task.cancel()
@@ -146,7 +145,7 @@ class Payer:
         answer: Answer
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._ask(due)
+                answer = await self._answer(due)
             self._breaker.succeeded()
         except Exception as error:
             answer = Unknown()
@@ -154,38 +153,36 @@ class Payer:
                 due = due._replace(attempts=due.attempts + TIMEOUT_COUNTS_AS)
             if self._breaker.failed(time.monotonic()):
                 self._metrics.circuit_opened.inc()
-                _log.error(
-                    "the payment provider fails again and again, it is left in peace for a while: %s", said(error)
-                )
+                _log.error("the payment provider failed too often, no call is made for a while: %s", describe(error))
             else:
-                _log.warning("the payment provider failed: %s", said(error))
+                _log.warning("the payment provider failed: %s", describe(error))
         name = type(answer).__name__.lower()
         self._metrics.payments.labels(name if due.order or name == "voided" else f"void_{name}").inc()
         if due.order is not None:
-            told = f"declined: {answer.reason}" if isinstance(answer, Declined) else name
-            self._spans.payment(due.order, started, told)
-        self._outcomes.append(Outcome(due, answer))
+            outcome = f"declined: {answer.reason}" if isinstance(answer, Declined) else name
+            self._spans.payment(due.order, started, outcome)
+        self._outcomes.append((due, answer))
         self._answered.set()
 
-    async def _ask(self, due: Due) -> Answer:
+    async def _answer(self, due: Due) -> Answer:
         if due.order is None:
             return await self._provider.void(due.purchase_id, captured=due.captured)
-        ask = self._provider.query if due.forgotten else self._provider.authorize
-        return await ask(due.order)
+        call = self._provider.query if due.forgotten else self._provider.authorize
+        return await call(due.order)
 
-    async def _settle(self) -> bool:
-        """Write down what was answered; whether there was anything. It stays here until that is committed."""
+    async def _store(self) -> bool:
+        """Store the answers; whether there were any. They stay here until that is committed."""
         outcomes = self._outcomes[:OUTCOMES_PER_TRANSACTION_MAX]
         if outcomes:
             await self._write(outcomes)
             del self._outcomes[: len(outcomes)]
-            for outcome in outcomes:
-                self._calls.pop(outcome.due.key, None)
+            for due, _ in outcomes:
+                self._calls.pop(due.key, None)
             self._units.payments_due.set()
         return bool(outcomes)
 
     async def _write(self, outcomes: list[Outcome]) -> None:
-        heard: list[tuple[PurchaseId, orders.Message]] = []
+        messages: list[tuple[PurchaseId, orders.Message]] = []
         again: list[tuple[PurchaseId, float]] = []
         for due, answer in outcomes:
             match answer:
@@ -194,17 +191,17 @@ class Payer:
                 case Awaited():
                     again.append((due.purchase_id, AWAIT_S))
                 case Voided():
-                    heard.append((due.purchase_id, orders.PaymentVoided(due.captured)))
+                    messages.append((due.purchase_id, orders.PaymentVoided(due.captured)))
                 case Approved():
-                    heard.append((due.purchase_id, orders.PaymentApproved()))
+                    messages.append((due.purchase_id, orders.PaymentApproved()))
                 case Declined():
-                    heard.append((due.purchase_id, orders.PaymentDeclined()))
+                    messages.append((due.purchase_id, orders.PaymentDeclined()))
                 case _:
                     assert_never(answer)
         async with self._units.open() as unit:
-            await unit.tell(heard)
+            await unit.handle(messages)
             if again:
-                await unit.connection.execute(ASK_AGAIN, *columns(sorted(again), 2))
+                await unit.connection.execute(CALL_AGAIN, *columns(sorted(again), 2))
 
     async def _renew(self) -> None:
         if calls := [purchase_id for purchase_id, _ in self._calls]:

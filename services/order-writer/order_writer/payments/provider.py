@@ -32,7 +32,7 @@ class Unknown(Struct, frozen=True):
 
 
 class Awaited(Struct, frozen=True):
-    """The provider was not asked: it reports by itself, and the report comes over `order-commands`."""
+    """The provider was not called: it reports by itself, and the report comes over `order-commands`."""
 
 
 Verdict = Approved | Declined | Unknown | Awaited
@@ -46,51 +46,48 @@ class Provider(Protocol):
     an attribute `simulated = True`, and production refuses it.
     """
 
-    async def authorize(self, order: Order) -> Verdict:
+    async def authorize(self, order: Order, /) -> Verdict:
         """Capture the price of the order, or say why not."""
 
-    async def query(self, order: Order) -> Verdict:
+    async def query(self, order: Order, /) -> Verdict:
         """The state of an authorisation that must not be repeated, because the provider may have forgotten it."""
 
-    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Unknown | Awaited:
-        """Refund what was captured, and refuse every later authorisation. `captured`: an approval was heard."""
+    async def void(self, purchase_id: PurchaseId, /, *, captured: bool) -> Voided | Unknown | Awaited:
+        """Refund what was captured, and refuse every later authorisation. `captured`: an approval is known."""
 
 
 class NoPayment:
     """No payment is taken: orders are confirmed as they are inserted, and there is nothing to return."""
 
-    async def authorize(self, order: Order) -> Verdict:
+    async def authorize(self, _order: Order) -> Verdict:
         """Approve."""
-        del order
         return Approved()
 
     query = authorize
 
-    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided:
+    async def void(self, _purchase_id: PurchaseId, *, captured: bool) -> Voided:
         """There was no money."""
-        del purchase_id, captured
+        del captured
         return Voided()
 
 
 class Webhook:
-    """Somebody else takes the money and reports: the gateway's webhook writes it to `order-commands`.
+    """Another party takes the money and reports: the gateway's webhook writes it to `order-commands`.
 
-    There is no provider to ask, nor one to void at, but by the public events: an `OrderReleased` says that nothing
-    may be taken any more, and with `refund: due` that what was taken has to go back. Such a refund stays due until
-    `RefundReported` says that it was given. Where no approval was heard, there is nothing to wait for; one that comes
+    No provider can be called, only told by the public events: an `OrderReleased` says that nothing may be taken any
+    more, and with `refund: due` that what was taken has to go back. Such a refund stays due until `RefundReported`
+    says that it was given. Where no approval is known, there is nothing to wait for; one that comes
     later makes a refund due.
     """
 
-    async def authorize(self, order: Order) -> Verdict:
+    async def authorize(self, _order: Order) -> Verdict:
         """Wait for the report."""
-        del order
         return Awaited()
 
     query = authorize
 
-    async def void(self, purchase_id: PurchaseId, *, captured: bool) -> Voided | Awaited:
+    async def void(self, _purchase_id: PurchaseId, *, captured: bool) -> Voided | Awaited:
         """Nothing to give back, or the report of it has to come."""
-        del purchase_id
         return Awaited() if captured else Voided()
 
 

@@ -12,10 +12,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from order_writer.postgres.pool import CONNECT_S_MAX, DatabaseWrong, said
-from order_writer.postgres.roles import Role, grant_reader, grant_writer
+from order_writer.postgres.pool import CONNECT_S_MAX, DatabaseWrong, describe
+from order_writer.postgres.roles import Role, grant
 
-_LOCK = 7_226_473  # any number that nobody else in this database locks
+_LOCK = 7_226_473  # any number that no other program locks in this database
 
 
 async def migrate(dsn: str, writer: Role | None = None, reader: Role | None = None) -> list[str]:
@@ -46,12 +46,12 @@ async def migrate(dsn: str, writer: Role | None = None, reader: Role | None = No
             # A second migration waits here, and then finds nothing to do.
             await connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             await connection.run_sync(_upgrade)
-            refused = await grant_writer(connection, writer) if writer else []
-            return refused + (await grant_reader(connection, reader) if reader else [])
+            refused = await grant(connection, "writer", writer) if writer else []
+            return refused + (await grant(connection, "reader", reader) if reader else [])
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise DatabaseWrong(
-            f"cannot use Postgres ({said(error)}): is STAMPEDE_POSTGRES right (postgresql://user@host:port/database) "
-            "and the server up?"
+            f"cannot use Postgres ({describe(error)}): is STAMPEDE_POSTGRES right "
+            "(postgresql://user@host:port/database) and the server up?"
         ) from None
     except DBAPIError as error:
         raise DatabaseWrong(f"Postgres refused the migration: {str(error.orig).splitlines()[0]}") from None

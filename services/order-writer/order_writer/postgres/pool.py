@@ -1,4 +1,4 @@
-"""Postgres as the order-writer uses it: one pool, one `Unit` per transaction, and which errors are an outage.
+"""Postgres as the order-writer uses it: one pool, loops that outlast outages, and which errors are an outage.
 
 No transaction stays open across a call to anything but Postgres.
 """
@@ -15,7 +15,7 @@ CONNECTIONS_MAX = 8
 COMMAND_TIMEOUT_S = 20.0
 CONNECT_S_MAX = 10.0
 STATEMENTS_KEPT_MAX = 100  # prepared, per connection
-# To ask a database that is away costs it a connection; to ask late is time that the backlog waits.
+# Each try costs an unavailable database a connection; each second between two tries is one that the backlog waits.
 BACKOFF_S_MAX = 8.0
 # A writer frozen inside a transaction must not hold its progress row against its successor for ever. The same limits
 # stand on the writer's role (`roles.py`): a pooler takes none from a session.
@@ -39,7 +39,7 @@ class DatabaseWrong(Exception):
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether trying again later can help: the server is away, overloaded, restarting, or chose us in a deadlock."""
+    """Whether trying again later can help: the server is unavailable, overloaded, restarting, or ended a deadlock."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_OUTAGE_CLASSES)
     return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError)
@@ -52,13 +52,13 @@ async def open_pool(
     pooled: bool = False,
     on_connect: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> Pool:
-    """Connect and look for the tables.
+    """Connect, and check that the tables are there.
 
     Args:
         dsn: where; `sslmode`, `sslrootcert` and the other parameters of libpq URLs are understood.
         instance: shown in pg_stat_activity.
         pooled: a pooler in transaction mode stands in between: no statement is prepared for later, and nothing is
-            asked of a session that may be another's next.
+            set in a session that another client may have next.
         on_connect: awaited once for each new connection before its first use; `acquire` raises what it raises.
 
     Raises:
@@ -78,7 +78,7 @@ async def open_pool(
         )
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise DatabaseWrong(
-            f"cannot use Postgres ({said(error)}): is STAMPEDE_POSTGRES right and the server up?"
+            f"cannot use Postgres ({describe(error)}): is STAMPEDE_POSTGRES right and the server up?"
         ) from None
     if await pool.fetchval("SELECT to_regclass('alembic_version') IS NULL OR to_regclass('outbox') IS NULL"):
         await pool.close()
@@ -98,11 +98,11 @@ def outage_logged(what: str, level: int = logging.WARNING) -> Iterator[None]:
     except Exception as error:
         if not is_outage(error):
             raise
-        _log.log(level, "%s: %s", what, said(error))
+        _log.log(level, "%s: %s", what, describe(error))
 
 
 async def retry_outages(
-    work: Callable[[], Awaitable[T]], beat: Callable[[], None], stopping: asyncio.Event, what: str
+    work: Callable[[], Awaitable[T]], heartbeat: Callable[[], None], stopping: asyncio.Event, what: str
 ) -> T | None:
     """Do `work` until the database lets it happen: after 1, 2, 4 … 8 s. None when asked to stop meanwhile.
 
@@ -110,17 +110,17 @@ async def retry_outages(
     """
     wait_s = 1.0
     while not stopping.is_set():
-        beat()
+        heartbeat()
         with outage_logged(f"{what} waits for Postgres, {wait_s:.0f} s"):
             return await work()
-        await pause(stopping, wait_s)
+        await wait_or_stop(stopping, wait_s)
         wait_s = min(wait_s * 2, BACKOFF_S_MAX)
     return None
 
 
 async def repeat(
     work: Callable[[], Awaitable[bool | None]],
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
     stopping: asyncio.Event,
     what: str,
     *,
@@ -134,22 +134,17 @@ async def repeat(
     while not stopping.is_set():
         if wake:
             wake.clear()
-        if not await retry_outages(work, beat, stopping, what):
-            await pause(wake or stopping, every_s)
+        if not await retry_outages(work, heartbeat, stopping, what):
+            await wait_or_stop(wake or stopping, every_s)
 
 
-def said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """The text of an error, or at least its type."""
     return str(error) or type(error).__name__
 
 
-async def pause(event: asyncio.Event, seconds: float) -> None:
+async def wait_or_stop(event: asyncio.Event, seconds: float) -> None:
     """Wait for `event`, but no longer than `seconds`."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-
-
-def columns(rows: list[Any], width: int) -> list[list[Any]]:
-    """Rows turned into `width` columns, as `unnest` takes them."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from sqlalchemy.exc import DBAPIError
@@ -21,10 +21,19 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _SCRAM_ROUNDS = 4_096
 _LIMITS = {"idle_in_transaction_session_timeout": "5s", "lock_timeout": "5s", "timezone": "UTC"}
 LIMITS = {"writer": _LIMITS | {"statement_timeout": "20s"}, "reader": _LIMITS | {"statement_timeout": "30s"}}
-# Nobody deletes a purchase, a product or a progress. What a query locks it has to be allowed to update.
-WRITES = "SELECT, INSERT, UPDATE"
-WRITER_DELETES = ("outbox", "pending_commands")
-READS = ("purchases", "products", "progress", "installation")
+# No role deletes a purchase, a product or a progress. A query that locks rows needs the right to update them.
+GRANTS = {
+    "writer": (
+        "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema} TO {role}",
+        "REVOKE INSERT, UPDATE ON alembic_version FROM {role}",
+        "GRANT DELETE ON outbox, pending_commands TO {role}",
+    ),
+    # Gateways write what all of an installation have to agree on.
+    "reader": (
+        "GRANT SELECT ON purchases, products, progress, installation TO {role}",
+        "GRANT INSERT, UPDATE ON installation TO {role}",
+    ),
+}
 
 
 class Role(NamedTuple):
@@ -56,28 +65,19 @@ def scram_verifier(password: str) -> str:
     return f"SCRAM-SHA-256${_SCRAM_ROUNDS}:{kept[0]}${kept[1]}:{kept[2]}"
 
 
-async def grant_writer(connection: AsyncConnection, role: Role) -> list[str]:
-    """Make the role if it is not there, and let it write orders. Returns what the server refused and can be lived with.
+async def grant(connection: AsyncConnection, kind: Literal["writer", "reader"], role: Role) -> list[str]:
+    """Make the role if it is not there, and give it its rights. Returns the refusals of the server that do no harm.
 
     Raises:
         DatabaseWrong: there is no such role and this user may not make one.
         DBAPIError: anything else.
     """
-    refused = await _make(connection, role, LIMITS["writer"])
+    refused = await _make(connection, role, LIMITS[kind])
     schema = await _value(connection, "quote_ident(current_schema())")
-    # Before version 15 everybody could make tables there.
-    refused += await _try(connection, f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC")
-    await connection.exec_driver_sql(f"GRANT {WRITES} ON ALL TABLES IN SCHEMA {schema} TO {role.name}")
-    await connection.exec_driver_sql(f"REVOKE INSERT, UPDATE ON alembic_version FROM {role.name}")
-    await connection.exec_driver_sql(f"GRANT DELETE ON {', '.join(WRITER_DELETES)} TO {role.name}")
-    return refused
-
-
-async def grant_reader(connection: AsyncConnection, role: Role) -> list[str]:
-    """The same for who reads orders, and writes down what all gateways of an installation have to agree on."""
-    refused = await _make(connection, role, LIMITS["reader"])
-    await connection.exec_driver_sql(f"GRANT SELECT ON {', '.join(READS)} TO {role.name}")
-    await connection.exec_driver_sql(f"GRANT INSERT, UPDATE ON installation TO {role.name}")
+    if kind == "writer":  # before version 15 everybody could make tables there
+        refused += await _try(connection, f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC")
+    for statement in GRANTS[kind]:
+        await connection.exec_driver_sql(statement.format(schema=schema, role=role.name))
     return refused
 
 
@@ -90,11 +90,11 @@ async def _make(connection: AsyncConnection, role: Role, limits: dict[str, str])
             f"Postgres lets this user make no roles: make {name} by other means (LOGIN, with a password, no other "
             "rights; a managed database has a page for it), and migrate again: it is then given what it needs."
         )
-    wishes = [f"ALTER ROLE {name} IN DATABASE {database} SET {limit} = '{value}'" for limit, value in limits.items()]
+    settings = [f"ALTER ROLE {name} IN DATABASE {database} SET {limit} = '{value}'" for limit, value in limits.items()]
     if role.password:
         # Quotes cannot occur in it: it is made of base64, `$`, `:` and `-`.
-        wishes.append(f"ALTER ROLE {name} LOGIN PASSWORD '{scram_verifier(role.password)}'")
-    refused = [sentence for wish in wishes for sentence in await _try(connection, wish)]
+        settings.append(f"ALTER ROLE {name} LOGIN PASSWORD '{scram_verifier(role.password)}'")
+    refused = [sentence for setting in settings for sentence in await _try(connection, setting)]
     await connection.exec_driver_sql(f"GRANT CONNECT ON DATABASE {database} TO {name}")
     schema = await _value(connection, "quote_ident(current_schema())")
     await connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
@@ -102,7 +102,7 @@ async def _make(connection: AsyncConnection, role: Role, limits: dict[str, str])
 
 
 async def _try(connection: AsyncConnection, statement: str) -> list[str]:
-    """What the server says against it: nothing or one sentence; the transaction goes on either way."""
+    """The server's refusal, none or one sentence; the transaction goes on either way."""
     try:
         async with connection.begin_nested():
             await connection.exec_driver_sql(statement)

@@ -1,6 +1,6 @@
 """`recover`: after an older copy of Postgres was restored (or all of it was lost), before the log is applied again.
 
-The log gives everything back but one thing: which versions of an order the world was told of before. A row that began
+The log gives everything back but one thing: which versions of an order were published before. A row that began
 again at an old version would publish its versions twice. So `recover` reads `stampede.orders` first, lifts the rows
 above what it finds there, and notes down the same for rows that come back only with the log (`published`). Only then
 may the partitions go on of which the group has committed more than Postgres knows.
@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
-from typing import NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer
@@ -18,8 +17,9 @@ from confluent_kafka import Consumer
 from eventlog.kafka import consumer, read_range, topic_ids, watermarks
 from eventlog.reader import LogBroken
 from order_writer.outbox.messages import decode_outbox, encode_outbox
-from order_writer.postgres.pool import Connection, Pool, columns
+from order_writer.postgres.pool import Connection, Pool
 from order_writer.restore.restore_guard import committed_offsets
+from order_writer.unit_of_work import columns
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.topics import DECISIONS, ORDERS
 
@@ -39,7 +39,7 @@ FROM published p WHERE r.purchase_id = p.purchase_id AND r.version < p.version""
 HOLD_ANEW = """
 UPDATE purchases r SET hold_until = greatest(r.hold_until, now() + p.hold_ms * interval '1 millisecond')
 FROM products p WHERE r.product_id = p.product_id AND r.status = 'reserved'"""
-TOLD = "SELECT purchase_id, version FROM published WHERE purchase_id = ANY($1::text[])"
+PUBLISHED = "SELECT purchase_id, version FROM published WHERE purchase_id = ANY($1::text[])"
 OUTBOX = "SELECT id, messages FROM outbox WHERE id > $1 ORDER BY id LIMIT $2 FOR UPDATE"
 GO_ON = """
 INSERT INTO progress AS p (partition, next_offset, source_offset, load, anchor, topic_id, recovered_to)
@@ -48,16 +48,8 @@ FROM unnest($1::int[], $2::bigint[]) AS t (partition, recovered_to)
 ON CONFLICT (partition) DO UPDATE SET recovered_to = greatest(p.recovered_to, excluded.recovered_to)"""
 
 
-class Recovered(NamedTuple):
-    """The result: events read, rows lifted, messages of the copy's outbox that were sent before."""
-
-    events: int
-    lifted: int
-    dropped: int
-
-
-async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
-    """Make a restored database fit to go on. Repeating it, also after a crash half-way, is harmless.
+async def recover(kafka: str, pool: Pool, group: str) -> str:
+    """Make a restored database fit to go on, and describe what was done. Repeating it, also after a crash, is harmless.
 
     Raises:
         TopicsWrong, LogBroken, KafkaException: the log could not be read; no partition may go on yet.
@@ -73,19 +65,22 @@ async def recover(kafka: str, pool: Pool, group: str) -> Recovered:
         await connection.execute(HOLD_ANEW, timeout=LIFT_S_MAX)
         dropped = await _drop_what_was_sent(connection)
         await connection.execute(GO_ON, list(committed), list(committed.values()), ids[DECISIONS.name])
-    return Recovered(events, int(lifted.split()[-1]), dropped)
+    return (
+        f"Read {events:,} events of orders: {int(lifted.split()[-1]):,} rows were older and begin above them now, "
+        f"{dropped:,} messages of the copy had been sent. The order-writers may start."
+    )
 
 
 async def _remember(client: Consumer, pool: Pool) -> int:
-    """Note down the highest version told of each order, chunk by chunk; how many events there are."""
-    count, told = 0, _told(client)
-    while chunk := await asyncio.to_thread(list, islice(told, EVENTS_PER_READ_MAX)):
+    """Store the highest version published of each order, chunk by chunk; how many events there are."""
+    count, published = 0, _published(client)
+    while chunk := await asyncio.to_thread(list, islice(published, EVENTS_PER_READ_MAX)):
         await pool.execute(REMEMBER, *columns(chunk, 2))
         count += len(chunk)
     return count
 
 
-def _told(client: Consumer) -> Iterator[tuple[str, int]]:
+def _published(client: Consumer) -> Iterator[tuple[str, int]]:
     """Order and version of every event."""
     for partition in range(ORDERS.partitions):
         for message in read_range(client, ORDERS.name, partition, *watermarks(client, ORDERS.name, partition)):
@@ -100,18 +95,18 @@ def _told(client: Consumer) -> Iterator[tuple[str, int]]:
 
 
 async def _drop_what_was_sent(connection: Connection) -> int:
-    """Events in the copy's outbox that the world has: sent again they would go back in version."""
+    """Drop published events from the copy's outbox: sent again they would go back in version."""
     dropped, last = 0, 0
     while rows := await connection.fetch(OUTBOX, last, OUTBOX_ROWS_PER_READ_MAX):
         for row in rows:
             messages = decode_outbox(row["messages"])
             events = [decode_order_event(it.value) if it.topic == ORDERS.name else None for it in messages]
             names = [event.purchase_id for event in events if event]
-            told = {found["purchase_id"]: found["version"] for found in await connection.fetch(TOLD, names)}
+            published = {found["purchase_id"]: found["version"] for found in await connection.fetch(PUBLISHED, names)}
             kept = [
                 message
                 for message, event in zip(messages, events, strict=True)
-                if event is None or event.version > told.get(event.purchase_id, 0)
+                if event is None or event.version > published.get(event.purchase_id, 0)
             ]
             if len(kept) < len(messages):
                 dropped += len(messages) - len(kept)

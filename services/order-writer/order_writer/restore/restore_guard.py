@@ -11,17 +11,17 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from eventlog.reader import LogBroken
-from order_writer.postgres.pool import Pool, outage_logged, pause
+from order_writer.postgres.pool import Pool, outage_logged, wait_or_stop
 from stampede_schemas.topics import DECISIONS
 
 COMMITTED_S_MAX = 10.0
-VERIFY_EVERY_S = 1.0  # well within a sweeper's grace: nothing expires by an older database
+VERIFY_EVERY_S = 1.0  # well within the grace of expiry: no hold expires by an older database
 
 PROGRESS = "SELECT partition, next_offset FROM progress"
 
 
 def check_known(partition: int, known: int, applied: int) -> None:
-    """Compare up to where Postgres has a partition (or may be older, says `recover`) with what was applied before.
+    """Compare up to where Postgres has a partition (or may have it, after `recover`) with what was applied before.
 
     Raises:
         LogBroken: Postgres knows less.
@@ -92,4 +92,4 @@ class ProgressGuard:
             with outage_logged("the progress was not verified", logging.DEBUG):
                 async with asyncio.timeout(VERIFY_EVERY_S), pool.acquire() as connection:
                     await self.verify(connection)
-            await pause(stopping, VERIFY_EVERY_S)
+            await wait_or_stop(stopping, VERIFY_EVERY_S)

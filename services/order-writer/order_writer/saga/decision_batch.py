@@ -1,8 +1,10 @@
-"""From counting decisions to what one transaction writes: rows, product changes and what the saga hears. Pure."""
+"""From counting decisions to what one transaction writes: rows, product changes and messages to the saga. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple, assert_never
+from typing import Literal, NamedTuple, assert_never
+
+from msgspec import Struct
 
 from order_writer.saga import orders
 from stampede_schemas.decisions import (
@@ -23,34 +25,62 @@ from stampede_schemas.identifiers import Position, ProductId, PurchaseId
 _TRACEPARENT_LENGTH = 55
 
 
-class Row(NamedTuple):
-    """A purchase as it is inserted, in the order of the columns of `store.INSERT_PURCHASES`.
-
-    `hold_ms` None: no hold (rejected). `traceparent` only where the trace is recorded: the compensation joins it.
-    """
+class Row(Struct, frozen=True, gc=False):
+    """The outcome of a purchase: the log's decision, and where its request stands."""
 
     purchase_id: PurchaseId
-    buyer_id: str
-    product_id: ProductId
-    quantity: int
-    status: str
-    reason: str | None
-    reservation_no: int | None
-    unit_price_minor: int | None
-    currency: str | None
-    payment_method: str
-    fingerprint: str
-    partition: int
-    source_offset: int
-    source_index: int
-    hold_ms: int | None
-    trace_id: str | None
-    traceparent: str | None
+    decision: Reserved | Rejected
+    position: Position
 
     @property
-    def position(self) -> Position:
-        """Where its request stands in the log."""
-        return Position(self.partition, self.source_offset, self.source_index)
+    def status(self) -> Literal["reserved", "rejected"]:
+        """The status that the log gave it."""
+        return "reserved" if isinstance(self.decision, Reserved) else "rejected"
+
+    @property
+    def traceparent(self) -> str | None:
+        """Only where the trace is recorded: payment and compensation join it."""
+        trace = self.decision.traceparent
+        return trace if trace and len(trace) == _TRACEPARENT_LENGTH and trace[-1] in "13579bdf" else None
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """A row as it is stored: the state that the saga decided, and the effects of storing it.
+
+    `published`: the highest version published before a restore.
+    """
+
+    row: Row
+    published: int
+    state: orders.Purchase
+    effects: tuple[orders.Effect, ...]
+
+    def values(self) -> tuple[object, ...]:
+        """In the order of the columns of `decisions.INSERT_PURCHASES`. A placeholder has no number and no price."""
+        decision, position, state = self.row.decision, self.row.position, self.state
+        held = decision if isinstance(decision, Reserved) and not isinstance(state, orders.Released) else None
+        trace = decision.traceparent
+        trace_id = trace[3:35] if trace and len(trace) == _TRACEPARENT_LENGTH else None
+        return (
+            decision.purchase_id,
+            decision.buyer_id,
+            decision.product_id,
+            decision.quantity,
+            state.status,
+            state.reason if isinstance(state, orders.Released) else getattr(decision, "reason", None),
+            held.reservation_no if held else None,
+            held.unit_price_minor if held else None,
+            held.currency if held else None,
+            decision.payment_method,
+            decision.fingerprint,
+            position.partition,
+            position.offset,
+            position.index,
+            held.hold_ms if held else None,
+            trace_id,
+            self.row.traceparent if trace_id else None,
+            state.version,
+        )
 
 
 class Record(NamedTuple):
@@ -64,7 +94,7 @@ class Record(NamedTuple):
 
 
 class Stock(NamedTuple):
-    """Changes to one product: its whole new self if that was told, units added after it, and what is left."""
+    """Changes to one product: its whole new self if that was decided, units added after it, and what is left."""
 
     whole: ProductListed | ProductChanged | ProductRetired | None
     added: int
@@ -91,82 +121,63 @@ class Batch:
     def add(self, partition: int, source_offset: int, decisions: list[AnyDecision]) -> None:
         """Take in one counting record; records of a partition come in order."""
         self.decisions += len(decisions)
+        left: dict[ProductId, int] = {}  # after the last decision: noted once a record
         for index, decision in enumerate(decisions):
             match decision:
                 case Reserved() | Rejected():
                     self._outcome(decision, Position(partition, source_offset, index))
                     if not (isinstance(decision, Rejected) and decision.reason == "unknown_product"):
-                        self._left(partition, source_offset, decision.product_id, decision.available_after)
+                        left[decision.product_id] = decision.available_after
                 case Released():
                     self.later.append(
                         (decision.purchase_id, orders.StockReleased(decision.reservation, decision.reason))
                     )
-                    self._left(partition, source_offset, decision.product_id, decision.available_after)
+                    left[decision.product_id] = decision.available_after
                 case ProductListed() | ProductChanged() | ProductRetired():
-                    left = decision.available_after
-                    self.stocks[partition, decision.product_id] = Stock(decision, 0, left, source_offset)
-                case Restocked():
-                    self._left(
-                        partition, source_offset, decision.product_id, decision.available_after, decision.quantity
-                    )
+                    left[decision.product_id] = decision.available_after
+                    self.stocks[partition, decision.product_id] = Stock(decision, 0, 0, source_offset)
+                case Restocked(product_id=product_id):
+                    left[product_id] = decision.available_after
+                    self._left(partition, source_offset, product_id, left[product_id], decision.quantity)
                 case RestockRejected() | Ignored() | Unreadable():
                     pass
                 case _:
                     assert_never(decision)
+        for product_id, available in left.items():
+            self._left(partition, source_offset, product_id, available)
 
-    def _left(self, partition: int, source_offset: int, product_id: ProductId, left: int, added: int = 0) -> None:
+    def _left(self, partition: int, source_offset: int, product_id: ProductId, available: int, added: int = 0) -> None:
         known = self.stocks.get((partition, product_id))
         whole, before = (known.whole, known.added) if known else (None, 0)
-        self.stocks[partition, product_id] = Stock(whole, before + added, left, source_offset)
+        self.stocks[partition, product_id] = Stock(whole, before + added, available, source_offset)
 
     def _outcome(self, decision: Reserved | Rejected, position: Position) -> None:
-        known = self.rows.get(decision.purchase_id)
+        known, row = self.rows.get(decision.purchase_id), Row(decision.purchase_id, decision, position)
         if known is None or (known.status == "rejected" and isinstance(decision, Reserved)):
-            self.rows[decision.purchase_id] = _row(decision, position)
+            self.rows[decision.purchase_id] = row
         elif isinstance(decision, Reserved):
-            self.again.append(_row(decision, position))
+            self.again.append(row)
+
+
+def entry_of(row: Row, published: int = 0, message: orders.NewRowMessage | None = None) -> Entry:
+    """Let the saga decide how a row is stored; see `orders.outcome`."""
+    order = order_of(row) if isinstance(row.decision, Reserved) else None
+    return Entry(row, published, *orders.outcome(order, published, message))
 
 
 def order_of(row: Row) -> orders.Order:
     """The order behind a reserved row."""
-    assert row.reservation_no is not None
-    assert row.unit_price_minor is not None
-    assert row.currency is not None
+    held = row.decision
+    assert isinstance(held, Reserved)
     return orders.Order(
-        row.purchase_id,
-        row.buyer_id,
-        row.product_id,
-        row.quantity,
+        held.purchase_id,
+        held.buyer_id,
+        held.product_id,
+        held.quantity,
         row.position,
-        row.reservation_no,
-        row.unit_price_minor,
-        row.currency,
-        row.payment_method,
+        held.reservation_no,
+        held.unit_price_minor,
+        held.currency,
+        held.payment_method,
         row.traceparent,
-    )
-
-
-def _row(decision: Reserved | Rejected, position: Position) -> Row:
-    trace = decision.traceparent
-    known = trace is not None and len(trace) == _TRACEPARENT_LENGTH
-    recorded = trace if known and trace is not None and trace[-1] in "13579bdf" else None
-    reserved = decision if isinstance(decision, Reserved) else None
-    return Row(
-        decision.purchase_id,
-        decision.buyer_id,
-        decision.product_id,
-        decision.quantity,
-        "reserved" if reserved else "rejected",
-        decision.reason if isinstance(decision, Rejected) else None,
-        reserved.reservation_no if reserved else None,
-        reserved.unit_price_minor if reserved else None,
-        reserved.currency if reserved else None,
-        decision.payment_method,
-        decision.fingerprint,
-        position.partition,
-        position.offset,
-        position.index,
-        reserved.hold_ms if reserved else None,
-        trace[3:35] if known and trace is not None else None,
-        recorded,
     )

@@ -2,10 +2,11 @@
 
 Pure: no clock, no I/O. Timeouts are messages. The shell (`unit_of_work.py`) loads the state under a row lock, carries
 out the effects in the same transaction, and so makes this module's answer the pivot between *confirmed* and *released*.
+A purchase that has no row yet is decided here too (`outcome`), and stored as it was decided.
 Status only rises: rejected < reserved < confirmed < released. Only the log makes a rejected purchase reserved.
 """
 
-from typing import Literal, assert_never
+from typing import ClassVar, Literal, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,7 +16,7 @@ from stampede_schemas.requests import ReleaseReason
 
 Refund = Literal["none", "due", "done"]
 # Versions follow from the log alone: gateways derive the first two from the same decisions.
-REJECTED_VERSION, RESERVED_VERSION, FIRST_EVENT_VERSION = 1, 2, 3
+REJECTED_VERSION, RESERVED_VERSION = 1, 2  # events begin at 3
 
 
 class Order(Struct, frozen=True):
@@ -34,8 +35,9 @@ class Order(Struct, frozen=True):
 
 
 class Reserved(Struct, frozen=True):
-    """Held for the buyer until paid, expired or cancelled."""
+    """Held for the buyer until paid, expired or cancelled; its payment is due."""
 
+    status: ClassVar[Literal["reserved"]] = "reserved"
     order: Order
     version: int = RESERVED_VERSION
 
@@ -43,6 +45,7 @@ class Reserved(Struct, frozen=True):
 class Confirmed(Struct, frozen=True):
     """Sold."""
 
+    status: ClassVar[Literal["confirmed"]] = "confirmed"
     order: Order
     version: int
 
@@ -50,6 +53,7 @@ class Confirmed(Struct, frozen=True):
 class Released(Struct, frozen=True):
     """Given back for `reason`. `returned`: the inventory's `Released` was seen. `refund`: money that has to go back."""
 
+    status: ClassVar[Literal["released"]] = "released"
     order: Order
     version: int
     reason: str
@@ -58,8 +62,9 @@ class Released(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """The log said no. A rejection that the inventory has forgotten may be decided anew."""
+    """The log said no. A rejection that the inventory has forgotten may be decided again."""
 
+    status: ClassVar[Literal["rejected"]] = "rejected"
     version: int = REJECTED_VERSION
 
 
@@ -71,6 +76,14 @@ class StockReleased(Struct, frozen=True):
 
     reservation: Position
     reason: ReleaseReason
+
+
+class NothingToPay(Struct, frozen=True):
+    """This installation takes no payment. Only a reservation that has no row yet gets this message."""
+
+
+class RowRefused(Struct, frozen=True):
+    """Postgres will never take the row of a reservation. Only one that has no row yet gets this message."""
 
 
 class PaymentApproved(Struct, frozen=True):
@@ -89,7 +102,7 @@ class HoldExpired(Struct, frozen=True):
 
 
 class CancelAsked(Struct, frozen=True):
-    """`actor` (the buyer's pseudonym, or `operator`) wants the purchase undone."""
+    """`actor` (the buyer's pseudonym, or `operator`) cancels the purchase."""
 
     actor: str
 
@@ -97,8 +110,8 @@ class CancelAsked(Struct, frozen=True):
 class PaymentVoided(Struct, frozen=True):
     """The provider returned what it had captured and will capture nothing more.
 
-    `captured`: it was known that there is money to return when the provider was told to; if not, and meanwhile it is,
-    the answer settles nothing. `amount_minor` and `currency` as the provider reported them; None from a direct answer.
+    `captured`: it was known at the call that there is money to return; if it became known only later, the answer
+    counts for nothing. `amount_minor` and `currency` as the provider reported them; None from a direct answer.
     """
 
     captured: bool = True
@@ -106,11 +119,12 @@ class PaymentVoided(Struct, frozen=True):
     currency: str | None = None
 
 
-Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided
+NewRowMessage = NothingToPay | RowRefused
+Message = StockReleased | PaymentApproved | PaymentDeclined | HoldExpired | CancelAsked | PaymentVoided | NewRowMessage
 
 
 class Transition(Struct, frozen=True):
-    """The row takes this state, and the world is told: each version from 3 on is one event on `orders`."""
+    """The row takes this state; each version from 3 on is one public event on `orders`."""
 
     state: Confirmed | Released
 
@@ -132,18 +146,18 @@ class RequestRelease(Struct, frozen=True):
 class Void(Struct, frozen=True):
     """Tell the provider, until it answers: refund if captured, and never capture from now on.
 
-    `captured`: there is money to give back; otherwise there may be some that nobody has heard of.
+    `captured`: there is money to give back; otherwise there may be some that is not known of.
     """
 
     captured: bool
 
 
 class KeepApproval(Struct, frozen=True):
-    """The payment is settled; ask no more."""
+    """The payment is approved; the provider is not queried again."""
 
 
 class KeepCapture(Struct, frozen=True):
-    """Money was taken, though it settles nothing: once the purchase ends it has to go back."""
+    """Money was taken, though not the price: once the purchase ends it has to go back."""
 
 
 class Refuse(Struct, frozen=True):
@@ -155,9 +169,33 @@ class Refuse(Struct, frozen=True):
 Effect = Transition | ConfirmReturn | RequestRelease | Void | KeepApproval | KeepCapture | Refuse
 
 
+def outcome(
+    order: Order | None, published: int = 0, message: NewRowMessage | None = None
+) -> tuple[Purchase, tuple[Effect, ...]]:
+    """The state of a purchase that has no row yet or a rejected one, with the effects of storing it so.
+
+    Args:
+        order: what was reserved; None: the log rejected it.
+        published: the highest version published before a restore, else 0. No version is published twice.
+        message: what becomes of a reservation at once; None: it is held until it is paid.
+    """
+    if order is None:
+        return Rejected(REJECTED_VERSION + published), ()
+    held = Reserved(order, RESERVED_VERSION + published)
+    effects = react(held, message) if message else ()
+    return evolve(held, effects), effects
+
+
 def react(purchase: Purchase, message: Message) -> tuple[Effect, ...]:
     """The effects of a message about a purchase; none when it is late, repeated or void."""
     match message:
+        case NothingToPay() if isinstance(purchase, Reserved):
+            return (Transition(Confirmed(purchase.order, purchase.version + 1)),)
+        case RowRefused() if isinstance(purchase, Reserved):
+            # No payment can be under way for a purchase without a row: there is nothing to void.
+            return _release(purchase, "row_error", payable=False)
+        case NothingToPay() | RowRefused():
+            return ()
         case StockReleased():
             return _stock_released(purchase, message)
         case PaymentApproved():
@@ -191,20 +229,18 @@ def evolve(purchase: Purchase, effects: tuple[Effect, ...]) -> Purchase:
 
 
 def _release(
-    held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False
-) -> tuple[Transition | RequestRelease | Void, ...]:
+    held: Reserved | Confirmed, reason: ReleaseReason, *, by_log: bool = False, payable: bool = True
+) -> tuple[Effect, ...]:
     """Only a confirmed order was paid for; whatever else the provider may do is forbidden by the void."""
     order, paid = held.order, isinstance(held, Confirmed)
     refund: Refund = "due" if paid else "none"
-    become = Transition(Released(order, held.version + 1, reason, refund, returned=by_log))
-    if by_log:
-        return become, Void(paid)
+    released = Transition(Released(order, held.version + 1, reason, refund, returned=by_log))
     back = RequestRelease(order.purchase_id, order.product_id, order.reservation, reason, order.traceparent)
-    return become, back, Void(paid)
+    return released, *(() if by_log else (back,)), *((Void(paid),) if payable else ())
 
 
 def _stock_released(purchase: Purchase, message: StockReleased) -> tuple[Effect, ...]:
-    """The log beats the row: what is back on sale is not this buyer's, whatever the row says."""
+    """The log beats the row: units that are back on sale are not this buyer's, also where the row says so."""
     match purchase:
         case Rejected():
             return ()
@@ -227,7 +263,7 @@ def _approved(purchase: Purchase, message: PaymentApproved) -> tuple[Effect, ...
         case Confirmed():
             return ()
         case Released(refund="none"):
-            # Too late: the units are somebody else's. The money goes back, once.
+            # Too late: the units may be sold to another buyer. The money goes back, once.
             return Transition(replace(purchase, version=purchase.version + 1, refund="due")), Void(captured=True)
         case Released():
             return ()
@@ -265,6 +301,6 @@ def _voided(purchase: Purchase, message: PaymentVoided) -> tuple[Effect, ...]:
             assert_never(purchase)
 
 
-def _differs(order: Order, told: PaymentApproved | PaymentVoided) -> bool:
+def _differs(order: Order, report: PaymentApproved | PaymentVoided) -> bool:
     price = order.unit_price_minor * order.quantity
-    return told.amount_minor is not None and (told.amount_minor, told.currency) != (price, order.currency)
+    return report.amount_minor is not None and (report.amount_minor, report.currency) != (price, order.currency)

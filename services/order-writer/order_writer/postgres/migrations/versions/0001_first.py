@@ -1,4 +1,4 @@
-"""Purchases, the catalogue, progress, payments, outbox, leases, parked commands."""
+"""Purchases, the catalogue, progress, payments, outbox, leases, pending commands."""
 
 from alembic import op
 
