@@ -97,5 +97,5 @@ def open_sale(folder: Path) -> Iterator[Sale]:
             inventory.await_ready()
             yield Sale(stack, gateway, inventory, folder)
         finally:
-            assert gateway.close() == 0, gateway.said()
             inventory.close()
+            assert gateway.close() == 0, gateway.said()
