@@ -5,7 +5,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.http import problems, requests
 from service.problem_details import Problem, ProblemError
-from telemetry.tracing import new_traceparent, trace_id_of
+from telemetry.traceparent import trace_id_of
+from telemetry.tracing import new_traceparent
 
 RouteHeaders = list[tuple[bytes, bytes]]
 

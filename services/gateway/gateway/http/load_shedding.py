@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.http.asgi import respond
 from gateway.http.retry_after import overloaded
-from telemetry.tracing import new_traceparent, trace_id_of
+from telemetry.traceparent import trace_id_of
+from telemetry.tracing import new_traceparent
 
 READS_MAX = 5_000  # at once, those that wait for a change included
 LAG_S_MAX = 0.25
