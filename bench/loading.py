@@ -22,8 +22,8 @@ from rich.progress import track
 
 from eventlog.__main__ import provision
 from eventlog.kafka import consumer, producer, read_range, topic_ids, watermarks
-from inventory.answering import LogReader
 from inventory.loading import Loaded, load
+from inventory.log_reader import LogReader
 from inventory.table import SLICE_FORM, encode_slice, slices
 from stampede_schemas.codec import decode_envelope, encode
 from stampede_schemas.identifiers import BuyerId, PurchaseId

@@ -8,7 +8,7 @@ from zlib import crc32
 import msgspec
 
 from stampede_schemas.decisions import AnyDecision, DecisionsRecord, Envelope, UnreadableReason
-from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.identifiers import Millis, WriterEpoch
 from stampede_schemas.order_commands import AnyCommand
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, PurchaseRequested, ReleaseRequested, RequestBatch
@@ -159,7 +159,7 @@ def _decode_older(raw: msgspec.Raw | bytes) -> AnyRequest:
 
 
 def encode_decisions(
-    source_offset: int, crc: int, load: Load, start: int, appended_at_ms: Millis, decisions: list[AnyDecision]
+    source_offset: int, crc: int, load: WriterEpoch, start: int, appended_at_ms: Millis, decisions: list[AnyDecision]
 ) -> bytes:
     """The value of the `decisions` record that answers one `requests` record."""
     return _encode(DecisionsRecord(source_offset, crc, load, start, appended_at_ms, decisions))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
+from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId, WriterEpoch
 from stampede_schemas.requests import ReleaseReason
 
 RejectReason = Literal["sold_out", "not_enough_left", "buyer_limit", "not_open", "closed", "paused", "unknown_product"]
@@ -162,7 +162,7 @@ class Envelope(Struct, frozen=True):
 
     source_offset: int
     source_crc: int
-    load: Load
+    load: WriterEpoch
     start: int
     appended_at_ms: Millis
     decisions: Raw
@@ -173,7 +173,7 @@ class DecisionsRecord(Struct, frozen=True):
 
     source_offset: int
     source_crc: int
-    load: Load
+    load: WriterEpoch
     start: int
     appended_at_ms: Millis
     decisions: list[AnyDecision]

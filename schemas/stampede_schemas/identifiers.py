@@ -8,7 +8,7 @@ PurchaseId = NewType("PurchaseId", str)
 ProductId = NewType("ProductId", str)
 BuyerId = NewType("BuyerId", str)  # a keyed pseudonym, never a name, an e-mail or an address
 RequestId = NewType("RequestId", str)
-Load = NewType("Load", str)  # 32 hex digits, new each time a worker loads a partition
+WriterEpoch = NewType("WriterEpoch", str)  # 32 hex digits, new each time a worker loads a partition
 Millis = NewType("Millis", int)  # an instant: milliseconds since the epoch, UTC
 
 ID_LENGTH_MAX = 96

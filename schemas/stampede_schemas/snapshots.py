@@ -3,7 +3,7 @@
 from msgspec import Raw, Struct
 
 from stampede_schemas.identifiers import (
-    Load,
+    WriterEpoch,
 )
 
 
@@ -25,7 +25,7 @@ class SnapshotCommitted(Struct, frozen=True, tag_field="type", tag=True, omit_de
     id: str
     source_offset: int
     next_offset: int
-    load: Load
+    load: WriterEpoch
     anchor: int
     parts: list[int]
     topic_ids: dict[str, str]

@@ -16,7 +16,7 @@ from devstack.crowd import Journal
 from devstack.processes import LIMITS
 from devstack.proof import prove
 from eventlog.kafka import consumer, watermarks
-from eventlog.reader import CountingReader, Void
+from eventlog.reader import CountingReader, Fenced
 from inventory.domain import decide, evolve
 from inventory.table import StockTable
 from replay import live, provider_statement
@@ -56,7 +56,7 @@ class Verdict(NamedTuple):
 
     @property
     def void(self) -> int:
-        """Void records in all partitions, since the log began."""
+        """Fenced records in all partitions, since the log began."""
         return sum(len(partition.void) for partition in self.evidence.partitions.values())
 
 
@@ -152,7 +152,7 @@ def either_version(evidence: Evidence) -> list[str]:
     table, reader = StockTable(ODD_PARTITION), CountingReader()
     for record in partition.decisions:
         found = reader.read(record.offset, record.value)
-        if isinstance(found, Void):
+        if isinstance(found, Fenced):
             continue
         request = asked[found.source_offset]
         pieces = split_requests(request.value)

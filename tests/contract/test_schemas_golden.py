@@ -22,7 +22,7 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import AnyDecision, Envelope, Ignored, Rejected
-from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.identifiers import Millis, WriterEpoch
 from stampede_schemas.order_commands import AnyCommand
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest
@@ -37,7 +37,7 @@ REQUESTS, DECISIONS, COMMANDS, EVENTS, SNAPSHOTS = (
 
 def answer(*decisions: bytes) -> Envelope:
     """The envelope of a record that holds these decisions."""
-    return Envelope(0, 0, Load("f" * 32), 0, Millis(0), msgspec.Raw(b"[" + b",".join(decisions) + b"]"))
+    return Envelope(0, 0, WriterEpoch("f" * 32), 0, Millis(0), msgspec.Raw(b"[" + b",".join(decisions) + b"]"))
 
 
 def rewritten(golden: Golden) -> bytes:

@@ -30,10 +30,10 @@ from stampede_schemas.identifiers import (
     PRICE_MINOR_MAX,
     QUANTITY_MAX,
     STOCK_MAX,
-    Load,
     Millis,
     ProductId,
     PurchaseId,
+    WriterEpoch,
 )
 from stampede_schemas.requests import AnyRequest, ProductListRequested, PurchaseRequested
 from stampede_schemas.topics import MESSAGE_BYTES_MAX, partition_of
@@ -205,7 +205,7 @@ def tables(case: Case) -> list[StockTable]:
 def answer_bytes(requests: list[AnyRequest], table: StockTable) -> int:
     """The size of the decisions record that answers the batch, with the longest envelope there can be."""
     decisions = [decide(table, request, NOW) for request in requests]
-    return len(encode_decisions(OFFSET, 2**32 - 1, Load("f" * 32), OFFSET, Millis(INSTANT_MS_MAX), decisions))
+    return len(encode_decisions(OFFSET, 2**32 - 1, WriterEpoch("f" * 32), OFFSET, Millis(INSTANT_MS_MAX), decisions))
 
 
 @pytest.mark.parametrize("filling", FILLINGS)

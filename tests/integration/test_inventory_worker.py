@@ -218,7 +218,7 @@ def ended(running: InventoryProcess, folder: Path) -> str:
 
 
 def test_a_ruined_log_stops_the_worker_with_one_sentence(tmp_path: Path) -> None:
-    """A topic made anew under it, or while nobody runs; its head cut off; partitions added: it ends and says why."""
+    """A topic recreated under it, or while nobody runs; its head cut off; partitions added: it ends and says why."""
     with components() as alone:
         provision(alone.kafka, 1)
         admin, log = admin_client(alone.kafka), Log(alone.kafka)
@@ -232,7 +232,7 @@ def test_a_ruined_log_stops_the_worker_with_one_sentence(tmp_path: Path) -> None
             assert "topic stampede.decisions is missing" in ended(running, tmp_path)
         provision(alone.kafka, 1)
         with worker(alone.kafka, tmp_path) as running:
-            assert "topic stampede.decisions was deleted and made anew" in ended(running, tmp_path)
+            assert "topic stampede.decisions was deleted and recreated" in ended(running, tmp_path)
 
 
 def test_a_log_without_its_head_or_with_other_partitions_is_not_decided_on(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from order_writer.saga.decision_batch import Batch
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
-from stampede_schemas.identifiers import Load, Position
+from stampede_schemas.identifiers import Position, WriterEpoch
 from stampede_schemas.topics import ORDERS
 from tests.support.orders import Installation, rejected, released, reserved, waiting_messages
 
@@ -71,7 +71,7 @@ class Shard:
     def add(self, batch: Batch, name: str, kind: str) -> None:
         """One record of one decision. A rejected body is another than the reserved one, where they differ."""
         offset = self.progress.next_offset
-        self.progress = Progress(offset + 1, offset, Load("l" * 32), offset)
+        self.progress = Progress(offset + 1, offset, WriterEpoch("l" * 32), offset)
         decision: AnyDecision
         match kind:
             case "X":

@@ -17,7 +17,7 @@ from order_writer.saga.decision_batch import Batch, Record
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
 from stampede_schemas.decisions import Rejected, Reserved
-from stampede_schemas.identifiers import Load, Position, RequestId
+from stampede_schemas.identifiers import Position, RequestId, WriterEpoch
 from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.order_events import OrderConfirmed
 from stampede_schemas.requests import ReleaseRequested
@@ -177,7 +177,7 @@ class Logs:
         self._decisions += 1
         batch.add(HERE, at, [decision])
         async with self._units.open() as unit:
-            moves = {HERE: Move(at, Progress(at + 1, at, Load("l"), at))}
+            moves = {HERE: Move(at, Progress(at + 1, at, WriterEpoch("l"), at))}
             await decisions.apply(unit, moves, batch, unpaid=False)
 
     async def command(self, command: Command) -> None:

@@ -15,7 +15,7 @@ from devstack.ports import anywhere, is_free
 from eventlog.reader import LogBroken
 from stampede_schemas.codec import encode_decisions
 from stampede_schemas.decisions import AnyDecision
-from stampede_schemas.identifiers import Load, Millis, Position
+from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.order_events import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import ReleaseRequested
 from tests.support.orders import (
@@ -108,7 +108,7 @@ async def test_a_sale_becomes_rows_products_and_events(place: Installation) -> N
 async def test_void_records_change_nothing(place: Installation) -> None:
     """A foreign load, a repeated answer and garbage move the progress and nothing else."""
     place.log.append(0, [listed()], [reserved("p1", 1)])
-    ghost = encode_decisions(2, 0, Load("f" * 32), 0, Millis(0), [reserved("ghost", 2)])
+    ghost = encode_decisions(2, 0, WriterEpoch("f" * 32), 0, Millis(0), [reserved("ghost", 2)])
     again = encode_decisions(1, 0, place.log.load, 0, Millis(0), [reserved("again", 2)])
     place.log.append_raw(0, ghost, again, b"\x00garbage")
     place.log.append(0, [reserved("p2", 2)])

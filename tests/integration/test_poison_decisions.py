@@ -1,4 +1,4 @@
-"""Void records on `stampede.decisions`, forged or late: they change nothing in any table, and everybody goes on."""
+"""Fenced records on `stampede.decisions`, forged or late: they change nothing in any table, and everybody goes on."""
 
 import asyncio
 import json

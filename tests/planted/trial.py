@@ -34,7 +34,7 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import Rejected
-from stampede_schemas.identifiers import BuyerId, Load, Millis, ProductId, PurchaseId, RequestId
+from stampede_schemas.identifiers import BuyerId, Millis, ProductId, PurchaseId, RequestId, WriterEpoch
 from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
@@ -163,7 +163,7 @@ class Stage:
         eventually(lambda: _at_rest(log, partition), what="every request answered")
         end = log.ends(REQUESTS.name)[partition]
         forged = encode_decisions(
-            end, source_crc(asked), Load("f" * 32), 0, Millis(time.time_ns() // 1_000_000), [late]
+            end, source_crc(asked), WriterEpoch("f" * 32), 0, Millis(time.time_ns() // 1_000_000), [late]
         )
         writer = producer(self._running.kafka)
         writer.produce(DECISIONS.name, forged, partition=partition)

@@ -12,7 +12,7 @@ from inventory.domain import decide, evolve
 from inventory.table import SLICE_WEIGHT_MAX, StockTable, decode_slice, encode_slice, join, slices
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.decisions import AnyDecision, Envelope, Reserved
-from stampede_schemas.identifiers import Load, Millis, Position
+from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.requests import AnyRequest, ReleaseRequested
 from tests.simulation.other_rules import thrifty
 from tests.support.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
@@ -110,7 +110,7 @@ def test_a_table_is_the_fold_of_its_decisions(asked: Asked, rules: Rules, genera
     """Decisions of any rules, read back from their bytes, fold without refusal into the same table."""
     table, folded = StockTable(0, generation=generation), StockTable(0, generation=generation)
     said = sell(asked, rules, table)
-    envelope = Envelope(0, 0, Load(""), 0, Millis(0), Raw(msgspec.json.encode(said)))
+    envelope = Envelope(0, 0, WriterEpoch(""), 0, Millis(0), Raw(msgspec.json.encode(said)))
     for offset, decision in enumerate(decode_decisions(envelope)):
         evolve(folded, decision, Position(0, offset, 0))
     assert folded.digest() == table.digest()

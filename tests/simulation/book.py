@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from eventlog.reader import CountingReader, Progress, Void
+from eventlog.reader import CountingReader, Fenced, Progress
 from order_writer.outbox.messages import releases
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Batch, Row, entry_of, order_of
@@ -131,7 +131,7 @@ class Book:
         batch = self.batch()
         for record in self.log.decisions[was : was + 1 + (amount >> 1 & 1)]:
             read = reader.read(record.offset, record.value)
-            if not isinstance(read, Void):
+            if not isinstance(read, Fenced):
                 batch.add(0, read.source_offset, decode_decisions(read))
         if reader.progress.next_offset == was:
             return False

@@ -7,18 +7,18 @@ from msgspec.structs import replace
 
 from eventlog.reader import Progress
 from inventory.effects import Effect, WriteParts
-from inventory.protocol import Partition
+from inventory.protocol import PartitionProcessor
 from inventory.table import StockTable, encode_slice, slices
 from stampede_schemas.codec import encode
 from stampede_schemas.snapshots import SnapshotPart
 
 
-class SnapshotsTheUnconfirmed(Partition):
+class SnapshotsTheUnconfirmed(PartitionProcessor):
     """Packs the table while decisions are in flight."""
 
     def _advance(self) -> list[Effect]:
         early: list[Effect] = []
-        if self.phase == "deciding" and self._flights and self._snapshot_due():
+        if self.phase == "deciding" and self._in_flight and self._snapshot_due():
             early.append(self._begin_snapshot())
         return early + super()._advance()
 
@@ -28,13 +28,15 @@ class SnapshotNamesTheUnconfirmed(SnapshotsTheUnconfirmed):
 
     def _begin_snapshot(self) -> WriteParts:
         confirmed = self.confirmed
-        self.confirmed = Progress(self._next_landing, self._next_source - 1, self._load, self._next_landing - 1)
+        self.confirmed = Progress(
+            self._next_decision, self._next_source - 1, self._writer_epoch, self._next_decision - 1
+        )
         parts = super()._begin_snapshot()
         self.confirmed = confirmed
         return parts
 
 
-class DecidesWhilePacking(Partition):
+class DecidesWhilePacking(PartitionProcessor):
     """Goes on deciding before the table was packed."""
 
     def _advance(self) -> list[Effect]:
@@ -45,21 +47,21 @@ class DecidesWhilePacking(Partition):
         return effects
 
 
-class SnapshotNamesItsWriter(Partition):
+class SnapshotNamesItsWriter(PartitionProcessor):
     """A snapshot carries its writer's load instead of the last counting record's."""
 
     def _begin_snapshot(self) -> WriteParts:
         parts = super()._begin_snapshot()
         assert self._snapshot is not None
-        self._snapshot = replace(self._snapshot, load=self._load)
+        self._snapshot = replace(self._snapshot, load=self._writer_epoch)
         return parts
 
 
-class SnapshotLosesAPart(Partition):
+class SnapshotLosesAPart(PartitionProcessor):
     """The commit record does not name the last part."""
 
     def parts_written(self, name: str, offsets: list[int] | None) -> list[Effect]:
-        """See Partition."""
+        """See PartitionProcessor."""
         return super().parts_written(name, offsets and offsets[:-1])
 
 
@@ -73,7 +75,7 @@ def packed_as(table: StockTable, parts: WriteParts) -> WriteParts:
     return parts._replace(pack=pack)
 
 
-class SnapshotForgetsBodies(Partition):
+class SnapshotForgetsBodies(PartitionProcessor):
     """The rejections in a snapshot are those of the older form: no fingerprint is known of them."""
 
     def _begin_snapshot(self) -> WriteParts:
@@ -81,7 +83,7 @@ class SnapshotForgetsBodies(Partition):
         return packed_as(replace(self.table, rejected=bare), super()._begin_snapshot())
 
 
-class SnapshotMixesGenerations(Partition):
+class SnapshotMixesGenerations(PartitionProcessor):
     """A snapshot holds all rejections as one generation."""
 
     def _begin_snapshot(self) -> WriteParts:

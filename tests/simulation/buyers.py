@@ -1,6 +1,6 @@
 """The other side of the order-writers: buyers who were told of a decision and pay or cancel, and the provider."""
 
-from eventlog.reader import CountingReader, Void
+from eventlog.reader import CountingReader, Fenced
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Batch, Row
 from stampede_schemas.codec import decode_decisions, encode_requests
@@ -70,7 +70,7 @@ class Buyers:
     def _read_on(self) -> None:
         for record in self._log.decisions[self._reader.progress.next_offset :]:
             read = self._reader.read(record.offset, record.value)
-            if not isinstance(read, Void):
+            if not isinstance(read, Fenced):
                 batch = Batch()
                 batch.add(0, read.source_offset, decode_decisions(read))
                 for name, row in batch.rows.items():

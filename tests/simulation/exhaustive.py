@@ -1,4 +1,4 @@
-"""Every interleaving of a world small enough to be walked through: breadth first, over the shipped `Partition`.
+"""Every interleaving of a world small enough to be walked through: breadth first, over shipped `PartitionProcessor`s.
 
 `python -m tests.simulation.exhaustive` walks the small worlds below, with equal and with different rules. A worker that
 dies needs no step of its own: it is one that is never chosen again, while its records may still land or be lost.
@@ -14,12 +14,12 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from inventory.domain import decide
-from inventory.effects import Acknowledge, Effect, Flight, LoadTable, Produce, ReadRequests, Stop
+from inventory.effects import Acknowledge, Effect, InFlightRecord, LoadTable, Produce, ReadRequests, Stop
 from inventory.loading import Loaded, Record
-from inventory.protocol import Partition
+from inventory.protocol import PartitionProcessor
 from inventory.table import REJECTED_GENERATION, StockTable
 from stampede_schemas.codec import encode_requests
-from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.identifiers import Millis, WriterEpoch
 from stampede_schemas.requests import AnyRequest
 from stampede_schemas.topics import REQUESTS
 from tests.simulation.other_rules import thrifty
@@ -59,8 +59,8 @@ WORLDS = (
 class Actor(NamedTuple):
     """A worker: `partition` is never changed in place."""
 
-    partition: Partition
-    pipe: tuple[Flight, ...] = ()
+    partition: PartitionProcessor
+    pipe: tuple[InFlightRecord, ...] = ()
     reports: tuple[tuple[int, int | None], ...] = ()
     loads: int = 0
     position: int = 0
@@ -85,7 +85,7 @@ class Walk:
         for request in asked:
             log.append(REQUESTS.name, encode_requests([request]), 1_000)
         self.requests = log.requests
-        settle(log, variant.partition(0, TOPIC_IDS, lambda: Load("old"), decide, lambda *_: False), 1)
+        settle(log, variant.partition(0, TOPIC_IDS, lambda: WriterEpoch("old"), decide, lambda *_: False), 1)
         self.listed = log.decisions[0].value or b""
         self._loaded: dict[tuple[bytes, ...], Loaded] = {}
         self._facts: dict[tuple[bytes, ...], int] = {}
@@ -109,7 +109,7 @@ class Walk:
 
     def _actor(self, number: int) -> Actor:
         rules = thrifty if self.different and number % 2 else decide
-        partition = self.variant.partition(0, TOPIC_IDS, lambda: Load(""), rules, lambda *_: False)
+        partition = self.variant.partition(0, TOPIC_IDS, lambda: WriterEpoch(""), rules, lambda *_: False)
         partition.assigned()
         return Actor(partition, position=1)
 
@@ -135,24 +135,24 @@ class Walk:
             yield "load", lambda: self._load(state, n, actor)
         if actor.reports:
             yield "report", lambda: self._report(state, n, actor)
-        room = len(partition._flights) < PIPELINE_DEPTH or late
+        room = len(partition._in_flight) < PIPELINE_DEPTH or late
         if partition.phase == "deciding" and actor.position < len(self.requests) and room:
             yield "deliver", lambda: self._deliver(state, n, actor, len(self.requests) if late else 1)
 
     # ---- steps
 
     def _land(self, state: State, n: int, actor: Actor) -> State:
-        flight, *rest = actor.pipe
-        decisions = (*state.decisions, flight.value)
+        record, *rest = actor.pipe
+        decisions = (*state.decisions, record.value)
         self._judge(decisions)
-        report = (flight.source_offset, len(state.decisions))
+        report = (record.source_offset, len(state.decisions))
         after = actor._replace(pipe=tuple(rest), reports=(*actor.reports, report))
         return self._with(state, n, after)._replace(decisions=decisions)
 
     def _lose(self, state: State, n: int, actor: Actor) -> State:
         """The record is gone; its writer will hear of it, and stops then. Those behind it may land."""
-        flight, *rest = actor.pipe
-        after = actor._replace(pipe=tuple(rest), reports=(*actor.reports, (flight.source_offset, None)))
+        record, *rest = actor.pipe
+        after = actor._replace(pipe=tuple(rest), reports=(*actor.reports, (record.source_offset, None)))
         return self._with(state, n, after)._replace(losses=state.losses - 1)
 
     def _report(self, state: State, n: int, actor: Actor) -> State:
@@ -169,24 +169,24 @@ class Walk:
         if state.decisions not in self._loaded:
             self._loaded[state.decisions] = self._fold(state.decisions)
         known = self._loaded[state.decisions]
-        loaded = Loaded(_copied(known.table), known.progress, known.start, -1)
+        loaded = Loaded(_copied(known.table), known.progress, known.fencing_offset, -1)
         after = actor._replace(loads=actor.loads + 1)
-        return self._tell(state, n, after, lambda p: p.loaded(p._epoch, loaded, actor.loads * 1_000.0))
+        return self._tell(state, n, after, lambda p: p.loaded(p._attempt, loaded, actor.loads * 1_000.0))
 
     # ---- what follows from a step
 
-    def _tell(self, state: State, n: int, actor: Actor, event: Callable[[Partition], list[Effect]]) -> State:
+    def _tell(self, state: State, n: int, actor: Actor, event: Callable[[PartitionProcessor], list[Effect]]) -> State:
         partition = _cloned(actor.partition)
-        partition._new_load = lambda: Load(f"{n}.{actor.loads}")
+        partition._new_epoch = lambda: WriterEpoch(f"{n}.{actor.loads}")
         effects = deque(event(partition))
         pipe = actor.pipe
         while effects:
             effect = effects.popleft()
             match effect:
-                case Produce(flights):
-                    pipe = (*pipe, *flights)
-                case ReadRequests(epoch, start, end):
-                    effects.extend(partition.requests_read(epoch, self.requests[start:end]))
+                case Produce(records):
+                    pipe = (*pipe, *records)
+                case ReadRequests(attempt, start, end):
+                    effects.extend(partition.requests_read(attempt, self.requests[start:end]))
                 case Acknowledge(source_offset) if source_offset > self._facts[state.decisions]:
                     raise Violation("S3", f"request {source_offset} is acknowledged without an answer that counts")
                 case Acknowledge() | LoadTable() | Stop():
@@ -221,18 +221,18 @@ class Walk:
 def _actor_key(actor: Actor) -> tuple[object, ...]:
     p = actor.partition
     return (
-        p.phase, p._load, p._start, p._next_source, p._next_landing, p._highest, p._batches, p._overtaken,
-        p.confirmed, tuple(r.offset for r in p._waiting), tuple((f.source_offset, f.expected) for f in p._flights),
-        tuple(f.value for f in actor.pipe), actor.reports, actor.loads, actor.position,
+        p.phase, p._writer_epoch, p._fencing_offset, p._next_source, p._next_decision, p._highest,
+        p._batches, p._taken_over, p.confirmed, tuple(r.offset for r in p._waiting),
+        tuple((f.source_offset, f.expected) for f in p._in_flight), tuple(f.value for f in actor.pipe), actor.reports, actor.loads, actor.position,
     )  # fmt: skip
 
 
-def _cloned(partition: Partition) -> Partition:
+def _cloned(partition: PartitionProcessor) -> PartitionProcessor:
     clone = object.__new__(type(partition))
     clone.__dict__.update(partition.__dict__)
     clone.table = _copied(partition.table)
     clone._waiting = partition._waiting.copy()
-    clone._flights = partition._flights.copy()
+    clone._in_flight = partition._in_flight.copy()
     clone._takeovers = deque()
     return clone
 

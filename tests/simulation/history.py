@@ -3,7 +3,7 @@
 from functools import cache
 from random import Random
 
-from eventlog.reader import Progress, Void
+from eventlog.reader import Fenced, Progress
 from inventory.domain import FoldBroken
 from inventory.table import StockTable
 from stampede_schemas.identifiers import ProductId
@@ -20,7 +20,7 @@ _WEIGHTS: tuple[tuple[int, str, tuple[int, ...]], ...] = (
     (8, "report", (1, 1, 9)),
     (14, "load", (99, 99, 99, 99, 1, 2, 4)),
     (4, "read", (0,)),
-    (4, "bury", (0,)),
+    (4, "send_dead_letters", (0,)),
     (4, "write", (1, 9)),
     (4, "tick", (0, 0, 1)),
     (2, "commit", (0,)),
@@ -51,7 +51,7 @@ _SLOTS = (0, 0, 0, 0, 1, 1, 2)
 _PUMPED = (
     ("report", "reports"),
     ("land", "pipe"),
-    ("bury", "burials"),
+    ("send_dead_letters", "dead_letters"),
     ("write", "writes"),
     ("load", "loadings"),
     ("read", "reads"),
@@ -149,7 +149,7 @@ def rest(world: World) -> None:
         if world.step_no == before and restarts <= _RESTARTS_MAX:
             world.do(("tick", owners[-1], 0))
             answered = world.reference.answered == len(world.log.requests) - 1
-            if answered and world.slots[owners[-1]].partition.settled and not (world.book and world.book.rest()):
+            if answered and world.slots[owners[-1]].partition.drained and not (world.book and world.book.rest()):
                 return
     raise Violation(
         "L2", f"{world.reference.answered + 1} of {len(world.log.requests)} requests are answered, and nothing moves"
@@ -184,7 +184,7 @@ def _check_readers(world: World) -> None:
         for record in decisions[reader.progress.next_offset :]:
             if record.offset == cut:
                 saved = reader.progress
-            if not isinstance(reader.read(record.offset, record.value), Void):
+            if not isinstance(reader.read(record.offset, record.value), Fenced):
                 found.append(record.offset)
         if found != (facts if name != "resumed" else [offset for offset in facts if offset >= saved.next_offset]):
             raise Violation("S14", f"a reader {name} at {saved.next_offset} finds {found}, but {facts} count")
@@ -203,7 +203,7 @@ def _check_tables(world: World) -> None:
         if (known.available, known.stock) != (product["available"], product["stock"]):
             raise Violation("S12", f"{name}: the fold has {known.available} left, the reference {product['available']}")
     for worker in world.slots:
-        settled = worker.alive and worker.partition.settled
+        settled = worker.alive and worker.partition.drained
         if settled and worker.partition.confirmed.source_offset == world.reference.answered:
             _equal(worker.partition.table, whole, "the table of a worker")
     log = _without_snapshots(world.log)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
-from eventlog.reader import CountingReader, Progress, Void
-from inventory.effects import Acknowledge, Bury, Effect, Produce, WriteParts
+from eventlog.reader import CountingReader, Fenced, Progress
+from inventory.effects import Acknowledge, Effect, Produce, SendDeadLetters, WriteParts
 from inventory.loading import Loaded, Record
-from inventory.protocol import Partition
+from inventory.protocol import PartitionProcessor
 from stampede_schemas.decisions import Envelope
-from stampede_schemas.identifiers import Load
+from stampede_schemas.identifiers import WriterEpoch
 from tests.simulation.broken_rules import (
     finds_no_body_different,
     forgets_half_of_the_rejected,
@@ -54,10 +54,10 @@ from tests.simulation.world import Variant
 class FirstCopyCounts(CountingReader):
     """The first record with the next source offset counts, whoever wrote it."""
 
-    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
+    def _fenced(self, offset: int, envelope: Envelope | None) -> Fenced | None:
         if envelope is None or envelope.source_offset <= self.progress.source_offset:
-            return Void("repeated")
-        return None if envelope.source_offset == self.progress.source_offset + 1 else Void("jump")
+            return Fenced("repeated")
+        return None if envelope.source_offset == self.progress.source_offset + 1 else Fenced("gap")
 
 
 def first_copy_counts(reference: Reference, offset: int, record: Json) -> bool:
@@ -69,9 +69,9 @@ def first_copy_counts(reference: Reference, offset: int, record: Json) -> bool:
 class CountsWhereExpected(FirstCopyCounts):
     """A record counts if it stands where its writer expected it (and answers the next request)."""
 
-    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
-        void = super()._void(offset, envelope)
-        return void or (None if envelope is not None and envelope.start == offset else Void("foreign"))
+    def _fenced(self, offset: int, envelope: Envelope | None) -> Fenced | None:
+        fenced = super()._fenced(offset, envelope)
+        return fenced or (None if envelope is not None and envelope.start == offset else Fenced("foreign"))
 
 
 def counts_where_expected(reference: Reference, offset: int, record: Json) -> bool:
@@ -79,105 +79,107 @@ def counts_where_expected(reference: Reference, offset: int, record: Json) -> bo
     return first_copy_counts(reference, offset, record) and record["start"] == offset
 
 
-class ExpectsEachRecord(Partition):
+class ExpectsEachRecord(PartitionProcessor):
     """Writes into `start` where each single record is expected."""
 
     @property
-    def _start(self) -> int:
-        return self._next_landing
+    def _fencing_offset(self) -> int:
+        return self._next_decision
 
-    @_start.setter
-    def _start(self, start: int) -> None:
+    @_fencing_offset.setter
+    def _fencing_offset(self, start: int) -> None:
         """Where the load ended is not written."""
 
 
 class LastCopyWins(CountingReader):
     """A second answer to the same request replaces the first."""
 
-    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
-        void = super()._void(offset, envelope)
+    def _fenced(self, offset: int, envelope: Envelope | None) -> Fenced | None:
+        fenced = super()._fenced(offset, envelope)
         again = envelope is not None and envelope.source_offset == self.progress.source_offset
-        return None if again else void
+        return None if again else fenced
 
 
 class JumpsCount(CountingReader):
     """A record of the current load counts although one before it was lost."""
 
-    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
-        void = super()._void(offset, envelope)
-        return None if void == Void("jump") else void
+    def _fenced(self, offset: int, envelope: Envelope | None) -> Fenced | None:
+        fenced = super()._fenced(offset, envelope)
+        return None if fenced == Fenced("gap") else fenced
 
 
 class ForgetsTheLoad(CountingReader):
     """Resumes without the load of the last counting record."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__(replace(progress, load=Load("")))
+        super().__init__(replace(progress, load=WriterEpoch("")))
 
 
 # ---- the protocol
 
 
-class NeverLooksWhereItLanded(Partition):
+class NeverLooksWhereItLanded(PartitionProcessor):
     """Takes every delivery report as good news."""
 
-    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
-        """See Partition."""
-        where = landed if landed is None else self._flights[0].expected
+    def reported(self, source_offset: int, acknowledged_offset: int | None, error: str | None = None) -> list[Effect]:
+        """See PartitionProcessor."""
+        where = acknowledged_offset if acknowledged_offset is None else self._in_flight[0].expected
         return super().reported(source_offset, where, error)
 
 
-class TrustsUnknownFates(Partition):
+class TrustsUnknownFates(PartitionProcessor):
     """A record whose fate is unknown will have landed."""
 
-    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
-        """See Partition."""
-        return super().reported(source_offset, self._flights[0].expected if landed is None else landed)
+    def reported(self, source_offset: int, acknowledged_offset: int | None, error: str | None = None) -> list[Effect]:
+        """See PartitionProcessor."""
+        return super().reported(
+            source_offset, self._in_flight[0].expected if acknowledged_offset is None else acknowledged_offset
+        )
 
 
-class AcknowledgesTooEarly(Partition):
+class AcknowledgesTooEarly(PartitionProcessor):
     """Acknowledges what it gave to the producer."""
 
     def _decide_batch(self) -> list[Effect]:
         return [*super()._decide_batch(), Acknowledge(self._next_source - 1)]
 
 
-class AcknowledgesRedelivered(Partition):
+class AcknowledgesRedelivered(PartitionProcessor):
     """A record that was decided before is acknowledged, confirmed or not."""
 
     def delivered(self, record: Record) -> list[Effect]:
-        """See Partition."""
+        """See PartitionProcessor."""
         if self.phase == "deciding" and record.offset < self._next_source:
             return [Acknowledge(record.offset)]
         return super().delivered(record)
 
 
-class OneLoadForAll(Partition):
+class OneEpochForAll(PartitionProcessor):
     """Every load of every worker has the same id."""
 
     @property
-    def _new_load(self) -> Callable[[], Load]:
-        return lambda: Load("same")
+    def _new_epoch(self) -> Callable[[], WriterEpoch]:
+        return lambda: WriterEpoch("same")
 
-    @_new_load.setter
-    def _new_load(self, new_load: Callable[[], Load]) -> None:
+    @_new_epoch.setter
+    def _new_epoch(self, new_epoch: Callable[[], WriterEpoch]) -> None:
         """Whatever is given."""
 
 
-class LettersAfterDecisions(Partition):
+class DeadLettersAfterDecisions(PartitionProcessor):
     """Sends the decision that a request is unreadable without waiting for its dead letter."""
 
     def _decide_batch(self) -> list[Effect]:
         effects = super()._decide_batch()
-        flights, self._burying = self._burying, None
-        return effects if flights is None else [self._produce(flights), *effects]
+        records, self._held_back = self._held_back, None
+        return effects if records is None else [self._produce(records), *effects]
 
-    def buried(self, epoch: int) -> list[Effect]:
-        """See Partition."""
+    def dead_letters_sent(self, attempt: int) -> list[Effect]:
+        """See PartitionProcessor."""
         return []
 
 
-class PassesHoles(Partition):
+class PassesHoles(PartitionProcessor):
     """What the stream skipped is left out."""
 
     def _read(self, end: int) -> list[Effect]:
@@ -185,32 +187,32 @@ class PassesHoles(Partition):
         return self._advance()
 
 
-class NeverReadsTheTail(Partition):
+class NeverReadsTheTail(PartitionProcessor):
     """Waits for the stream to deliver the last record."""
 
     def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
-        """See Partition."""
+        """See PartitionProcessor."""
         return []
 
 
-class ReadsTheTailAtItsPeril(Partition):
+class ReadsTheTailAtItsPeril(PartitionProcessor):
     """Judges ends that were asked for long ago by what is answered now."""
 
     def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
-        """See Partition."""
+        """See PartitionProcessor."""
         self._answered_at_tick = self.confirmed.source_offset
         return super().tick(requests_first, requests_end)
 
 
-class StopsAtOldRecords(Partition):
+class StopsAtOldRecords(PartitionProcessor):
     """Takes an answer that brings nothing new for a lost log."""
 
-    def requests_read(self, epoch: int, records: Sequence[Record]) -> list[Effect]:
-        """See Partition."""
-        return super().requests_read(epoch, [r for r in records if r.offset >= self._next_source])
+    def requests_read(self, attempt: int, records: Sequence[Record]) -> list[Effect]:
+        """See PartitionProcessor."""
+        return super().requests_read(attempt, [r for r in records if r.offset >= self._next_source])
 
 
-class StrandsTheWaiting(Partition):
+class StrandsTheWaiting(PartitionProcessor):
     """Decides no further once it began a snapshot, until something else happens."""
 
     def _begin_snapshot(self) -> WriteParts:
@@ -219,69 +221,72 @@ class StrandsTheWaiting(Partition):
         return super()._begin_snapshot()
 
     def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
-        """See Partition."""
+        """See PartitionProcessor."""
         return []
 
 
-class StartsOneTooFar(Partition):
+class StartsOneTooFar(PartitionProcessor):
     """Believes its load ended one record later."""
 
-    def loaded(self, epoch: int, loaded: Loaded, now_s: float) -> list[Effect]:
-        """See Partition."""
-        return super().loaded(epoch, dataclasses.replace(loaded, start=loaded.start + 1), now_s)
+    def loaded(self, attempt: int, loaded: Loaded, now_s: float) -> list[Effect]:
+        """See PartitionProcessor."""
+        return super().loaded(attempt, dataclasses.replace(loaded, fencing_offset=loaded.fencing_offset + 1), now_s)
 
 
-class GoesOnWhereTheStreamIs(Partition):
+class GoesOnWhereTheStreamIs(PartitionProcessor):
     """After a load it decides what the stream delivers next, not what comes next."""
 
     def delivered(self, record: Record) -> list[Effect]:
-        """See Partition."""
-        if self.phase == "deciding" and not self._flights and record.offset > self._next_source:
+        """See PartitionProcessor."""
+        if self.phase == "deciding" and not self._in_flight and record.offset > self._next_source:
             self._next_source = record.offset
         return super().delivered(record)
 
 
-class ForgetsItsFlights(Partition):
+class ForgetsWhatIsInFlight(PartitionProcessor):
     """Does not wait for its own records to land when it has to load again, and takes their reports for new ones."""
 
     def assigned(self) -> list[Effect]:
-        """See Partition."""
-        self._flights.clear()
+        """See PartitionProcessor."""
+        self._in_flight.clear()
         self._batches = 0
         return super().assigned()
 
 
-class DecidesInPlaceOfLoading(Partition):
+class DecidesInPlaceOfLoading(PartitionProcessor):
     """Where another worker's record stands, it just expects its own records one further."""
 
-    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
-        """See Partition."""
-        if landed is not None and self.phase == "deciding":
-            shift = landed - self._flights[0].expected
-            for index, flight in enumerate(self._flights):
-                self._flights[index] = flight._replace(expected=flight.expected + shift)
-            self._next_landing += shift
-        return super().reported(source_offset, landed, error)
+    def reported(self, source_offset: int, acknowledged_offset: int | None, error: str | None = None) -> list[Effect]:
+        """See PartitionProcessor."""
+        if acknowledged_offset is not None and self.phase == "deciding":
+            shift = acknowledged_offset - self._in_flight[0].expected
+            for index, record in enumerate(self._in_flight):
+                self._in_flight[index] = record._replace(expected=record.expected + shift)
+            self._next_decision += shift
+        return super().reported(source_offset, acknowledged_offset, error)
 
 
-class ReportsLate(Partition):
+class ReportsLate(PartitionProcessor):
     """Produces the held batch behind one that was decided after it."""
 
     def _decide_batch(self) -> list[Effect]:
         effects = super()._decide_batch()
         for effect in effects:
             if isinstance(effect, Produce):
-                effect.flights.reverse()
+                effect.records.reverse()
         return effects
 
 
-class BuriesOtherBytes(Partition):
+class SendsOtherBytes(PartitionProcessor):
     """The dead letter holds what could be decoded, not what was sent."""
 
     def _decide_batch(self) -> list[Effect]:
         return [
-            Bury(e.epoch, [replace(letter, content=letter.content.strip(b"\xff")) for letter in e.letters])
-            if isinstance(e, Bury)
+            SendDeadLetters(
+                e.attempt,
+                [replace(dead_letter, content=dead_letter.content.strip(b"\xff")) for dead_letter in e.dead_letters],
+            )
+            if isinstance(e, SendDeadLetters)
             else e
             for e in super()._decide_batch()
         ]
@@ -318,9 +323,9 @@ MUTANTS: dict[str, Variant] = {
         Variant("a snapshot loses a part", partition=SnapshotLosesAPart),
         Variant("a snapshot forgets rejected bodies", partition=SnapshotForgetsBodies),
         Variant("a snapshot mixes generations", partition=SnapshotMixesGenerations),
-        Variant("one load id for all writers", partition=OneLoadForAll),
-        Variant("decisions before their dead letters", partition=LettersAfterDecisions),
-        Variant("other bytes in the dead letter", partition=BuriesOtherBytes),
+        Variant("one load id for all writers", partition=OneEpochForAll),
+        Variant("decisions before their dead letters", partition=DeadLettersAfterDecisions),
+        Variant("other bytes in the dead letter", partition=SendsOtherBytes),
         Variant("holes of the stream are left out", partition=PassesHoles),
         Variant("the tail is never read", partition=NeverReadsTheTail),
         Variant("the tail is judged by old ends", partition=ReadsTheTailAtItsPeril),
@@ -328,7 +333,7 @@ MUTANTS: dict[str, Variant] = {
         Variant("a snapshot strands what waits", partition=StrandsTheWaiting),
         Variant("a load starts one too far", partition=StartsOneTooFar),
         Variant("goes on where the stream is", partition=GoesOnWhereTheStreamIs),
-        Variant("own flights are forgotten when reassigned", partition=ForgetsItsFlights),
+        Variant("own flights are forgotten when reassigned", partition=ForgetsWhatIsInFlight),
         Variant("follows its records instead of loading", partition=DecidesInPlaceOfLoading),
         Variant("a batch is produced backwards", partition=ReportsLate),
         Variant("no check for duplicates", rules=forgets_purchases),

@@ -14,9 +14,9 @@ from inventory import effects
 from inventory.domain import FoldBroken, decide
 from inventory.effects import Effect
 from inventory.loading import load
-from inventory.protocol import Partition, Rules
+from inventory.protocol import PartitionProcessor, Rules
 from order_writer.saga.orders import react
-from stampede_schemas.identifiers import Load
+from stampede_schemas.identifiers import WriterEpoch
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.simulation import book
 from tests.simulation.book import Book, React
@@ -34,7 +34,7 @@ class Variant:
     """What is simulated: the shipped classes, or one of them broken. `rule` is what the reference believes."""
 
     name: str = "shipped"
-    partition: type[Partition] = Partition
+    partition: type[PartitionProcessor] = PartitionProcessor
     reader: Follower = CountingReader  # in the workers' loads
     follower: Follower = CountingReader  # in one reader elsewhere
     rule: Counts = counts
@@ -53,9 +53,9 @@ class World:
     def __init__(self, plan: Plan, variant: Variant = SHIPPED) -> None:
         self.plan, self.variant = plan, variant
         self.log = MemoryLog()
-        self.letters: dict[tuple[int, int], bytes] = {}
+        self.dead_letters: dict[tuple[int, int], bytes] = {}
         self.reference = Reference(
-            self.log.requests, self.letters, any(plan.thrifty), variant.rule, plan.rejected_generation
+            self.log.requests, self.dead_letters, any(plan.thrifty), variant.rule, plan.rejected_generation
         )
         self.now_s = 0.0
         self.pace_s = plan.seconds_per_step
@@ -73,9 +73,9 @@ class World:
             self._verbs[name] = self._written_by(getattr(self.book, name))
         self._effects: dict[type, Callable[[Worker, Any], None]] = {
             effects.LoadTable: self._begin_load,
-            effects.ReadRequests: lambda w, e: w.reads.append((e.epoch, e.start, e.end)),
-            effects.Bury: lambda w, e: w.burials.append((e.epoch, e.letters)),
-            effects.Produce: lambda w, e: w.pipe.extend((flight, False) for flight in e.flights),
+            effects.ReadRequests: lambda w, e: w.reads.append((e.attempt, e.start, e.end)),
+            effects.SendDeadLetters: lambda w, e: w.dead_letters.append((e.attempt, e.dead_letters)),
+            effects.Produce: lambda w, e: w.pipe.extend((record, False) for record in e.records),
             effects.Acknowledge: self._acknowledge,
             effects.WriteParts: self._pack,
             effects.WriteCommit: lambda w, e: w.writes.append(("", [e.value], [])),
@@ -97,7 +97,7 @@ class World:
         if not worker.alive:
             return bits | DEAD
         bits |= ALIVE | REPORTS * bool(worker.reports) | LOADINGS * bool(worker.loadings)
-        bits |= READS * bool(worker.reads) | BURIALS * bool(worker.burials) | ACKED * (worker.acked >= 0)
+        bits |= READS * bool(worker.reads) | DEAD_LETTERS * bool(worker.dead_letters) | ACKED * (worker.acked >= 0)
         if worker.partition.phase != "idle":
             bits |= OWNER | STREAM * (worker.position < len(self.log.requests))
         return bits
@@ -193,31 +193,31 @@ class World:
         if not worker.pipe:
             return False
         for _ in range(min(amount, len(worker.pipe))):
-            flight, reported = worker.pipe.popleft()
-            offset = self.log.append(DECISIONS.name, flight.value)
-            self.reference.landed(offset, flight.value)
+            record, reported = worker.pipe.popleft()
+            offset = self.log.append(DECISIONS.name, record.value)
+            self.reference.landed(offset, record.value)
             if not reported:
-                worker.reports.append((flight.source_offset, offset, None))
+                worker.reports.append((record.source_offset, offset, None))
         return True
 
     def _lose(self, worker: Worker, amount: int) -> bool:
         """The oldest record on its way is refused: it never lands, and its report says so. Later ones may land."""
         if not worker.pipe:
             return False
-        flight, reported = worker.pipe.popleft()
+        record, reported = worker.pipe.popleft()
         self.faults += 1
         if not reported:
-            worker.reports.append((flight.source_offset, None, "refused"))
+            worker.reports.append((record.source_offset, None, "refused"))
         return True
 
     def _doubt(self, worker: Worker, amount: int) -> bool:
         """The fate of the oldest record is unknown to its writer; it may land all the same."""
         if not worker.pipe or worker.pipe[0][1]:
             return False
-        flight, _ = worker.pipe[0]
-        worker.pipe[0] = (flight, True)
+        record, _ = worker.pipe[0]
+        worker.pipe[0] = (record, True)
         self.faults += 1
-        worker.reports.append((flight.source_offset, None, "timed out"))
+        worker.reports.append((record.source_offset, None, "timed out"))
         return True
 
     def _report(self, worker: Worker, amount: int) -> bool:
@@ -228,13 +228,13 @@ class World:
                 self._perform(worker, worker.partition.reported(*worker.reports.popleft()))
         return True
 
-    def _bury(self, worker: Worker, amount: int) -> bool:
-        if not worker.burials:
+    def _send_dead_letters(self, worker: Worker, amount: int) -> bool:
+        if not worker.dead_letters:
             return False
-        epoch, letters = worker.burials.popleft()
-        for letter in letters:
-            self.letters[letter.source_offset, letter.index] = letter.content
-        self._perform(worker, worker.partition.buried(epoch))
+        attempt, dead_letters = worker.dead_letters.popleft()
+        for dead_letter in dead_letters:
+            self.dead_letters[dead_letter.source_offset, dead_letter.index] = dead_letter.content
+        self._perform(worker, worker.partition.dead_letters_sent(attempt))
         return True
 
     def _pack(self, worker: Worker, effect: effects.WriteParts) -> None:
@@ -274,22 +274,22 @@ class World:
         if not worker.loadings:
             return False
         which = amount % len(worker.loadings)
-        epoch, loading, ask = worker.loadings[which]
+        attempt, loading, ask = worker.loadings[which]
         try:
             for _ in range(amount):
                 ask = loading.send(self.log.answer(ask))
         except StopIteration as end:
             del worker.loadings[which]
-            self._perform(worker, worker.partition.loaded(epoch, end.value, self.now_s))
+            self._perform(worker, worker.partition.loaded(attempt, end.value, self.now_s))
         else:
-            worker.loadings[which] = (epoch, loading, ask)
+            worker.loadings[which] = (attempt, loading, ask)
         return True
 
     def _read(self, worker: Worker, amount: int) -> bool:
         if not worker.reads:
             return False
-        epoch, start, end = worker.reads.popleft()
-        self._perform(worker, worker.partition.requests_read(epoch, self.log.requests[start:end]))
+        attempt, start, end = worker.reads.popleft()
+        self._perform(worker, worker.partition.requests_read(attempt, self.log.requests[start:end]))
         return True
 
     # ---- effects
@@ -308,7 +308,7 @@ class World:
         worker.alive = False
         worker.loadings.clear()
         worker.reads.clear()
-        worker.burials.clear()
+        worker.dead_letters.clear()
         return True
 
     def _arm(self, worker: Worker, amount: int) -> bool:
@@ -317,16 +317,16 @@ class World:
         return True
 
     def _stopped(self, worker: Worker, stop: effects.Stop) -> None:
-        excused = self.faults > 0 if "fate" in stop.reason else stop.stay_out
+        excused = self.faults > 0 if "fate" in stop.reason else stop.restart_cooldown
         if not excused:
             raise Violation("false alarm", stop.reason)
         self._crash(worker, 0)
-        worker.stays_out = stop.stay_out
+        worker.cools_down = stop.restart_cooldown
 
     def _begin_load(self, worker: Worker, effect: effects.LoadTable) -> None:
         generation = max(1, self.plan.rejected_generation) + self.variant.remembers
         loading = load(0, TOPIC_IDS, self.variant.reader, effect.known, generation)
-        worker.loadings.append((effect.epoch, loading, next(loading)))
+        worker.loadings.append((effect.attempt, loading, next(loading)))
 
     def _acknowledge(self, worker: Worker, effect: effects.Acknowledge) -> None:
         if effect.source_offset > self.reference.answered:
@@ -339,17 +339,17 @@ class World:
         rules: Rules = thrifty if self.plan.thrifty[slot] else self.variant.rules
         if not self.plan.rejected_generation:
             rules = partial(forgetful, rules)
-        return Worker(self.variant.partition(0, TOPIC_IDS, self._new_load, rules, self._snapshot_due))
+        return Worker(self.variant.partition(0, TOPIC_IDS, self._new_epoch, rules, self._snapshot_due))
 
     def _snapshot_due(self, decided: int, remembered: int) -> bool:
         return decided >= self.plan.snapshot_every
 
-    def _new_load(self) -> Load:
+    def _new_epoch(self) -> WriterEpoch:
         self.loads += 1
-        return Load(f"load{self.loads}")
+        return WriterEpoch(f"load{self.loads}")
 
 
-APPEND, PIPE, WRITES, ZOMBIES, DEAD, ALIVE, REPORTS, LOADINGS, READS, BURIALS, ACKED, OWNER, STREAM = (
+APPEND, PIPE, WRITES, ZOMBIES, DEAD, ALIVE, REPORTS, LOADINGS, READS, DEAD_LETTERS, ACKED, OWNER, STREAM = (
     1 << n for n in range(13)
 )
 WORKERS_NEED = {
@@ -366,7 +366,7 @@ WORKERS_NEED = {
     "lose": PIPE,
     "doubt": PIPE,
     "report": REPORTS,
-    "bury": BURIALS,
+    "send_dead_letters": DEAD_LETTERS,
     "write": WRITES,
     "load": LOADINGS,
     "read": READS,

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from eventlog.reader import CountingReader, Progress
-from inventory.loading import Answer, Ask, Ends, Loaded, Record, load
+from inventory.loading import Ends, Loaded, Query, QueryResult, Record, load
 from inventory.table import REJECTED_GENERATION
 from stampede_schemas.identifiers import Millis
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
@@ -34,12 +34,12 @@ class MemoryLog:
         del self.topics[topic][: first - self.first[topic]]
         self.first[topic] = first
 
-    def answer(self, ask: Ask) -> Answer:
+    def answer(self, query: Query) -> QueryResult:
         """What a broker would answer a loader now."""
-        records, first = self.topics[ask.topic], self.first[ask.topic]
-        if isinstance(ask, Ends):
+        records, first = self.topics[query.topic], self.first[query.topic]
+        if isinstance(query, Ends):
             return first, first + len(records)
-        return records[max(ask.start - first, 0) : ask.end - first]
+        return records[max(query.start - first, 0) : query.end - first]
 
 
 def run_load(
@@ -52,10 +52,10 @@ def run_load(
 ) -> Loaded:
     """Load a partition in one go."""
     loading = load(partition, topic_ids, reader_from, known, generation)
-    ask = next(loading)
+    query = next(loading)
     try:
         while True:
-            ask = loading.send(log.answer(ask))
+            query = loading.send(log.answer(query))
     except StopIteration as end:
         loaded: Loaded = end.value
         return loaded

@@ -23,7 +23,7 @@ from order_writer.settings import Settings
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import decode_order_event, decode_request, encode, encode_decisions, split_requests
 from stampede_schemas.decisions import AnyDecision, ProductListed, Rejected, RejectReason, Released, Reserved, Restocked
-from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId, RequestId
+from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId, WriterEpoch
 from stampede_schemas.order_commands import AnyCommand, CancelProductRequested
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, ReleaseReason
@@ -147,7 +147,7 @@ class DecisionsLog:
     """Writes `decisions` as one inventory worker would: one load per partition, each record the next in its chain."""
 
     kafka: str
-    load: Load = field(default_factory=lambda: Load(secrets.token_hex(16)))
+    load: WriterEpoch = field(default_factory=lambda: WriterEpoch(secrets.token_hex(16)))
     sources: dict[int, int] = field(default_factory=dict)
     headers: list[tuple[str, str | bytes | None]] = field(default_factory=list)
 

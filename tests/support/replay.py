@@ -32,7 +32,7 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import AnyDecision, Rejected, Released, Reserved, Unreadable
-from stampede_schemas.identifiers import Load, Millis, Position
+from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.requests import AnyRequest
 
 BEGAN_MS = 1_700_000_000_000
@@ -70,7 +70,12 @@ class SmallSale:
         self.requests.append(Record(offset, now, value))
         answers = self._answers(offset, value, now)
         record = encode_decisions(
-            offset, source_crc(value), Load(self._load), self._start, Millis(now), [answer for _, answer in answers]
+            offset,
+            source_crc(value),
+            WriterEpoch(self._load),
+            self._start,
+            Millis(now),
+            [answer for _, answer in answers],
         )
         self.decisions.append(Record(len(self.decisions), now + 5, record))
         self.decided += answers

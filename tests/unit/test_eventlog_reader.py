@@ -2,14 +2,14 @@
 
 import pytest
 
-from eventlog.reader import CountingReader, LogBroken, Progress, Void, check_anchor
+from eventlog.reader import CountingReader, Fenced, LogBroken, Progress, check_anchor
 from stampede_schemas.codec import encode_decisions
-from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.identifiers import Millis, WriterEpoch
 
 
 def record(source: int, load: str, start: int, crc: int = 7) -> bytes:
     """A decisions record without decisions."""
-    return encode_decisions(source, crc, Load(load), start, Millis(0), [])
+    return encode_decisions(source, crc, WriterEpoch(load), start, Millis(0), [])
 
 
 def read(*values: bytes | None, progress: Progress | None = None) -> list[str]:
@@ -18,7 +18,7 @@ def read(*values: bytes | None, progress: Progress | None = None) -> list[str]:
     said: list[str] = []
     for offset, value in enumerate(values, reader.progress.next_offset):
         found = reader.read(offset, value)
-        said.append(found.reason if isinstance(found, Void) else "counts")
+        said.append(found.reason if isinstance(found, Fenced) else "counts")
     return said
 
 
@@ -42,8 +42,8 @@ def test_a_zombie_is_void_after_a_takeover() -> None:
 
 
 def test_a_record_behind_a_lost_one_is_a_jump() -> None:
-    """Void like any other: it was decided on a state that nobody has."""
-    assert read(record(0, "a", 0), record(2, "a", 0), record(1, "a", 0)) == ["counts", "jump", "counts"]
+    """Fenced like any other: it was decided on a state that nobody has."""
+    assert read(record(0, "a", 0), record(2, "a", 0), record(1, "a", 0)) == ["counts", "gap", "counts"]
 
 
 def test_the_first_record_answers_the_first_request() -> None:
@@ -80,7 +80,7 @@ def test_progress_names_the_last_counting_record() -> None:
     reader = CountingReader()
     for offset, value in enumerate((None, record(0, "a", 1), record(5, "a", 1), None)):
         reader.read(offset, value)
-    assert reader.progress == Progress(4, 0, Load("a"), 1)
+    assert reader.progress == Progress(4, 0, WriterEpoch("a"), 1)
 
 
 def test_a_resumed_reader_says_the_same() -> None:
@@ -95,7 +95,7 @@ def test_a_resumed_reader_says_the_same() -> None:
 
 def test_the_anchor_is_the_record_that_was_remembered() -> None:
     """Its source offset, its load and, where known, the crc of its request."""
-    progress = Progress(3, 1, Load("a"), 2)
+    progress = Progress(3, 1, WriterEpoch("a"), 2)
     check_anchor(progress, record(1, "a", 0))
     check_anchor(progress, record(1, "a", 0, crc=7), 7)
 
@@ -104,4 +104,4 @@ def test_the_anchor_is_the_record_that_was_remembered() -> None:
 def test_another_record_at_the_anchor_breaks_the_log(value: bytes | None) -> None:
     """The log lost its tail or was replaced."""
     with pytest.raises(LogBroken, match="lost its tail or was replaced"):
-        check_anchor(Progress(3, 1, Load("a"), 2), value, 7)
+        check_anchor(Progress(3, 1, WriterEpoch("a"), 2), value, 7)

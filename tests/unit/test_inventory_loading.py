@@ -8,9 +8,9 @@ from eventlog.reader import LogBroken
 from inventory.domain import FoldBroken
 from inventory.effects import WriteCommit, WriteParts
 from inventory.loading import Ends, Range, Record, load
-from inventory.protocol import Partition
+from inventory.protocol import PartitionProcessor
 from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
-from stampede_schemas.identifiers import Load, Millis, Position, PurchaseId
+from stampede_schemas.identifiers import Millis, Position, PurchaseId, WriterEpoch
 from stampede_schemas.requests import AnyRequest
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.support.log import TOPIC_IDS, MemoryLog, run_load
@@ -23,7 +23,12 @@ def sold(*requests: AnyRequest, snapshot_after: int = 10**9) -> MemoryLog:
     log = MemoryLog()
     for request in requests:
         log.append(REQUESTS.name, encode_requests([request]), 1_000)
-    settle(log, Partition(0, TOPIC_IDS, lambda: Load("a"), snapshot_due=lambda decided, _: decided >= snapshot_after))
+    settle(
+        log,
+        PartitionProcessor(
+            0, TOPIC_IDS, lambda: WriterEpoch("a"), snapshot_due=lambda decided, _: decided >= snapshot_after
+        ),
+    )
     return log
 
 
@@ -33,7 +38,7 @@ THREE = (listing(stock=2), purchase("a", "ann"), purchase("b", "bob"))
 def test_an_empty_log_loads_as_an_empty_table() -> None:
     """Nothing asked, nothing answered."""
     loaded = run_load(MemoryLog())
-    assert (loaded.start, loaded.snapshot_at, loaded.progress.source_offset) == (0, -1, -1)
+    assert (loaded.fencing_offset, loaded.snapshot_at, loaded.progress.source_offset) == (0, -1, -1)
     assert not loaded.table.products
 
 
@@ -60,13 +65,13 @@ def test_records_that_land_during_the_load_are_read_too() -> None:
             if isinstance(ask, Range) and ask.topic == DECISIONS.name:
                 log = grown
             ask = loading.send(answer)
-    assert end.value.value.start == len(grown.decisions) == 4
+    assert end.value.value.fencing_offset == len(grown.decisions) == 4
 
 
 def test_a_topic_made_anew_stops_the_load() -> None:
     """Also before the first snapshot of anything: an empty one is written at birth."""
     log = sold(*THREE)
-    with pytest.raises(LogBroken, match=r"stampede\.decisions was deleted and made anew"):
+    with pytest.raises(LogBroken, match=r"stampede\.decisions was deleted and recreated"):
         run_load(log, topic_ids=TOPIC_IDS | {"stampede.decisions": "another"})
 
 
@@ -74,7 +79,7 @@ def test_what_this_process_saw_confirmed_must_still_be_there() -> None:
     """A log that lost its tail while we ran is not decided on."""
     log = sold(*THREE)
     known = run_load(log).progress
-    assert run_load(log, known=known).start == len(log.decisions)
+    assert run_load(log, known=known).fencing_offset == len(log.decisions)
     del log.decisions[-1]
     with pytest.raises(LogBroken, match="lost its tail"):
         run_load(log, known=known)
@@ -235,8 +240,8 @@ def test_a_log_that_lost_only_void_records_is_not_loaded() -> None:
     """The next decisions would stand where a remembered void one stood, and count for some readers only."""
     log = sold(*THREE)
     log.append(DECISIONS.name, b"void")
-    settle(log, Partition(0, TOPIC_IDS, lambda: Load("heir"), snapshot_due=lambda *_: True))
-    assert run_load(log).start == 4
+    settle(log, PartitionProcessor(0, TOPIC_IDS, lambda: WriterEpoch("heir"), snapshot_due=lambda *_: True))
+    assert run_load(log).fencing_offset == 4
     del log.decisions[3:]
     with pytest.raises(LogBroken, match="lost its tail"):
         run_load(log)
@@ -256,7 +261,7 @@ def test_unknown_decisions_in_a_counting_record_stop_the_load() -> None:
     """Skipping them would make another table than that of those who know them."""
     log = sold(*THREE)
     crc = source_crc(log.append(REQUESTS.name, b"{}").to_bytes())
-    value = encode_decisions(3, crc, Load("a"), 0, Millis(0), []).replace(b"[]", b'[{"type":"NotYetInvented"}]')
+    value = encode_decisions(3, crc, WriterEpoch("a"), 0, Millis(0), []).replace(b"[]", b'[{"type":"NotYetInvented"}]')
     log.append(DECISIONS.name, value)
     with pytest.raises(LogBroken, match="upgrade this reader"):
         run_load(log)
@@ -284,7 +289,7 @@ def test_a_log_that_gives_nothing_is_not_waited_for() -> None:
 def test_a_snapshot_names_the_last_counting_record() -> None:
     """Also when its writer has not decided anything itself yet."""
     log = sold(*THREE)
-    heir = Partition(0, TOPIC_IDS, lambda: Load("heir"), snapshot_due=lambda *_: True)
+    heir = PartitionProcessor(0, TOPIC_IDS, lambda: WriterEpoch("heir"), snapshot_due=lambda *_: True)
     effects = settle(log, heir)
     assert [type(e) for e in effects if isinstance(e, WriteParts | WriteCommit)] == [WriteParts, WriteCommit]
     assert run_load(log).snapshot_at == 2

@@ -2,10 +2,20 @@
 
 import pytest
 
-from inventory.effects import Acknowledge, Bury, Effect, LoadTable, Produce, ReadRequests, Stop, WriteCommit, WriteParts
-from inventory.protocol import BATCHES_IN_FLIGHT_MAX, READ_RECORDS_MAX, TAKEOVERS_MAX, Partition, snapshot_due
+from inventory.effects import (
+    Acknowledge,
+    Effect,
+    LoadTable,
+    Produce,
+    ReadRequests,
+    SendDeadLetters,
+    Stop,
+    WriteCommit,
+    WriteParts,
+)
+from inventory.protocol import BATCHES_IN_FLIGHT_MAX, READ_RECORDS_MAX, TAKEOVERS_MAX, PartitionProcessor, snapshot_due
 from stampede_schemas.codec import decode_snapshot, encode_requests
-from stampede_schemas.identifiers import Load
+from stampede_schemas.identifiers import WriterEpoch
 from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from tests.support.log import TOPIC_IDS, MemoryLog, run_load
@@ -21,8 +31,8 @@ class Stage:
         for value in values:
             self.log.append(REQUESTS.name, value, 1_000)
         loads = iter("abcdefghijklmnopqrstuvwxyz")
-        self.partition = Partition(
-            0, TOPIC_IDS, lambda: Load(next(loads)), snapshot_due=lambda decided, _: decided >= snapshot_every
+        self.partition = PartitionProcessor(
+            0, TOPIC_IDS, lambda: WriterEpoch(next(loads)), snapshot_due=lambda decided, _: decided >= snapshot_every
         )
         self.load(self.partition.assigned())
 
@@ -30,7 +40,7 @@ class Stage:
         """Answer the one load asked for, and write down the birth of the partition if that is asked for."""
         (ask,) = effects
         assert isinstance(ask, LoadTable)
-        follows = self.partition.loaded(ask.epoch, run_load(self.log, known=ask.known), now_s)
+        follows = self.partition.loaded(ask.attempt, run_load(self.log, known=ask.known), now_s)
         for effect in follows:
             if isinstance(effect, WriteCommit):
                 self.log.append(STOCK_SNAPSHOTS.name, effect.value)
@@ -45,9 +55,9 @@ class Stage:
         follows: list[Effect] = []
         for effect in effects:
             if isinstance(effect, Produce):
-                for flight in effect.flights:
-                    landed = self.log.append(DECISIONS.name, flight.value)
-                    follows += self.partition.reported(flight.source_offset, landed)
+                for record in effect.records:
+                    landed = self.log.append(DECISIONS.name, record.value)
+                    follows += self.partition.reported(record.source_offset, landed)
         return follows
 
     def usurp(self) -> None:
@@ -68,7 +78,7 @@ def names(effects: list[Effect]) -> list[str]:
 
 
 def test_an_empty_snapshot_at_birth_names_the_topics() -> None:
-    """Once: should a topic be made anew before the first real snapshot, its successor is found out."""
+    """Once: should a topic be recreated before the first real snapshot, its successor is found out."""
     stage = Stage()
     (birth,) = [decode_snapshot(record.value or b"") for record in stage.log.snapshots]
     assert isinstance(birth, SnapshotCommitted)
@@ -88,11 +98,11 @@ def test_four_batches_are_in_flight_and_what_waits_becomes_one_batch() -> None:
     """Batches form by themselves."""
     stage = Stage(*requests(9))
     produced = stage.deliver(*range(9))
-    assert [len(e.flights) for e in produced if isinstance(e, Produce)] == [1] * BATCHES_IN_FLIGHT_MAX
+    assert [len(e.records) for e in produced if isinstance(e, Produce)] == [1] * BATCHES_IN_FLIGHT_MAX
     assert stage.partition.backlog == 5
     (first, *_) = produced
     follows = stage.land([first])
-    assert [len(e.flights) for e in follows if isinstance(e, Produce)] == [5]
+    assert [len(e.records) for e in follows if isinstance(e, Produce)] == [5]
     stage.land([*produced[1:], *follows])
     for _ in range(9):
         stage.log.append(REQUESTS.name, requests(1)[0])
@@ -106,7 +116,7 @@ def test_a_batch_holds_at_most_500_requests() -> None:
     ask = stage.partition.assigned()
     stage.deliver(0, 1, 2)
     produced = stage.load(ask)
-    assert [len(e.flights) for e in produced if isinstance(e, Produce)] == [2, 1]
+    assert [len(e.records) for e in produced if isinstance(e, Produce)] == [2, 1]
 
 
 def test_what_is_delivered_before_the_load_waits_for_it() -> None:
@@ -123,10 +133,10 @@ def test_a_load_begun_before_the_last_assignment_is_dropped() -> None:
     (old,) = stage.partition.assigned()
     new = stage.partition.assigned()
     assert isinstance(old, LoadTable)
-    assert stage.partition.loaded(old.epoch, run_load(stage.log), 0.0) == []
-    assert not stage.partition.settled
+    assert stage.partition.loaded(old.attempt, run_load(stage.log), 0.0) == []
+    assert not stage.partition.drained
     stage.load(new)
-    assert stage.partition.settled
+    assert stage.partition.drained
 
 
 def test_own_records_land_before_the_next_load() -> None:
@@ -147,8 +157,8 @@ def test_whoever_finds_another_offset_loads_again_and_decides_from_there() -> No
     (read,) = stage.load(reload)
     assert isinstance(read, ReadRequests)
     assert (read.start, read.end) == (0, 3)
-    again = stage.partition.requests_read(read.epoch, stage.log.requests)
-    assert [flight.source_offset for effect in again if isinstance(effect, Produce) for flight in effect.flights] == [
+    again = stage.partition.requests_read(read.attempt, stage.log.requests)
+    assert [record.source_offset for effect in again if isinstance(effect, Produce) for record in effect.records] == [
         0, 1, 2,
     ]  # fmt: skip
     assert stage.land(again)[-1] == Acknowledge(2)
@@ -164,10 +174,10 @@ def test_two_owners_who_fight_do_not_go_on_for_ever() -> None:
         if fight < TAKEOVERS_MAX:
             (read,) = effects
             assert isinstance(read, ReadRequests)
-            effects = stage.partition.requests_read(read.epoch, stage.log.requests)
+            effects = stage.partition.requests_read(read.attempt, stage.log.requests)
     (stop,) = effects
     assert isinstance(stop, Stop)
-    assert stop.stay_out
+    assert stop.restart_cooldown
 
 
 def test_a_report_of_unknown_fate_ends_the_process() -> None:
@@ -176,7 +186,7 @@ def test_a_report_of_unknown_fate_ends_the_process() -> None:
     stage.deliver(0)
     (stop,) = stage.partition.reported(0, None, "timed out")
     assert isinstance(stop, Stop)
-    assert not stop.stay_out
+    assert not stop.restart_cooldown
     assert stage.deliver(0) == []
 
 
@@ -245,11 +255,11 @@ def test_a_dead_letter_is_durable_before_its_decision(bad: bytes | None) -> None
     stage = Stage(*requests(1), bad, *requests(1))
     stage.land(stage.deliver(0))
     (bury,) = stage.deliver(1, 2)
-    assert isinstance(bury, Bury)
-    (letter,) = bury.letters
-    assert letter.content == (b'{"type":"Unheard"}' if bad and b"Unheard" in bad else bad or b"")
-    assert not stage.partition.settled
-    assert names(stage.partition.buried(bury.epoch)) == ["Produce", "Produce"]
+    assert isinstance(bury, SendDeadLetters)
+    (dead_letter,) = bury.dead_letters
+    assert dead_letter.content == (b'{"type":"Unheard"}' if bad and b"Unheard" in bad else bad or b"")
+    assert not stage.partition.drained
+    assert names(stage.partition.dead_letters_sent(bury.attempt)) == ["Produce", "Produce"]
 
 
 def test_one_bad_request_does_not_harm_its_batch() -> None:
@@ -257,8 +267,8 @@ def test_one_bad_request_does_not_harm_its_batch() -> None:
     good = encode_requests([purchase("a", "ann"), purchase("b", "bob")])
     stage = Stage(*requests(1), good.replace(b'"buyer_id":"ann"', b'"buyer_id":7'))
     done = settle(stage.log, stage.partition)
-    (flight,) = next(e for e in reversed(done) if isinstance(e, Produce)).flights
-    assert [type(decision).__name__ for decision in flight.decisions] == ["Unreadable", "Reserved"]
+    (record,) = next(e for e in reversed(done) if isinstance(e, Produce)).records
+    assert [type(decision).__name__ for decision in record.decisions] == ["Unreadable", "Reserved"]
 
 
 def test_what_was_confirmed_is_acknowledged_when_it_comes_again() -> None:

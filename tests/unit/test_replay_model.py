@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventlog.reader import CountingReader, Void
+from eventlog.reader import CountingReader, Fenced
 from replay.contract import REJECTED_GENERATION, read_request, split
 from replay.evidence import Partition, Record
 from replay.judge import judge
@@ -137,7 +137,7 @@ def test_the_same_records_count(records: list[tuple[int, str, int, int]]) -> Non
         for source, load, start, broken in records
     ]
     reader = CountingReader()
-    void = [offset for offset, value in enumerate(values) if isinstance(reader.read(offset, value), Void)]
+    void = [offset for offset, value in enumerate(values) if isinstance(reader.read(offset, value), Fenced)]
     partition = Partition(0, decisions=[Record(offset, 0, value) for offset, value in enumerate(values)])
     assert partition.void == void
     assert [record.source_offset for record in partition.counting][-1:] == [

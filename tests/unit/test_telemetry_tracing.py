@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from telemetry.tracing import QUEUE_SPANS_MAX, Kind, child_of, configure, new_traceparent, sampled, trace_id_of, valid
+from telemetry.traceparent import sampled, trace_id_of
+from telemetry.tracing import QUEUE_SPANS_MAX, Kind, child_of, configure, new_traceparent, valid
 from tests.support.stack import eventually
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

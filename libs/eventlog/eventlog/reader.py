@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from stampede_schemas.codec import decode_envelope
 from stampede_schemas.decisions import Envelope
-from stampede_schemas.identifiers import Load
+from stampede_schemas.identifiers import WriterEpoch
 
-NO_LOAD = Load("")
+NO_WRITER = WriterEpoch("")
 
 
 class Progress(Struct, frozen=True):
@@ -29,14 +29,14 @@ class Progress(Struct, frozen=True):
 
     next_offset: int = 0
     source_offset: int = -1
-    load: Load = NO_LOAD
+    load: WriterEpoch = NO_WRITER
     anchor: int = -1
 
 
-class Void(NamedTuple):
+class Fenced(NamedTuple):
     """A record that changes nothing. `jump`: of the current load, but ahead: one before it was lost on its way."""
 
-    reason: Literal["unreadable", "repeated", "foreign", "jump"]
+    reason: Literal["unreadable", "repeated", "foreign", "gap"]
 
 
 class LogBroken(Exception):
@@ -51,7 +51,7 @@ class CountingReader:
     def __init__(self, progress: Progress | None = None) -> None:
         self.progress = progress or Progress()
 
-    def read(self, offset: int, value: bytes | None) -> Envelope | Void:
+    def read(self, offset: int, value: bytes | None) -> Envelope | Fenced:
         """Say what the record at `offset` is, and step over it.
 
         Raises:
@@ -61,23 +61,23 @@ class CountingReader:
         if offset != last.next_offset:
             raise LogBroken(f"decisions jumps from offset {last.next_offset} to {offset}: part of the log is gone")
         envelope = decode_envelope(value)
-        void = self._void(offset, envelope)
-        if void is not None or envelope is None:
+        fenced = self._fenced(offset, envelope)
+        if fenced is not None or envelope is None:
             self.progress = Progress(offset + 1, last.source_offset, last.load, last.anchor)
-            return void or Void("unreadable")
+            return fenced or Fenced("unreadable")
         self.progress = Progress(offset + 1, envelope.source_offset, envelope.load, offset)
         return envelope
 
-    def _void(self, offset: int, envelope: Envelope | None) -> Void | None:
+    def _fenced(self, offset: int, envelope: Envelope | None) -> Fenced | None:
         if envelope is None:
-            return Void("unreadable")
+            return Fenced("unreadable")
         last = self.progress
         if envelope.source_offset <= last.source_offset:
-            return Void("repeated")
-        same_load = envelope.load == last.load != NO_LOAD
+            return Fenced("repeated")
+        same_load = envelope.load == last.load != NO_WRITER
         if envelope.source_offset != last.source_offset + 1:
-            return Void("jump" if same_load else "foreign")
-        return None if same_load or offset == envelope.start else Void("foreign")
+            return Fenced("gap" if same_load else "foreign")
+        return None if same_load or offset == envelope.start else Fenced("foreign")
 
 
 def check_anchor(progress: Progress, value: bytes | None, crc: int | None = None) -> None:

@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from service.problem_details import Kind, Problem, ProblemError
-from telemetry.tracing import new_traceparent, trace_id_of
+from telemetry.traceparent import trace_id_of
+from telemetry.tracing import new_traceparent
 
 
 def answer(problem: Problem) -> Response:

@@ -59,7 +59,7 @@ LIMIT_CALL_SECONDS: Final = "stampede_limit_call_seconds"
 # inventory
 DECISIONS: Final = "stampede_decisions"  # by kind and reason
 BATCH_DECIDE_SECONDS: Final = "stampede_batch_decide_seconds"
-DECISIONS_VOID: Final = "stampede_decisions_void"
+DECISIONS_FENCED: Final = "stampede_decisions_fenced"
 DEAD_LETTERS: Final = "stampede_dead_letters"
 PARTITIONS_ASSIGNED: Final = "stampede_partitions_assigned"
 PARTITION_LOAD_SECONDS: Final = "stampede_partition_load_seconds"

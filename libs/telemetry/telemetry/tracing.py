@@ -19,20 +19,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from telemetry.traceparent import sampled
+
 QUEUE_SPANS_MAX = 16_384
 EXPORT_BATCH_SPANS_MAX = 512
 EXPORT_DELAY_MS = 250  # a kill -9 loses at most this much and one write
 
 Kind = SpanKind
 Attribute = str | int | float | bool
-_TRACEPARENT_LENGTH = 55
 _FORM = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _encode = msgspec.json.Encoder().encode
-
-
-def sampled(traceparent: str | None) -> bool:
-    """Whether the trace of this W3C traceparent is recorded: the lowest bit of its flag byte."""
-    return traceparent is not None and len(traceparent) == _TRACEPARENT_LENGTH and traceparent[-1] in "13579bdf"
 
 
 def new_traceparent(sample: float) -> str:
@@ -44,11 +40,6 @@ def new_traceparent(sample: float) -> str:
 def child_of(traceparent: str) -> str:
     """Name a new span in the same trace, with the same flag. The span itself is recorded later, as `own`."""
     return f"{traceparent[:36]}{random.getrandbits(64) or 1:016x}{traceparent[52:]}"
-
-
-def trace_id_of(traceparent: str) -> str:
-    """The 32 hex digits of the trace, for logs and answers."""
-    return traceparent[3:35]
 
 
 def valid(traceparent: str | None) -> bool:

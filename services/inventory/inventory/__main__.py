@@ -7,7 +7,7 @@ from confluent_kafka import KafkaException
 
 from eventlog.kafka import TopicsWrong
 from eventlog.reader import LogBroken
-from inventory.app import Inventory, wait_outside
+from inventory.app import Inventory, wait_for_restart_cooldown
 from inventory.settings import Settings
 from service.run import run, settings_of
 
@@ -20,7 +20,7 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     async def serve(stopping: asyncio.Event) -> None:
-        wait_outside(settings)
+        wait_for_restart_cooldown(settings)
         await Inventory(settings).run(stopping)
 
     run("inventory", settings, serve, TopicsWrong, LogBroken, OSError, KafkaException)

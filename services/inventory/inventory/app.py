@@ -15,8 +15,8 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from eventlog.kafka import TopicsUnknown, TopicsWrong, producer, topic_ids
-from inventory.answering import LogReader
 from inventory.effects import Stop
+from inventory.log_reader import LogReader
 from inventory.protocol import snapshot_due
 from inventory.settings import Settings
 from inventory.worker import Worker
@@ -143,8 +143,8 @@ class Inventory:
         """End at once, without the order of a shutdown: whoever cannot be sure must not acknowledge or commit."""
         _log.error("stopping: %s", stop.reason)
         print(f"inventory {self._settings.instance} stops: {stop.reason}", file=sys.stderr, flush=True)
-        if stop.stay_out:
-            stay_out(self._settings)
+        if stop.restart_cooldown:
+            begin_restart_cooldown(self._settings)
         self._tracing.flush()
         os._exit(1)
 
@@ -174,7 +174,7 @@ class Inventory:
             raise LookupError(number)
         protocol = self.worker.partitions[number]
         deadline = time.monotonic() + SETTLE_S_MAX
-        while not protocol.settled:
+        while not protocol.drained:
             if time.monotonic() > deadline:
                 raise ValueError(f"partition {number} is {protocol.phase} and busy; ask again when it is quiet")
             await asyncio.sleep(0.002)
@@ -211,19 +211,19 @@ def _keep_young() -> None:
     gc.set_threshold(50_000, 50, 1_000_000)
 
 
-def _stay_out_file(settings: Settings) -> Path:
-    return settings.data_dir / f"{settings.instance}.stay-out-until"
+def _cooldown_file(settings: Settings) -> Path:
+    return settings.data_dir / f"{settings.instance}.restart-cooldown-until"
 
 
-def stay_out(settings: Settings) -> None:
+def begin_restart_cooldown(settings: Settings) -> None:
     """Leave word for the next start of this instance to wait until the group has given its partitions to others."""
-    _stay_out_file(settings).write_text(str(time.time() + 1.5 * settings.session_timeout_s))
+    _cooldown_file(settings).write_text(str(time.time() + 1.5 * settings.session_timeout_s))
 
 
-def wait_outside(settings: Settings) -> None:
-    """Honour what `stay_out` left, if anything."""
+def wait_for_restart_cooldown(settings: Settings) -> None:
+    """Honour what `restart_cooldown` left, if anything."""
     try:
-        wait_s = float(_stay_out_file(settings).read_text()) - time.time()
+        wait_s = float(_cooldown_file(settings).read_text()) - time.time()
     except (OSError, ValueError):
         return
     if 0 < wait_s <= 2 * settings.session_timeout_s:

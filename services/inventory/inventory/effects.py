@@ -9,7 +9,7 @@ from eventlog.reader import Progress
 from stampede_schemas.decisions import AnyDecision
 
 
-class Letter(Struct, frozen=True):
+class DeadLetter(Struct, frozen=True):
     """A dead letter: the bytes of a request that can never be read."""
 
     source_offset: int
@@ -18,7 +18,7 @@ class Letter(Struct, frozen=True):
     content: bytes
 
 
-class Flight(NamedTuple):
+class InFlightRecord(NamedTuple):
     """A decisions record on its way. `expected` is the only offset at which its landing is good news."""
 
     source_offset: int
@@ -30,31 +30,31 @@ class Flight(NamedTuple):
 
 
 class LoadTable(NamedTuple):
-    """Load the partition, in which `known` was confirmed before, and answer with `loaded(epoch, …)`."""
+    """Load the partition, in which `known` was confirmed before, and answer with `loaded(attempt, …)`."""
 
-    epoch: int
+    attempt: int
     known: Progress
 
 
 class ReadRequests(NamedTuple):
-    """Read `[start, end)` of `requests` and answer with `requests_read(epoch, …)`."""
+    """Read `[start, end)` of `requests` and answer with `requests_read(attempt, …)`."""
 
-    epoch: int
+    attempt: int
     start: int
     end: int
 
 
-class Bury(NamedTuple):
-    """Send these dead letters; when all are acknowledged answer with `buried(epoch)`."""
+class SendDeadLetters(NamedTuple):
+    """Send these dead letters; when all are acknowledged answer with `dead_letters_sent(epoch)`."""
 
-    epoch: int
-    letters: list[Letter]
+    attempt: int
+    dead_letters: list[DeadLetter]
 
 
 class Produce(NamedTuple):
     """Append these records to `decisions`, in order; answer each with `reported(…)`."""
 
-    flights: list[Flight]
+    records: list[InFlightRecord]
 
 
 class Acknowledge(NamedTuple):
@@ -81,10 +81,10 @@ class WriteCommit(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """End the process with this sentence. `stay_out`: for longer than the session timeout."""
+    """End the process with this sentence. `restart_cooldown`: for longer than the session timeout."""
 
     reason: str
-    stay_out: bool = False
+    restart_cooldown: bool = False
 
 
-Effect = LoadTable | ReadRequests | Bury | Produce | Acknowledge | WriteParts | WriteCommit | Stop
+Effect = LoadTable | ReadRequests | SendDeadLetters | Produce | Acknowledge | WriteParts | WriteCommit | Stop

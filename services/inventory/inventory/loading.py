@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec import DecodeError
 
-from eventlog.reader import CountingReader, LogBroken, Progress, Void, check_anchor
+from eventlog.reader import CountingReader, Fenced, LogBroken, Progress, check_anchor
 from inventory.domain import evolve
 from inventory.table import REJECTED_GENERATION, SLICE_FORM, Slice, StockTable, decode_slice, join
 from stampede_schemas.codec import decode_decisions, decode_snapshot, source_crc
@@ -44,8 +44,8 @@ class Range(NamedTuple):
     end: int
 
 
-Ask = Ends | Range
-Answer = tuple[int, int] | Iterable[Record]
+Query = Ends | Range
+QueryResult = tuple[int, int] | Iterable[Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,13 @@ class Loaded:
 
     table: StockTable
     progress: Progress
-    start: int
+    fencing_offset: int
     snapshot_at: int  # source offset of the snapshot it began with, -1 without one
     refolded: int = 0  # decisions folded on top of it
     known_topics: bool = True  # some snapshot names the topics; else the first one must be written now
 
 
-Loading = Generator[Ask, Answer, Loaded]
+Loading = Generator[Query, QueryResult, Loaded]
 
 
 def load(
@@ -100,7 +100,7 @@ def load(
             break
         for record in (yield from _range(DECISIONS.name, begin, end)):
             folded = fold(table, reader, record)
-            refolded += 0 if isinstance(folded, Void) else len(folded.decisions)
+            refolded += 0 if isinstance(folded, Fenced) else len(folded.decisions)
         if reader.progress.next_offset == begin:
             raise LogBroken(f"decisions ends at {end} but gives nothing from {begin} on: a part of the log is gone")
     yield from _check_requests(reader.progress)
@@ -115,14 +115,14 @@ class Folded(NamedTuple):
     decisions: list[AnyDecision]
 
 
-def fold(table: StockTable, reader: CountingReader, record: Record) -> Folded | Void:
+def fold(table: StockTable, reader: CountingReader, record: Record) -> Folded | Fenced:
     """Apply one `decisions` record to the table if it counts.
 
     Raises:
         LogBroken: it counts but cannot be read: skipping it would fork the readers.
     """
     found = reader.read(record.offset, record.value)
-    if isinstance(found, Void):
+    if isinstance(found, Fenced):
         return found
     try:
         decisions = decode_decisions(found)
@@ -136,19 +136,19 @@ def fold(table: StockTable, reader: CountingReader, record: Record) -> Folded | 
     return Folded(found, decisions)
 
 
-def _ends(topic: str) -> Generator[Ask, Answer, tuple[int, int]]:
+def _ends(topic: str) -> Generator[Query, QueryResult, tuple[int, int]]:
     answer = yield Ends(topic)
     assert isinstance(answer, tuple)
     return answer
 
 
-def _range(topic: str, start: int, end: int) -> Generator[Ask, Answer, Iterable[Record]]:
+def _range(topic: str, start: int, end: int) -> Generator[Query, QueryResult, Iterable[Record]]:
     answer = yield Range(topic, start, end)
     assert not isinstance(answer, tuple)
     return answer
 
 
-def _check_decisions(progress: Progress) -> Generator[Ask, Answer, None]:
+def _check_decisions(progress: Progress) -> Generator[Query, QueryResult, None]:
     """Records that were read before are still there."""
     _, end = yield from _ends(DECISIONS.name)
     if progress.next_offset > end:
@@ -158,7 +158,7 @@ def _check_decisions(progress: Progress) -> Generator[Ask, Answer, None]:
         check_anchor(progress, records[0].value if records else None)
 
 
-def _check_requests(progress: Progress) -> Generator[Ask, Answer, None]:
+def _check_requests(progress: Progress) -> Generator[Query, QueryResult, None]:
     """The answered requests exist, and the last one is the very record that was answered."""
     first, end = yield from _ends(REQUESTS.name)
     if end <= progress.source_offset:
@@ -177,7 +177,7 @@ def _check_requests(progress: Progress) -> Generator[Ask, Answer, None]:
 
 def _newest_snapshot(
     topic_ids: dict[str, str],
-) -> Generator[Ask, Answer, tuple[SnapshotCommitted, list[Slice]] | None]:
+) -> Generator[Query, QueryResult, tuple[SnapshotCommitted, list[Slice]] | None]:
     """Walk back from the end to the newest commit record whose parts are all there, in the present form."""
     first, end = yield from _ends(STOCK_SNAPSHOTS.name)
     below = end
@@ -199,7 +199,7 @@ def _check_topics(committed: SnapshotCommitted, topic_ids: dict[str, str]) -> No
     for name, topic_id in committed.topic_ids.items():
         if topic_ids.get(name) != topic_id:
             raise LogBroken(
-                f"topic {name} was deleted and made anew: the history it held is gone. Restore it from a backup, "
+                f"topic {name} was deleted and recreated: the history it held is gone. Restore it from a backup, "
                 "or remove all topics to begin anew"
             )
 
@@ -211,7 +211,7 @@ def _snapshot_record(record: Record) -> SnapshotCommitted | SnapshotPart | None:
         return None  # an optimisation that cannot be read costs a refold, nothing else
 
 
-def _parts(committed: SnapshotCommitted, first: int) -> Generator[Ask, Answer, list[Slice] | None]:
+def _parts(committed: SnapshotCommitted, first: int) -> Generator[Query, QueryResult, list[Slice] | None]:
     wanted = set(committed.parts)
     if not wanted:
         return []

@@ -17,17 +17,17 @@ from typing import Literal
 from msgspec import Raw
 from msgspec.structs import replace
 
-from eventlog.reader import NO_LOAD, Progress
+from eventlog.reader import NO_WRITER, Progress
 from inventory.domain import decide, evolve
 from inventory.effects import (
     Acknowledge,
-    Bury,
+    DeadLetter,
     Effect,
-    Flight,
-    Letter,
+    InFlightRecord,
     LoadTable,
     Produce,
     ReadRequests,
+    SendDeadLetters,
     Stop,
     WriteCommit,
     WriteParts,
@@ -44,7 +44,7 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import AnyDecision, Unreadable
-from stampede_schemas.identifiers import Load, Millis, Position
+from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.requests import AnyRequest
 from stampede_schemas.snapshots import SnapshotCommitted, SnapshotPart
 
@@ -55,7 +55,7 @@ TAKEOVERS_MAX = 5  # within TAKEOVERS_WINDOW_S; beyond it two owners fight, and 
 TAKEOVERS_WINDOW_S = 30.0
 
 
-Phase = Literal["idle", "loading", "deciding", "settling", "stopped"]
+Phase = Literal["idle", "loading", "deciding", "draining", "stopped"]
 
 
 Rules = Callable[[StockTable, AnyRequest, Millis], AnyDecision]
@@ -67,14 +67,14 @@ def snapshot_due(decided: int, remembered: int, decided_min: int = SNAPSHOT_DECI
     return decided > decided_min and decided >= remembered
 
 
-class Partition:
+class PartitionProcessor:
     """The protocol for one partition of one worker. All methods return what is to be done, in order."""
 
     def __init__(
         self,
         number: int,
         topic_ids: dict[str, str],
-        new_load: Callable[[], Load],
+        new_epoch: Callable[[], WriterEpoch],
         rules: Rules = decide,
         snapshot_due: SnapshotDue = snapshot_due,
     ) -> None:
@@ -83,25 +83,25 @@ class Partition:
         self.table = StockTable(number)
         self.confirmed = Progress()
         self._topic_ids = topic_ids
-        self._new_load = new_load
+        self._new_epoch = new_epoch
         self._rules = rules
         self._due = snapshot_due
         self._owned = False
-        self._epoch = 0
-        self._load = NO_LOAD
-        self._start = 0
+        self._attempt = 0
+        self._writer_epoch = NO_WRITER
+        self._fencing_offset = 0
         self._next_source = 0  # the next request to decide
-        self._next_landing = 0  # where the next decisions record must land
+        self._next_decision = 0  # where the next decisions record must land
         self._waiting: deque[Record] = deque()  # delivered, not decided
         self._highest = -1  # highest request offset ever delivered under this assignment
-        self._flights: deque[Flight] = deque()
+        self._in_flight: deque[InFlightRecord] = deque()
         self._batches = 0
-        self._burying: list[Flight] | None = None
+        self._held_back: list[InFlightRecord] | None = None
         self._reading = False
         self._quiet_since: int | None = None
         self._answered_at_tick = -1
         self._takeovers: deque[float] = deque()
-        self._overtaken = False
+        self._taken_over = False
         self._decided = 0  # requests, since the last snapshot
         self._snapshot: SnapshotCommitted | None = None
         self._packing = False  # the table must stand still
@@ -112,9 +112,9 @@ class Partition:
         return len(self._waiting)
 
     @property
-    def settled(self) -> bool:
+    def drained(self) -> bool:
         """Whether the table is exactly what is confirmed, so that it may be shown or written down."""
-        return self.phase == "deciding" and not self._flights and self._burying is None
+        return self.phase == "deciding" and not self._in_flight and self._held_back is None
 
     # ---- assignment and loading
 
@@ -123,9 +123,9 @@ class Partition:
         if self.phase == "stopped":
             return []
         self._owned = True
-        self._overtaken = False
+        self._taken_over = False
         self._forget_stream()
-        return self._load_when_landed()
+        return self._load_when_drained()
 
     def revoked(self) -> list[Effect]:
         """The group took the partition away."""
@@ -134,20 +134,20 @@ class Partition:
         self._owned = False
         self._forget_stream()
         self.phase = "idle"
-        self._epoch += 1
+        self._attempt += 1
         return []
 
-    def loaded(self, epoch: int, loaded: Loaded, now_s: float) -> list[Effect]:
+    def loaded(self, attempt: int, loaded: Loaded, now_s: float) -> list[Effect]:
         """A load ended. One that was begun before the last assignment is dropped."""
-        if epoch != self._epoch or self.phase != "loading":
+        if attempt != self._attempt or self.phase != "loading":
             return []
-        if self._overtaken and self._too_many_takeovers(now_s):
-            return self._stop(f"partition {self.number}: another worker keeps deciding it", stay_out=True)
-        self.phase, self._overtaken = "deciding", False
-        self.table, self.confirmed, self._start = loaded.table, loaded.progress, loaded.start
-        self._load = self._new_load()
+        if self._taken_over and self._too_many_takeovers(now_s):
+            return self._stop(f"partition {self.number}: another worker keeps deciding it", restart_cooldown=True)
+        self.phase, self._taken_over = "deciding", False
+        self.table, self.confirmed, self._fencing_offset = loaded.table, loaded.progress, loaded.fencing_offset
+        self._writer_epoch = self._new_epoch()
         self._next_source = loaded.progress.source_offset + 1
-        self._next_landing = loaded.start
+        self._next_decision = loaded.fencing_offset
         self._decided = loaded.refolded
         self._snapshot, self._packing = None, False
         self._quiet_since = None
@@ -155,8 +155,10 @@ class Partition:
         if self.confirmed.source_offset >= 0:
             effects.append(Acknowledge(self.confirmed.source_offset))
         elif not loaded.known_topics:
-            # An empty snapshot at birth: should a topic be made anew while nobody runs, its successor is found out.
-            empty = SnapshotCommitted("birth", -1, loaded.start, NO_LOAD, -1, [], self._topic_ids, SLICE_FORM)
+            # An empty snapshot at birth: should a topic be recreated while nobody runs, its successor is found out.
+            empty = SnapshotCommitted(
+                "birth", -1, loaded.fencing_offset, NO_WRITER, -1, [], self._topic_ids, SLICE_FORM
+            )
             effects.append(WriteCommit(encode(empty)))
         return effects + self._advance()
 
@@ -164,16 +166,16 @@ class Partition:
         self._waiting.clear()
         self._highest = -1
 
-    def _load_when_landed(self) -> list[Effect]:
+    def _load_when_drained(self) -> list[Effect]:
         """Own records still in flight must land first: a load that missed them would not be the end of the log."""
-        self._epoch += 1
+        self._attempt += 1
         self._reading = False
-        self._burying = None
-        if self._flights:
-            self.phase = "settling"
+        self._held_back = None
+        if self._in_flight:
+            self.phase = "draining"
             return []
         self.phase = "loading"
-        return [LoadTable(self._epoch, self.confirmed)]
+        return [LoadTable(self._attempt, self.confirmed)]
 
     def _too_many_takeovers(self, now_s: float) -> bool:
         self._takeovers.append(now_s)
@@ -195,9 +197,9 @@ class Partition:
             self._waiting.append(record)
         return self._advance()
 
-    def requests_read(self, epoch: int, records: Sequence[Record]) -> list[Effect]:
+    def requests_read(self, attempt: int, records: Sequence[Record]) -> list[Effect]:
         """The records that the stream had skipped, or that have to be decided once more."""
-        if epoch != self._epoch or self.phase != "deciding":
+        if attempt != self._attempt or self.phase != "deciding":
             return []
         self._reading = False
         read = [record for record in records if record.offset >= self._next_source]
@@ -211,12 +213,12 @@ class Partition:
         self._waiting = deque(read + [record for record in self._waiting if record.offset > read[-1].offset])
         return self._advance()
 
-    def buried(self, epoch: int) -> list[Effect]:
+    def dead_letters_sent(self, attempt: int) -> list[Effect]:
         """The dead letters of the held batch are durable: now its decisions may be."""
-        if epoch != self._epoch or self._burying is None:
+        if attempt != self._attempt or self._held_back is None:
             return []
-        flights, self._burying = self._burying, None
-        return [self._produce(flights), *self._advance()]
+        records, self._held_back = self._held_back, None
+        return [self._produce(records), *self._advance()]
 
     def tick(self, requests_first: int, requests_end: int) -> list[Effect]:
         """Once a second, with the first and end offset of `requests`: was the last record skipped by the stream?
@@ -231,7 +233,7 @@ class Partition:
                 f"requests/{self.number} holds [{requests_first}, {requests_end}) but {answered} is answered "
                 f"and {self._next_source} is the next one: a part of it is gone"
             )
-        if self._waiting or self._flights or self._reading or requests_end <= self._next_source:
+        if self._waiting or self._in_flight or self._reading or requests_end <= self._next_source:
             self._quiet_since = None
             return []
         if self._quiet_since != self._next_source:
@@ -242,11 +244,11 @@ class Partition:
     def _advance(self) -> list[Effect]:
         """Decide as long as the pipeline has room. Batches form by themselves while earlier ones are in flight."""
         effects: list[Effect] = []
-        while self.phase == "deciding" and self._burying is None and self._batches < BATCHES_IN_FLIGHT_MAX:
+        while self.phase == "deciding" and self._held_back is None and self._batches < BATCHES_IN_FLIGHT_MAX:
             if self._packing:
                 break
             if self._snapshot_due():
-                if not self._flights:
+                if not self._in_flight:
                     effects.append(self._begin_snapshot())
                 break
             while self._waiting and self._waiting[0].offset < self._next_source:
@@ -264,41 +266,45 @@ class Partition:
         if self._reading:
             return []
         self._reading = True
-        return [ReadRequests(self._epoch, self._next_source, min(end, self._next_source + READ_RECORDS_MAX))]
+        return [ReadRequests(self._attempt, self._next_source, min(end, self._next_source + READ_RECORDS_MAX))]
 
     def _decide_batch(self) -> list[Effect]:
-        flights: list[Flight] = []
-        letters: list[Letter] = []
+        records: list[InFlightRecord] = []
+        dead_letters: list[DeadLetter] = []
         count = 0
         while self._waiting and self._waiting[0].offset == self._next_source:
             record = self._waiting[0]
             requests = _split(record)
             size = 1 if isinstance(requests, UnreadableMessage) else len(requests)
-            if flights and count + size > REQUESTS_PER_RECORD_MAX:
+            if records and count + size > REQUESTS_PER_RECORD_MAX:
                 break
             self._waiting.popleft()
             count += size
-            decisions = self._answer(record, requests, letters)
+            decisions = self._answer(record, requests, dead_letters)
             crc = source_crc(record.value)
-            value = encode_decisions(record.offset, crc, self._load, self._start, record.appended_at_ms, decisions)
-            flights.append(
-                Flight(record.offset, self._next_landing, value, decisions, record.appended_at_ms, ends_batch=False)
+            value = encode_decisions(
+                record.offset, crc, self._writer_epoch, self._fencing_offset, record.appended_at_ms, decisions
+            )
+            records.append(
+                InFlightRecord(
+                    record.offset, self._next_decision, value, decisions, record.appended_at_ms, ends_batch=False
+                )
             )
             self._next_source += 1
-            self._next_landing += 1
-        flights[-1] = flights[-1]._replace(ends_batch=True)
+            self._next_decision += 1
+        records[-1] = records[-1]._replace(ends_batch=True)
         self._decided += count
-        if letters:
+        if dead_letters:
             # A letter must be durable before the decision that calls it one, or a crash between loses the bytes.
-            self._burying = flights
-            return [Bury(self._epoch, letters)]
-        return [self._produce(flights)]
+            self._held_back = records
+            return [SendDeadLetters(self._attempt, dead_letters)]
+        return [self._produce(records)]
 
     def _answer(
-        self, record: Record, requests: list[Raw] | UnreadableMessage, letters: list[Letter]
+        self, record: Record, requests: list[Raw] | UnreadableMessage, dead_letters: list[DeadLetter]
     ) -> list[AnyDecision]:
         if isinstance(requests, UnreadableMessage):
-            letters.append(Letter(record.offset, 0, requests.reason, record.value or b""))
+            dead_letters.append(DeadLetter(record.offset, 0, requests.reason, record.value or b""))
             return [Unreadable(reason=requests.reason)]
         decisions: list[AnyDecision] = []
         for index, raw in enumerate(requests):
@@ -307,40 +313,42 @@ class Partition:
             except UnreadableMessage as unreadable:
                 decision = Unreadable(reason=unreadable.reason)
             if isinstance(decision, Unreadable):
-                letters.append(Letter(record.offset, index, decision.reason, bytes(raw)))
+                dead_letters.append(DeadLetter(record.offset, index, decision.reason, bytes(raw)))
             evolve(self.table, decision, Position(self.number, record.offset, index))
             decisions.append(decision)
         return decisions
 
-    def _produce(self, flights: list[Flight]) -> Produce:
-        self._flights.extend(flights)
+    def _produce(self, records: list[InFlightRecord]) -> Produce:
+        self._in_flight.extend(records)
         self._batches += 1
-        return Produce(flights)
+        return Produce(records)
 
     # ---- delivery reports
 
-    def reported(self, source_offset: int, landed: int | None, error: str | None = None) -> list[Effect]:
-        """The delivery report of the oldest flight: the offset it landed at, or why nobody knows."""
+    def reported(self, source_offset: int, acknowledged_offset: int | None, error: str | None = None) -> list[Effect]:
+        """The delivery report of the oldest record: the offset it landed at, or why nobody knows."""
         if self.phase == "stopped":
             return []
-        if error is not None or landed is None:
+        if error is not None or acknowledged_offset is None:
             return self._stop(f"decisions/{self.number}: the fate of a record is unknown ({error})")
-        flight = self._flights.popleft()
-        assert flight.source_offset == source_offset, "delivery reports of a partition come in order"
-        self._batches -= flight.ends_batch
+        record = self._in_flight.popleft()
+        assert record.source_offset == source_offset, "delivery reports of a partition come in order"
+        self._batches -= record.ends_batch
         if self.phase == "deciding":
-            if landed == flight.expected:
-                self.confirmed = Progress(landed + 1, flight.source_offset, self._load, landed)
-                return [Acknowledge(flight.source_offset), *self._advance()]
-            self._overtaken = True
-            return self._load_when_landed()
-        if self.phase == "settling" and not self._flights:
-            return self._load_when_landed()
+            if acknowledged_offset == record.expected:
+                self.confirmed = Progress(
+                    acknowledged_offset + 1, record.source_offset, self._writer_epoch, acknowledged_offset
+                )
+                return [Acknowledge(record.source_offset), *self._advance()]
+            self._taken_over = True
+            return self._load_when_drained()
+        if self.phase == "draining" and not self._in_flight:
+            return self._load_when_drained()
         return []
 
-    def _stop(self, reason: str, *, stay_out: bool = False) -> list[Effect]:
+    def _stop(self, reason: str, *, restart_cooldown: bool = False) -> list[Effect]:
         self.phase = "stopped"
-        return [Stop(reason, stay_out)]
+        return [Stop(reason, restart_cooldown)]
 
     # ---- snapshots
 

@@ -19,25 +19,25 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as Metric
 
 from eventlog.reader import LogBroken, Progress
-from inventory.answering import LogReader
 from inventory.effects import (
     Acknowledge,
-    Bury,
+    DeadLetter,
     Effect,
-    Flight,
-    Letter,
+    InFlightRecord,
     LoadTable,
     Produce,
     ReadRequests,
+    SendDeadLetters,
     Stop,
     WriteCommit,
     WriteParts,
 )
 from inventory.loading import Record, load
-from inventory.packing import PackingFailed, forked
-from inventory.protocol import Partition, SnapshotDue
+from inventory.log_reader import LogReader
+from inventory.protocol import PartitionProcessor, SnapshotDue
+from inventory.snapshot_fork import PackingFailed, forked
 from stampede_schemas.decisions import Rejected, Released, Reserved
-from stampede_schemas.identifiers import Load, Millis
+from stampede_schemas.identifiers import Millis, WriterEpoch
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
 from telemetry import names
 from telemetry.tracing import Attribute, Kind, Tracing
@@ -85,7 +85,7 @@ class Worker:
         answered: Callable[[int, int, int], None],
         stop: Callable[[Stop], None],
     ) -> None:
-        self.partitions: dict[int, Partition] = {}
+        self.partitions: dict[int, PartitionProcessor] = {}
         self.owned: set[int] = set()
         self._topic_ids = topic_ids
         self._reader = reader
@@ -119,8 +119,8 @@ class Worker:
             self._acked[number] = -1
             protocol = self.partitions.get(number)
             if protocol is None:
-                protocol = Partition(
-                    number, self._topic_ids, lambda: Load(token_hex(16)), snapshot_due=self._snapshot_due
+                protocol = PartitionProcessor(
+                    number, self._topic_ids, lambda: WriterEpoch(token_hex(16)), snapshot_due=self._snapshot_due
                 )
                 self.partitions[number] = protocol
             self._perform(number, protocol.assigned())
@@ -196,16 +196,16 @@ class Worker:
     def _perform(self, number: int, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Produce(flights):
-                    self._produce(number, flights)
+                case Produce(records):
+                    self._produce(number, records)
                 case Acknowledge(source_offset):
                     self._acknowledge(number, source_offset)
-                case LoadTable(epoch, known):
-                    self._spawn(self._load(number, epoch, known))
-                case ReadRequests(epoch, start, end):
-                    self._spawn(self._read(number, epoch, start, end))
-                case Bury(epoch, letters):
-                    self._bury(number, epoch, letters)
+                case LoadTable(attempt, known):
+                    self._spawn(self._load(number, attempt, known))
+                case ReadRequests(attempt, start, end):
+                    self._spawn(self._read(number, attempt, start, end))
+                case SendDeadLetters(attempt, dead_letters):
+                    self._send_dead_letters(number, attempt, dead_letters)
                 case WriteParts(name, pack):
                     self._spawn(self._write_parts(number, name, forked(pack)))
                     self._perform(number, self.partitions[number].packed(name))
@@ -233,7 +233,7 @@ class Worker:
         topic: str,
         partition: int,
         value: bytes,
-        landed: Callable[[int], None],
+        on_ack: Callable[[int], None],
         key: bytes | None = None,
         headers: list[tuple[str, str | bytes | None]] | None = None,
     ) -> None:
@@ -243,37 +243,37 @@ class Worker:
             if error is not None or offset is None:
                 self._stop(Stop(f"{topic}/{partition} did not take a record: {error}"))
             else:
-                landed(offset)
+                on_ack(offset)
 
         self._outstanding += 1
         self._wake.set()
         self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=headers)
 
-    def _produce(self, number: int, flights: list[Flight]) -> None:
+    def _produce(self, number: int, records: list[InFlightRecord]) -> None:
         now = time.time_ns()
-        for flight in flights:
-            self._sent_ns[number, flight.source_offset] = now
-            self._send(DECISIONS.name, number, flight.value, partial(self._landed, number, flight))
+        for record in records:
+            self._sent_ns[number, record.source_offset] = now
+            self._send(DECISIONS.name, number, record.value, partial(self._reported, number, record))
 
-    def _landed(self, number: int, flight: Flight, offset: int) -> None:
+    def _reported(self, number: int, record: InFlightRecord, offset: int) -> None:
         protocol = self.partitions[number]
-        self._perform(number, protocol.reported(flight.source_offset, offset))
-        sent = self._sent_ns.pop((number, flight.source_offset))
-        if protocol.confirmed.source_offset >= flight.source_offset:
-            self._observe(number, flight, sent)
+        self._perform(number, protocol.reported(record.source_offset, offset))
+        sent = self._sent_ns.pop((number, record.source_offset))
+        if protocol.confirmed.source_offset >= record.source_offset:
+            self._observe(number, record, sent)
 
-    def _observe(self, number: int, flight: Flight, sent_ns: int) -> None:
+    def _observe(self, number: int, record: InFlightRecord, sent_ns: int) -> None:
         now = time.time_ns()
         self._meters.batch_s.observe((now - sent_ns) / 1e9)
-        for kind, count in Counter(type(decision).__name__ for decision in flight.decisions).items():
+        for kind, count in Counter(type(decision).__name__ for decision in record.decisions).items():
             self._meters.decisions.labels(kind).inc(count)
-        self._trace(number, flight, sent_ns, now)
+        self._trace(number, record, sent_ns, now)
 
-    def _trace(self, number: int, flight: Flight, start_ns: int, end_ns: int) -> None:
+    def _trace(self, number: int, record: InFlightRecord, start_ns: int, end_ns: int) -> None:
         """One span for the batch, linked to the sampled purchases in it, and one in each of their own traces."""
         sampled = [
             (decision, decision.traceparent)
-            for decision in flight.decisions
+            for decision in record.decisions
             if isinstance(decision, Reserved | Rejected | Released)
             and decision.traceparent is not None
             and self._tracing.sampled(decision.traceparent)
@@ -283,14 +283,14 @@ class Worker:
         where: dict[str, Attribute] = {
             names.TOPIC: REQUESTS.name,
             names.PARTITION: number,
-            names.OFFSET: flight.source_offset,
+            names.OFFSET: record.source_offset,
         }
         self._tracing.record(
             names.SPAN_PROCESS_REQUESTS,
             start_ns=start_ns,
             end_ns=end_ns,
             kind=Kind.CONSUMER,
-            attributes={**where, names.BATCH_SIZE: len(flight.decisions)},
+            attributes={**where, names.BATCH_SIZE: len(record.decisions)},
             links=[parent for _, parent in sampled],
         )
         for decision, parent in sampled:
@@ -315,28 +315,33 @@ class Worker:
         self._answered(number, self._acked[number] + 1, source_offset)
         self._acked[number] = source_offset
 
-    def _bury(self, number: int, epoch: int, letters: list[Letter]) -> None:
-        waiting = len(letters)
+    def _send_dead_letters(self, number: int, attempt: int, dead_letters: list[DeadLetter]) -> None:
+        waiting = len(dead_letters)
 
-        def landed(_offset: int) -> None:
+        def acknowledged(_offset: int) -> None:
             nonlocal waiting
             waiting -= 1
             if not waiting:
-                self._perform(number, self.partitions[number].buried(epoch))
+                self._perform(number, self.partitions[number].dead_letters_sent(attempt))
 
-        for letter in letters:
-            self._meters.dead_letters.labels(letter.reason).inc()
-            position = f"{REQUESTS.name}/{number}/{letter.source_offset}/{letter.index}"
+        for dead_letter in dead_letters:
+            self._meters.dead_letters.labels(dead_letter.reason).inc()
+            position = f"{REQUESTS.name}/{number}/{dead_letter.source_offset}/{dead_letter.index}"
             headers: list[tuple[str, str | bytes | None]] = [
-                ("reason", letter.reason),
+                ("reason", dead_letter.reason),
                 ("topic", REQUESTS.name),
                 ("partition", str(number)),
-                ("offset", str(letter.source_offset)),
-                ("index", str(letter.index)),
+                ("offset", str(dead_letter.source_offset)),
+                ("index", str(dead_letter.index)),
                 ("first_seen_ms", str(time.time_ns() // 1_000_000)),
             ]
             self._send(
-                DEAD_LETTERS.name, partition_of(REQUESTS.name), letter.content, landed, position.encode(), headers
+                DEAD_LETTERS.name,
+                partition_of(REQUESTS.name),
+                dead_letter.content,
+                acknowledged,
+                position.encode(),
+                headers,
             )
 
     async def _write_parts(self, number: int, name: str, packing: AsyncIterator[bytes]) -> None:
@@ -344,14 +349,14 @@ class Worker:
         offsets: list[int] = []
         room = asyncio.Semaphore(PARTS_IN_FLIGHT_MAX)
 
-        def landed(offset: int) -> None:
+        def acknowledged(offset: int) -> None:
             offsets.append(offset)
             room.release()
 
         try:
             async for value in packing:
                 await room.acquire()
-                self._send(STOCK_SNAPSHOTS.name, number, value, landed)
+                self._send(STOCK_SNAPSHOTS.name, number, value, acknowledged)
             for _ in range(PARTS_IN_FLIGHT_MAX):
                 await room.acquire()
         except PackingFailed as error:
@@ -362,17 +367,17 @@ class Worker:
 
     # ---- reading, in threads
 
-    async def _load(self, number: int, epoch: int, known: Progress) -> None:
+    async def _load(self, number: int, attempt: int, known: Progress) -> None:
         began = time.monotonic()
         loaded = await _patiently(lambda: self._reader.finish(number, load(number, self._topic_ids, known=known)))
         gc.freeze()  # a full collection over a large table stops the worker for 0.1 to 0.3 s, and finds nothing
         self._meters.load_s.observe(time.monotonic() - began)
-        self._perform(number, self.partitions[number].loaded(epoch, loaded, time.monotonic()))
+        self._perform(number, self.partitions[number].loaded(attempt, loaded, time.monotonic()))
 
-    async def _read(self, number: int, epoch: int, start: int, end: int) -> None:
+    async def _read(self, number: int, attempt: int, start: int, end: int) -> None:
         _log.info("partition %d: reading requests [%d, %d) that the stream did not deliver", number, start, end)
         records = await _patiently(lambda: self._reader.read(REQUESTS.name, number, start, end))
-        self._perform(number, self.partitions[number].requests_read(epoch, records))
+        self._perform(number, self.partitions[number].requests_read(attempt, records))
 
 
 async def _patiently(read: Callable[[], _T]) -> _T:

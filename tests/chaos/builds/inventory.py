@@ -9,12 +9,12 @@ from typing import Any
 
 from inventory import __main__ as program
 from inventory import app
-from inventory.answering import LogReader
-from inventory.effects import Flight
-from inventory.loading import Answer, Ask, Loaded, Loading
-from inventory.protocol import Partition
+from inventory.effects import InFlightRecord
+from inventory.loading import Loaded, Loading, Query, QueryResult
+from inventory.log_reader import LogReader
+from inventory.protocol import PartitionProcessor
 from inventory.worker import Worker
-from stampede_schemas.identifiers import Load
+from stampede_schemas.identifiers import WriterEpoch
 from stampede_schemas.topics import STOCK_SNAPSHOTS
 from tests.chaos.builds.points import BOUND, GROUP, Points, exchange
 from tests.chaos.builds.rules import other_rules
@@ -34,9 +34,9 @@ class DyingReader(LogReader):
 
 
 def _dying(loading: Loading) -> Loading:
-    ask: Ask = next(loading)
+    ask: Query = next(loading)
     while True:
-        answer: Answer = yield ask
+        answer: QueryResult = yield ask
         POINTS.passed("loading")
         try:
             ask = loading.send(answer)
@@ -56,10 +56,10 @@ class DyingWorker(Worker):
         POINTS.passed("rebalancing")
         if POINTS.other_rules():
             for number in numbers - self.partitions.keys():
-                self.partitions[number] = Partition(
+                self.partitions[number] = PartitionProcessor(
                     number,
                     self._topic_ids,
-                    lambda: Load(token_hex(16)),
+                    lambda: WriterEpoch(token_hex(16)),
                     rules=other_rules,
                     snapshot_due=self._snapshot_due,
                 )
@@ -75,23 +75,23 @@ class DyingWorker(Worker):
         POINTS.passed("fetched")
         await super().deliver(event)
 
-    def _produce(self, number: int, flights: list[Flight]) -> None:
+    def _produce(self, number: int, records: list[InFlightRecord]) -> None:
         POINTS.passed("decided")
-        super()._produce(number, flights)
+        super()._produce(number, records)
         if POINTS.armed_at("produced"):
             time.sleep(ON_ITS_WAY_S)
             POINTS.passed("produced")
 
-    def _landed(self, number: int, flight: Flight, offset: int) -> None:
+    def _reported(self, number: int, record: InFlightRecord, offset: int) -> None:
         POINTS.passed("reported")
-        super()._landed(number, flight, offset)
+        super()._reported(number, record, offset)
 
     def _acknowledge(self, number: int, source_offset: int) -> None:
         super()._acknowledge(number, source_offset)
         POINTS.passed("acked")
 
-    def _send(self, topic: str, partition: int, value: bytes, landed: Callable[[int], None], *rest: Any) -> None:
-        super()._send(topic, partition, value, landed, *rest)
+    def _send(self, topic: str, partition: int, value: bytes, on_ack: Callable[[int], None], *rest: Any) -> None:
+        super()._send(topic, partition, value, on_ack, *rest)
         if topic == STOCK_SNAPSHOTS.name and POINTS.armed_at("snapshot half written"):
             time.sleep(ON_ITS_WAY_S)
             POINTS.passed("snapshot half written")

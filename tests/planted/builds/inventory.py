@@ -10,16 +10,16 @@ from msgspec.structs import replace
 
 from inventory import __main__ as program
 from inventory import domain, protocol, worker
-from inventory.effects import Letter
+from inventory.effects import DeadLetter
 from inventory.loading import Record, load
-from inventory.protocol import Partition
+from inventory.protocol import PartitionProcessor
 from inventory.table import Product, StockTable
 from stampede_schemas.codec import UnreadableMessage, encode_decisions
 from stampede_schemas.decisions import AnyDecision, Ignored, Released, Reserved
-from stampede_schemas.identifiers import Load, Millis, Position, RequestId
+from stampede_schemas.identifiers import Millis, Position, RequestId, WriterEpoch
 from stampede_schemas.requests import PurchaseRequested, ReleaseRequested
 from tests.planted.builds.planting import exchange, plant
-from tests.simulation.mutants import BuriesOtherBytes, FirstCopyCounts
+from tests.simulation.mutants import FirstCopyCounts, SendsOtherBytes
 
 _purchase, _release, _refusal = domain._purchase, domain._release, domain._refusal
 _apply_reserved, _apply_released = domain._apply_reserved, domain._apply_released
@@ -87,16 +87,18 @@ def _remembers_when(table: StockTable, decision: Reserved, position: Position) -
     table.products[decision.product_id].answered[RequestId(f"at-{time.time_ns()}")] = None
 
 
-class SkipsPoison(Partition):
+class SkipsPoison(PartitionProcessor):
     """What cannot be read is passed over."""
 
     def _answer(
-        self, record: Record, requests: list[Raw] | UnreadableMessage, letters: list[Letter]
+        self, record: Record, requests: list[Raw] | UnreadableMessage, dead_letters: list[DeadLetter]
     ) -> list[AnyDecision]:
-        return [] if isinstance(requests, UnreadableMessage) else super()._answer(record, requests, letters)
+        return [] if isinstance(requests, UnreadableMessage) else super()._answer(record, requests, dead_letters)
 
 
-def _stamps_later(offset: int, crc: int, load: Load, start: int, at: Millis, decisions: list[AnyDecision]) -> bytes:
+def _stamps_later(
+    offset: int, crc: int, load: WriterEpoch, start: int, at: Millis, decisions: list[AnyDecision]
+) -> bytes:
     return encode_decisions(offset, crc, load, start, Millis(at + 1), decisions)
 
 
@@ -115,8 +117,8 @@ BUGS: dict[str, Callable[[], None]] = {
     ),
     "the first copy counts, after a zombie": lambda: exchange(worker, load=partial(load, reader_from=FirstCopyCounts)),
     "a clock in the fold": lambda: exchange(domain, _apply_reserved=_remembers_when),
-    "poison is passed over without a decision": lambda: exchange(worker, Partition=SkipsPoison),
-    "other bytes in the dead letter": lambda: exchange(worker, Partition=BuriesOtherBytes),
+    "poison is passed over without a decision": lambda: exchange(worker, PartitionProcessor=SkipsPoison),
+    "other bytes in the dead letter": lambda: exchange(worker, PartitionProcessor=SendsOtherBytes),
     "one load id for all loads": lambda: exchange(worker, token_hex=lambda size: "0" * 2 * size),
     "decisions by another clock": lambda: exchange(protocol, encode_decisions=_stamps_later),
 }

@@ -31,7 +31,8 @@ from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import REQUESTS
 from telemetry import names
-from telemetry.tracing import Kind, Tracing, child_of, new_traceparent, trace_id_of, valid
+from telemetry.traceparent import trace_id_of
+from telemetry.tracing import Kind, Tracing, child_of, new_traceparent, valid
 
 Reply = tuple[int, list[tuple[bytes, bytes]], bytes, str]  # status, headers, body, outcome
 _log = logging.getLogger(__name__)

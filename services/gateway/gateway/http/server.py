@@ -27,7 +27,8 @@ from gateway.http import problems
 from gateway.http.requests import BODY_BYTES_MAX, too_large
 from gateway.http.retry_after import overloaded
 from service.problem_details import Problem, ProblemError
-from telemetry.tracing import new_traceparent, trace_id_of
+from telemetry.traceparent import trace_id_of
+from telemetry.tracing import new_traceparent
 
 URL_BYTES_MAX = 8_192
 HEADER_BYTES_MAX = 16_384

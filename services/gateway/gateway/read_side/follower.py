@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 from msgspec import DecodeError
 
 from eventlog.kafka import check_passing, consumer, resume, watermarks
-from eventlog.reader import CountingReader, Progress, Void
+from eventlog.reader import CountingReader, Fenced, Progress
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.freshness import EndQueries, Freshness
 from gateway.read_side.projection import Projection
@@ -179,7 +179,7 @@ class Follower:
         assert partition is not None
         assert offset is not None
         envelope = self._readers[partition].read(offset, message.value())
-        if isinstance(envelope, Void):
+        if isinstance(envelope, Fenced):
             self.voids += 1
         else:
             decisions, source_offset = decode_decisions(envelope), envelope.source_offset

@@ -17,7 +17,7 @@ from gateway.read_side.order_queries import COLUMNS, After, Query
 from gateway.read_side.projection import Product
 from gateway.read_side.purchase_memory import REJECTED_GENERATION_MAX, RememberedIds
 from gateway.read_side.purchase_state import Ordered, Purchase, Rejected, Reserved
-from stampede_schemas.identifiers import BuyerId, Load, Millis, Position, ProductId, PurchaseId
+from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, WriterEpoch
 
 CONNECTIONS_MAX = 4
 STATEMENTS_KEPT_MAX = 100  # prepared, per connection
@@ -147,7 +147,7 @@ class Store:
             [_purchase(row) for row in latest],
             {
                 row["partition"]: Progress(
-                    row["next_offset"], row["source_offset"], Load(row["load"].strip()), row["anchor"]
+                    row["next_offset"], row["source_offset"], WriterEpoch(row["load"].strip()), row["anchor"]
                 )
                 for row in progress
             },

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import asyncpg
 import msgspec
 
-from eventlog.reader import CountingReader, LogBroken, Progress, Void
+from eventlog.reader import CountingReader, Fenced, LogBroken, Progress
 from order_writer.consume.progress_consumer import Move, advance
 from order_writer.consume.quarantine import (
     NUMBERS_CONSTRAINT,
@@ -146,12 +146,12 @@ class Decisions:
         return batch.effects.decisions >= ORDERS_PER_TRANSACTION_MAX
 
     def add(self, batch: Part, progress: Progress, record: Record) -> Progress:
-        """Void records move the progress and nothing else."""
+        """Fenced records move the progress and nothing else."""
         reader = CountingReader(progress)
         read = reader.read(record.offset, record.value)
-        if isinstance(read, Void):
+        if isinstance(read, Fenced):
             self._metrics.void.labels(read.reason).inc()
-            if read.reason == "jump":
+            if read.reason == "gap":
                 where = (self.topic, record.partition, record.offset)
                 _log.error("a decisions record was lost on its way: %s/%d at %d", *where)
             return reader.progress
