@@ -53,19 +53,6 @@ def test_no_free_port_says_so() -> None:
         ports(set(range(20000, 20010))).take("kafka")
 
 
-def test_no_two_processes_are_offered_a_port() -> None:
-    """Though nobody listens there yet: not while both live, and from the first block to the last."""
-    code = "from devstack.ports import anywhere; print(*anywhere(), flush=True); input()"
-    mine = set(islice(anywhere(), 3 * BLOCK))
-    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdout is not None
-        theirs = set(map(int, other.stdout.readline().split()))
-        assert len(theirs) > 3 * BLOCK
-        assert not theirs & mine
-        assert not theirs & set(islice(anywhere(), 10 * BLOCK))
-        other.communicate("\n")
-
-
 def test_backoff_doubles_up_to_its_limit_and_then_gives_up() -> None:
     """Ends without having been healthy wait 0.2, 0.4, 0.8, 1.6 s; the fifth is the last."""
     state, delays = Backoff(), []

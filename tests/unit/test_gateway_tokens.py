@@ -286,18 +286,6 @@ def test_only_keys_that_can_verify_are_taken() -> None:
     assert set(found) == {"good", None}
 
 
-def test_a_document_is_fetched_within_bounds() -> None:
-    """One that is too large, or an error, is no document."""
-    with jwks_server(Issuer()) as server:
-        assert jwks.fetch(server.url) == server.body
-        server.body = b" " * (jwks.JWKS_BYTES_MAX + 1)
-        with pytest.raises(ValueError, match="bytes"):
-            jwks.fetch(server.url)
-        server.status = 500
-        with pytest.raises(OSError, match="500"):
-            jwks.fetch(server.url)
-
-
 def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
     """Each with its sentence, at the start."""
     file = tmp_path / "key"

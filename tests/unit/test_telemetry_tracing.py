@@ -135,25 +135,3 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write spans to .*STAMPEDE_SPAN_FILE"):
         configure("s", "s-0", str(tmp_path / "file" / "s.jsonl"), 1.0)
-
-
-def test_killed_processes_leave_whole_lines(tmp_path: Path) -> None:
-    """Two processes share one file and are killed: all lines are whole, and what is older than the delay is there."""
-    file = tmp_path / "shared.jsonl"
-    program = (
-        "import sys; from telemetry.tracing import configure; t = configure('s', 's-0', sys.argv[1], 1.0)\n"
-        "for n in range(3000): t.record('x' * 50, start_ns=n, end_ns=n)\n"
-        "print('recorded', flush=True); sys.stdin.read()"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdout
-        assert process.stdout.readline() == b"recorded\n"
-    eventually(lambda: file.read_bytes().count(b"\n") >= 6000, what="the spans, written while the processes idle")
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert len(lines_of(file)) == 6000
