@@ -48,6 +48,11 @@ trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 unit: setup ## The tests that need nothing but Python: no broker, no socket, no other process (seconds)
 	@$(BIN)/pytest -q --numprocesses 2 --dist loadfile -p tests.support.one_process $(UNIT)
 
+coverage: setup ## Which functions no unit test enters; TESTS="tests/contract tests/e2e" adds those (HTML: .coverage/html)
+	@rm -rf .coverage && mkdir .coverage
+	@$(BIN)/coverage run -m pytest -q -p no:xdist $(UNIT) $(TESTS); ended=$$?; $(BIN)/coverage combine --quiet \
+	  && $(BIN)/coverage html --quiet && $(BIN)/coverage json --quiet && $(BIN)/python tools/coverage_gaps.py .coverage/report.json; exit $$ended
+
 test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes): TESTS=tests/unit for some of them
 	@$(RUN_TESTS)
 

@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from devstack.backoff import Backoff
 from devstack.failure import StackError
 from devstack.layout import Layout, read_json, write_atomically
 from devstack.orphans import PidFile
-from devstack.ports import BLOCK, Ports, anywhere
+from devstack.ports import Ports
 
 ADDRESSES = processes.Addresses("127.0.0.1:1", "postgresql://p", "redis://r")
 

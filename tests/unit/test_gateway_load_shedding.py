@@ -1,7 +1,6 @@
 """What is given up first under load, and what never is."""
 
 import asyncio
-import time
 
 import pytest
 from prometheus_client import CollectorRegistry

@@ -13,7 +13,9 @@ from tests.support.replay import SmallSale, rewrite
 from tests.support.requests import listing, purchase
 
 ROOT = Path(__file__).resolve().parents[2]
-IN_PROCESS = [f"--rule={rule.NAME}" for rule in RULES if rule.NAME != "S13"]  # S13 starts processes: test_replay_purity.py
+IN_PROCESS = [
+    f"--rule={rule.NAME}" for rule in RULES if rule.NAME != "S13"
+]  # S13 starts processes: test_replay_purity.py
 SHARED = {"stampede_schemas", "eventlog", "inventory", "order_writer", "gateway", "ratelimit", "devstack"}
 
 

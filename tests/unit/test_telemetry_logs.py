@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
