@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCAL := schemas libs/eventlog libs/telemetry libs/service services/ratelimit services/gateway services/inventory services/order-writer tools/payment_simulator tools/devstack tools/replay tools/contracts clients/python
 RUN_TESTS = $(BIN)/pytest -q --numprocesses 2 --dist loadfile \
-  $(or $(TESTS),tests --ignore tests/chaos --ignore tests/planted --ignore tests/http)
+  $(or $(TESTS),tests --ignore tests/chaos --ignore tests/planted --ignore tests/http $(if $(AFTER_UNIT),$(UNIT:%=--ignore %)))
+UNIT := tests/unit tests/property
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo up down status token trace test test-repeat test-faults test-http check format sim chaos chaos-edge bench-loading bench-snapshots bench-writer bench-read-side clean
+.PHONY: help setup lock demo up down status token trace unit coverage test test-repeat test-faults test-http check format sim chaos chaos-edge bench-loading bench-snapshots bench-writer bench-read-side clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,14 @@ token: setup ## A token for a stack started with STAMPEDE_AUTH=jwt: USER=ann ROL
 
 trace: setup ## One purchase as a waterfall: make trace ID=<purchase_id>
 	@$(BIN)/devstack trace --id "$(ID)"
+
+unit: setup ## The tests that need nothing but Python: no broker, no socket, no other process (seconds)
+	@$(BIN)/pytest -q --numprocesses 2 --dist loadfile -p tests.support.one_process $(UNIT)
+
+coverage: setup ## Which functions no unit test enters; TESTS="tests/contract tests/e2e" adds those (HTML: .coverage/html)
+	@rm -rf .coverage && mkdir .coverage
+	@$(BIN)/coverage run -m pytest -q -p no:xdist $(UNIT) $(TESTS); ended=$$?; $(BIN)/coverage combine --quiet \
+	  && $(BIN)/coverage html --quiet && $(BIN)/coverage json --quiet && $(BIN)/python tools/coverage_gaps.py .coverage/report.json; exit $$ended
 
 test: setup ## The tests, on real Kafka, Postgres and Redis (some minutes): TESTS=tests/unit for some of them
 	@$(RUN_TESTS)

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.auth import jwks
 from tests.support.gateway import GatewayProcess
 from tests.support.raw import ask
 from tests.support.sale import Sale, buy
@@ -128,3 +129,15 @@ def test_settings_that_are_missing_stop_the_start(sale: Sale, tmp_path: Path) ->
     wrong = GatewayProcess(sale.stack, tmp_path, STAMPEDE_AUTH="jwt", STAMPEDE_JWT_ALGORITHM="HS256")
     assert wrong.process.wait(20) == 1
     assert "STAMPEDE_JWT_ISSUER" in wrong.said()
+
+
+def test_a_document_is_fetched_within_bounds() -> None:
+    """One that is too large, or an error, is no document."""
+    with jwks_server(Issuer()) as server:
+        assert jwks.fetch(server.url) == server.body
+        server.body = b" " * (jwks.JWKS_BYTES_MAX + 1)
+        with pytest.raises(ValueError, match="bytes"):
+            jwks.fetch(server.url)
+        server.status = 500
+        with pytest.raises(OSError, match="500"):
+            jwks.fetch(server.url)

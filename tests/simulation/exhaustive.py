@@ -223,7 +223,8 @@ def _actor_key(actor: Actor) -> tuple[object, ...]:
     return (
         p.phase, p._writer_epoch, p._fencing_offset, p._next_source, p._next_decision, p._highest,
         p._batches, p._taken_over, p.confirmed, tuple(r.offset for r in p._waiting),
-        tuple((f.source_offset, f.expected) for f in p._in_flight), tuple(f.value for f in actor.pipe), actor.reports, actor.loads, actor.position,
+        tuple((f.source_offset, f.expected) for f in p._in_flight), tuple(f.value for f in actor.pipe), actor.reports,
+        actor.loads, actor.position,
     )  # fmt: skip
 
 

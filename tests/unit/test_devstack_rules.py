@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,7 @@ from devstack.backoff import Backoff
 from devstack.failure import StackError
 from devstack.layout import Layout, read_json, write_atomically
 from devstack.orphans import PidFile
-from devstack.ports import BLOCK, Ports, anywhere
+from devstack.ports import Ports
 
 ADDRESSES = processes.Addresses("127.0.0.1:1", "postgresql://p", "redis://r")
 
@@ -51,19 +48,6 @@ def test_no_free_port_says_so() -> None:
     """Every candidate taken ends in a sentence, not in a loop."""
     with pytest.raises(StackError, match="No free port"):
         ports(set(range(20000, 20010))).take("kafka")
-
-
-def test_no_two_processes_are_offered_a_port() -> None:
-    """Though nobody listens there yet: not while both live, and from the first block to the last."""
-    code = "from devstack.ports import anywhere; print(*anywhere(), flush=True); input()"
-    mine = set(islice(anywhere(), 3 * BLOCK))
-    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdout is not None
-        theirs = set(map(int, other.stdout.readline().split()))
-        assert len(theirs) > 3 * BLOCK
-        assert not theirs & mine
-        assert not theirs & set(islice(anywhere(), 10 * BLOCK))
-        other.communicate("\n")
 
 
 def test_backoff_doubles_up_to_its_limit_and_then_gives_up() -> None:

@@ -1,9 +1,10 @@
 """One purchase's trace in the terminal, from the files of several processes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
+
+from devstack.__main__ import main
 from devstack.waterfall import spans_of_purchase
 from telemetry.tracing import configure
 
@@ -26,10 +27,9 @@ def write_spans(folder: Path) -> None:
         torn.write('{"trace_id": "12')
 
 
-def trace(folder: Path, purchase_id: str) -> "subprocess.CompletedProcess[str]":
-    """Run the documented command."""
-    argv = [sys.executable, "-m", "devstack", "trace", "--id", purchase_id, "--spans", str(folder)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+def trace(folder: Path, purchase_id: str) -> int:
+    """Run the documented command; its exit code."""
+    return main(["trace", "--id", purchase_id, "--spans", str(folder)])
 
 
 def test_a_purchase_is_found_in_all_files(tmp_path: Path) -> None:
@@ -39,12 +39,11 @@ def test_a_purchase_is_found_in_all_files(tmp_path: Path) -> None:
     assert found == ["purchase", "send requests", "process requests", "decide"]
 
 
-def test_the_command_prints_a_waterfall(tmp_path: Path) -> None:
+def test_the_command_prints_a_waterfall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A row a span, below its parent, with its start and duration in milliseconds."""
     write_spans(tmp_path)
-    ended = trace(tmp_path, "p1")
-    assert ended.returncode == 0
-    rows = ended.stdout.splitlines()[1:]
+    assert trace(tmp_path, "p1") == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split("  ")[0].strip() for row in rows] == ["gateway-0", "gateway-0", "inventory-0", "inventory-0"]
     purchase, send, decide, batch = rows
     assert purchase.index("purchase") < send.index("send requests") < decide.index("decide")
@@ -53,10 +52,11 @@ def test_the_command_prints_a_waterfall(tmp_path: Path) -> None:
     assert purchase.count("━") > send.count("━") > decide.count("━") > 0
 
 
-def test_an_unknown_purchase_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unknown_purchase_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 1, and the id and folder it looked in; a folder that is not there is the same."""
     for folder in (tmp_path, tmp_path / "missing"):
-        ended = trace(folder, "nobody")
-        assert (ended.returncode, ended.stdout) == (1, "")
-        assert "nobody" in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
+        assert trace(folder, "nobody") == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "nobody" in said.err
+        assert len(said.err.splitlines()) == 1

@@ -18,7 +18,7 @@ from gateway.auth.jwks import Jwks, Key, OneKey, key_set
 from gateway.auth.tokens import VERIFIED_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
 from gateway.http import problems
 from service.problem_details import Problem
-from tests.support.tokens import AUDIENCE, ISSUER, SECRET, Issuer, forged, jwks_server
+from tests.support.tokens import AUDIENCE, ISSUER, SECRET, Issuer, forged
 
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA", "HS256")
 
@@ -284,18 +284,6 @@ def test_only_keys_that_can_verify_are_taken() -> None:
     listed += [{"kty": "oct", "k": "c2VjcmV0", "kid": "s"}, {"kty": "what", "kid": "w"}]
     found = key_set(json.dumps({"keys": listed}).encode(), "ES256")
     assert set(found) == {"good", None}
-
-
-def test_a_document_is_fetched_within_bounds() -> None:
-    """One that is too large, or an error, is no document."""
-    with jwks_server(Issuer()) as server:
-        assert jwks.fetch(server.url) == server.body
-        server.body = b" " * (jwks.JWKS_BYTES_MAX + 1)
-        with pytest.raises(ValueError, match="bytes"):
-            jwks.fetch(server.url)
-        server.status = 500
-        with pytest.raises(OSError, match="500"):
-            jwks.fetch(server.url)
 
 
 def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +9,6 @@ import pytest
 
 from telemetry.traceparent import sampled, trace_id_of
 from telemetry.tracing import QUEUE_SPANS_MAX, Kind, child_of, configure, new_traceparent, valid
-from tests.support.stack import eventually
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -136,25 +132,3 @@ def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write spans to .*STAMPEDE_SPAN_FILE"):
         configure("s", "s-0", str(tmp_path / "file" / "s.jsonl"), 1.0)
-
-
-def test_killed_processes_leave_whole_lines(tmp_path: Path) -> None:
-    """Two processes share one file and are killed: all lines are whole, and what is older than the delay is there."""
-    file = tmp_path / "shared.jsonl"
-    program = (
-        "import sys; from telemetry.tracing import configure; t = configure('s', 's-0', sys.argv[1], 1.0)\n"
-        "for n in range(3000): t.record('x' * 50, start_ns=n, end_ns=n)\n"
-        "print('recorded', flush=True); sys.stdin.read()"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdout
-        assert process.stdout.readline() == b"recorded\n"
-    eventually(lambda: file.read_bytes().count(b"\n") >= 6000, what="the spans, written while the processes idle")
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert len(lines_of(file)) == 6000
