@@ -86,7 +86,7 @@ def letters(kafka: str) -> dict[str, list[Letter]]:
     return found
 
 
-def wish(product_id: str, /, **fields: object) -> dict[str, Any]:
+def request(product_id: str, /, **fields: object) -> dict[str, Any]:
     """A purchase as JSON, with fields changed or, with `...`, left out."""
     plain: dict[str, Any] = json.loads(encode_requests([purchase(product_id)]))["requests"][0]
     return {key: value for key, value in (plain | fields).items() if value is not ...}
@@ -99,7 +99,7 @@ def record(*requests: bytes) -> bytes:
 
 def number(product_id: str, quantity: bytes) -> bytes:
     """A purchase whose quantity is written like this."""
-    return json.dumps(wish(product_id, quantity=0)).encode().replace(b'"quantity": 0', b'"quantity": ' + quantity)
+    return json.dumps(request(product_id, quantity=0)).encode().replace(b'"quantity": 0', b'"quantity": ' + quantity)
 
 
 def elsewhere(product_id: str) -> str:
@@ -112,11 +112,11 @@ def poisonous_requests(tea: str) -> dict[str, tuple[bytes, str]]:
     """Requests that are one unreadable thing inside a record that is readable, and the reason."""
 
     def changed(**fields: object) -> bytes:
-        return json.dumps(wish(tea, **fields)).encode()
+        return json.dumps(request(tea, **fields)).encode()
 
     return {
         "a number": (b"17", "not_a_request"),
-        "a text": (json.dumps(json.dumps(wish(tea))[:-30]).encode(), "not_a_request"),
+        "a text": (json.dumps(json.dumps(request(tea))[:-30]).encode(), "not_a_request"),
         "no type": (changed(type=...), "not_a_request"),
         "unknown type": (changed(type="PurchaseDreamt"), "unknown_type"),
         "unknown version": (changed(v=2), "unknown_version"),
@@ -143,7 +143,7 @@ def poisonous_requests(tea: str) -> dict[str, tuple[bytes, str]]:
 def poisonous_records(tea: str) -> dict[str, tuple[bytes | None, str]]:
     """Records that are one unreadable thing, and the reason."""
     good = encode_requests([purchase(tea)])
-    big = json.dumps(wish(tea)).encode()
+    big = json.dumps(request(tea)).encode()
     return {
         "random bytes": (bytes(range(256)), "not_json"),
         "no bytes": (b"", "not_json"),
@@ -158,7 +158,7 @@ def poisonous_records(tea: str) -> dict[str, tuple[bytes | None, str]]:
             record(big[:-1] + b',"x":' + b"[" * NESTING_MAX + b"]" * NESTING_MAX + b"}"),
             "not_json",
         ),
-        "a lone surrogate": (record(json.dumps(wish(tea, buyer_id="\ud800")).encode()), "not_json"),
+        "a lone surrogate": (record(json.dumps(request(tea, buyer_id="\ud800")).encode()), "not_json"),
         "NaN": (record(number(tea, b"NaN")), "not_json"),
         "an array": (b"[1]", "not_a_request"),
         "requests that are text": (b'{"requests":"x"}', "not_a_request"),
@@ -226,9 +226,9 @@ def test_poison_inside_a_batch_dead_letters_alone(scene: Scene) -> None:
     """Every kind of unreadable request in one record, a good one before and after each: the good ones are reserved."""
     tea = new_tea(scene)
     partition, cases = partition_of(tea), poisonous_requests(tea)
-    mixed = [json.dumps(wish(tea)).encode()]
+    mixed = [json.dumps(request(tea)).encode()]
     for raw, _ in cases.values():
-        mixed += [raw, json.dumps(wish(tea)).encode()]
+        mixed += [raw, json.dumps(request(tea)).encode()]
     at = append(scene, partition, record(*mixed))
     next_one_is_decided_at_once(scene, tea)
     answers = asked_and_answered(scene, partition)[at]
@@ -281,7 +281,7 @@ def test_an_old_record_again_is_answered_and_no_letter(scene: Scene) -> None:
 def test_of_two_equal_keys_the_last_counts(scene: Scene) -> None:
     """JSON leaves it open; here every reader takes the last one (each has to be valid), so it is no letter."""
     tea = new_tea(scene)
-    twice = json.dumps(wish(tea)).encode().replace(b'"quantity": 1', b'"quantity": 2, "quantity": 1')
+    twice = json.dumps(request(tea)).encode().replace(b'"quantity": 1', b'"quantity": 2, "quantity": 1')
     at = append(scene, partition_of(tea), record(twice))
     answer = asked_and_answered(scene, partition_of(tea))[at][0]
     assert isinstance(answer, Reserved)

@@ -1,6 +1,6 @@
 """One planted bug after the other on one real stack: a small sale over HTTP, then the checker, until it names the bug.
 
-Between two bugs the services are stopped and topics and rows made anew, so that each verdict is about one bug.
+Between two bugs the services are stopped and topics and rows recreated, so that each verdict is about one bug.
 """
 
 import asyncio

@@ -53,8 +53,8 @@ def sell(asked: Asked, rules: Rules, table: StockTable | None = None, start: int
     """Decide and apply, one request at each offset. A purchase is released where it was really made, if at all."""
     table = table or StockTable(0)
     said = []
-    for offset, (wish, at_ms) in enumerate(asked, start):
-        decision = rules(table, aim(table, wish), Millis(at_ms))
+    for offset, (request, at_ms) in enumerate(asked, start):
+        decision = rules(table, aim(table, request), Millis(at_ms))
         evolve(table, decision, Position(0, offset, 0))
         said.append(decision)
     return said
@@ -75,8 +75,8 @@ def test_stock_is_conserved_at_every_prefix(asked: Asked, rules: Rules) -> None:
     """Available and what buyers hold add up to the stock; nothing is below zero; numbers count without gaps."""
     table = StockTable(0)
     numbers: dict[str, list[int]] = {}
-    for offset, wish in enumerate(asked):
-        (decision,) = sell([wish], rules, table, offset)
+    for offset, request in enumerate(asked):
+        (decision,) = sell([request], rules, table, offset)
         if isinstance(decision, Reserved):
             numbers.setdefault(decision.product_id, []).append(decision.reservation_no)
         for name, product in table.products.items():
@@ -95,13 +95,13 @@ def test_stock_is_conserved_at_every_prefix(asked: Asked, rules: Rules) -> None:
 
 @given(histories, requests, instants, rule_sets)
 def test_deciding_changes_nothing_and_says_the_same_again(
-    asked: Asked, wish: AnyRequest, at_ms: int, rules: Rules
+    asked: Asked, request: AnyRequest, at_ms: int, rules: Rules
 ) -> None:
     """A decision is a function of table, request and instant."""
     table = StockTable(0)
     sell(asked, rules, table)
     before = table.digest()
-    assert rules(table, wish, Millis(at_ms)) == rules(table, wish, Millis(at_ms))
+    assert rules(table, request, Millis(at_ms)) == rules(table, request, Millis(at_ms))
     assert table.digest() == before
 
 

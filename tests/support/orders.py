@@ -178,7 +178,7 @@ class DecisionsLog:
 
 @dataclass
 class Installation:
-    """Topics made anew and a database of its own."""
+    """Topics created anew and a database of its own."""
 
     kafka: str
     postgres: str
