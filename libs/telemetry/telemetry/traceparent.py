@@ -11,6 +11,11 @@ def sampled(traceparent: str | None) -> bool:
     return traceparent is not None and len(traceparent) == _LENGTH and traceparent[-1] in "13579bdf"
 
 
+def trace_id_in(traceparent: str | None) -> str | None:
+    """The 32 hex digits of the trace, if a whole traceparent is given."""
+    return traceparent[3:35] if traceparent and len(traceparent) == _LENGTH else None
+
+
 def trace_id_of(traceparent: str) -> str:
     """The 32 hex digits of the trace, for logs and answers."""
     return traceparent[3:35]

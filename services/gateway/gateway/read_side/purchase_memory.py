@@ -19,6 +19,7 @@ from stampede_schemas.identifiers import Millis, Position, PurchaseId
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import PARTITIONS
+from telemetry.traceparent import trace_id_in
 
 PURCHASES_MAX = 200_000
 # Per partition. The inventory's fold remembers two generations of as many; three are kept here, since a generation
@@ -283,8 +284,3 @@ def ordered(event: AnyOrderEvent) -> Ordered:
         event.refund,
         event.occurred_at_ms,
     )
-
-
-def trace_id_in(traceparent: str | None) -> str | None:
-    """The trace id of a W3C traceparent."""
-    return traceparent[3:35] if traceparent else None

@@ -21,8 +21,7 @@ from stampede_schemas.decisions import (
     Unreadable,
 )
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId
-
-_TRACEPARENT_LENGTH = 55
+from telemetry.traceparent import sampled, trace_id_in
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -41,7 +40,7 @@ class Row(Struct, frozen=True, gc=False):
     def traceparent(self) -> str | None:
         """Only where the trace is recorded: payment and compensation join it."""
         trace = self.decision.traceparent
-        return trace if trace and len(trace) == _TRACEPARENT_LENGTH and trace[-1] in "13579bdf" else None
+        return trace if sampled(trace) else None
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -59,8 +58,6 @@ class Entry(Struct, frozen=True, gc=False):
         """In the order of the columns of `decisions.INSERT_PURCHASES`. A placeholder has no number and no price."""
         decision, position, state = self.row.decision, self.row.position, self.state
         held = decision if isinstance(decision, Reserved) and not isinstance(state, orders.Released) else None
-        trace = decision.traceparent
-        trace_id = trace[3:35] if trace and len(trace) == _TRACEPARENT_LENGTH else None
         return (
             decision.purchase_id,
             decision.buyer_id,
@@ -77,8 +74,8 @@ class Entry(Struct, frozen=True, gc=False):
             position.offset,
             position.index,
             held.hold_ms if held else None,
-            trace_id,
-            self.row.traceparent if trace_id else None,
+            trace_id_in(decision.traceparent),
+            self.row.traceparent,
             state.version,
         )
 
