@@ -6,7 +6,7 @@ Blocking calls of confluent-kafka; callers on an event loop run them in a thread
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
@@ -107,6 +107,11 @@ def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
     if found is None:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
     return int(found[0]), int(found[1])
+
+
+def place_of(message: Message) -> tuple[int, int]:
+    """Partition and offset of a record that was read or acknowledged: it has both."""
+    return cast("tuple[int, int]", (message.partition(), message.offset()))
 
 
 def check_passing(error: KafkaError, where: str) -> None:

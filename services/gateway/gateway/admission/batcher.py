@@ -13,6 +13,7 @@ from functools import partial
 
 from confluent_kafka import KafkaError, Message
 
+from eventlog.kafka import place_of
 from eventlog.producer import RenewedProducer, serve_reports
 from gateway.admission.decide import Gate, Known, Step, decide
 from gateway.admission.sale_gate import SaleGate, StaleAppends, final_answer
@@ -367,9 +368,7 @@ class RequestBatcher:
             return
         self._metrics.append.observe(now - produced_at)
         self._clock.saw(message.timestamp()[1], now - produced_at)
-        partition, offset = message.partition(), message.offset()
-        assert partition is not None
-        assert offset is not None
+        partition, offset = place_of(message)
         self._freshness.acknowledged(partition, offset, produced_at)
         for index, send in enumerate(group):
             position = Position(partition, offset, index)

@@ -227,8 +227,7 @@ class AdminProducts:
         return self._identity.request_id(action, product_id, key)
 
     def _note(self, request: Request, action: str, asked: ProductRequest, outcome: str) -> None:
-        line = {"product_id": asked.product_id, "request_id": asked.request_id, "outcome": outcome}
-        self._access.note(request, action, **line)
+        self._access.note(request, action, product_id=asked.product_id, request_id=asked.request_id, outcome=outcome)
 
 
 def existing_id(product_id: str) -> ProductId:

@@ -15,7 +15,7 @@ from functools import partial
 from confluent_kafka import Consumer, Message, TopicPartition
 from msgspec import DecodeError
 
-from eventlog.kafka import check_passing, consumer, resume, watermarks
+from eventlog.kafka import check_passing, consumer, place_of, resume, watermarks
 from eventlog.reader import CountingReader, Fenced, Progress
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.freshness import EndQueries, Freshness
@@ -175,9 +175,7 @@ class Follower:
         self._waiters.wake(self._projection.fold_order(event))
 
     def _decisions(self, message: Message) -> None:
-        partition, offset = message.partition(), message.offset()
-        assert partition is not None
-        assert offset is not None
+        partition, offset = place_of(message)
         envelope = self._readers[partition].read(offset, message.value())
         if isinstance(envelope, Fenced):
             self.voids += 1

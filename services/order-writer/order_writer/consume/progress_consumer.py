@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import asyncpg
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from eventlog.kafka import check_passing, consumer, resume, retry_on_election
+from eventlog.kafka import check_passing, consumer, place_of, resume, retry_on_election
 from eventlog.reader import LogBroken, Progress
 from order_writer.consume.quarantine import PartitionBroken
 from order_writer.postgres.pool import (
@@ -344,9 +344,7 @@ def _read(client: Consumer) -> list[Message]:
 
 
 def _record(message: Message) -> Record:
-    partition, offset = message.partition(), message.offset()
-    assert partition is not None
-    assert offset is not None
+    partition, offset = place_of(message)
     headers = cast(list[tuple[str, bytes | None]], message.headers() or [])
     at = datetime.fromtimestamp(min(max(message.timestamp()[1], 0), INSTANT_MS_MAX) / 1000, UTC)
     kept = [(name, value or b"") for name, value in headers]
