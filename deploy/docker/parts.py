@@ -18,42 +18,45 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def own_packages() -> dict[str, tuple[str, list[Requirement]]]:
-    """Our packages: name -> (folder below the root, what it needs)."""
+def own_packages() -> dict[str, tuple[str, dict[str, list[Requirement]]]]:
+    """Our packages: name -> (folder below the root, what it needs by extra; "" is always needed)."""
     found = {}
     for path in sorted(ROOT.glob("schemas/pyproject.toml")) + sorted(ROOT.glob("*/*/pyproject.toml")):
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-        needs = [Requirement(text) for text in project.get("dependencies", [])]
+        texts = {"": project.get("dependencies", []), **project.get("optional-dependencies", {})}
+        needs = {extra: [Requirement(text) for text in needed] for extra, needed in texts.items()}
         found[project["name"]] = (str(path.parent.relative_to(ROOT)), needs)
     return found
 
 
 def closure(service: str) -> tuple[list[str], set[str]]:
-    """Folders of our packages and names of all others that `service` (a folder of services/) needs.
+    """Folders of our packages and names of all others that `service` (a folder of services/) needs to run.
+
+    An image runs its service, so it holds what every extra of the service needs.
 
     Raises:
         KeyError: there is no such service.
     """
     own = own_packages()
-    folders: list[str] = []
-    others: set[tuple[str, str]] = set()
-    waiting = [(Requirement(f"stampede-{service}"), "")]
+    _, extras = own[f"stampede-{service}"]
+    seen: dict[tuple[str, str], None] = {}
+    waiting = [(Requirement(f"stampede-{service}[{','.join(filter(None, extras))}]"), "")]
     while waiting:
         requirement, extra = waiting.pop()
         name = canonicalize_name(requirement.name)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
             continue
-        if name.startswith("stampede-"):
-            folder, needs = own[str(name)]
-            if folder not in folders:
-                folders.append(folder)
-                waiting += [(need, "") for need in needs]
-            continue
-        for wanted in {"", *requirement.extras}:
-            if (name, wanted) not in others:
-                others.add((name, wanted))
-                waiting += [(Requirement(text), wanted) for text in requires(name) or []]
-    return folders, {name for name, _ in others}
+        for wanted in sorted({"", *requirement.extras}):
+            if (name, wanted) in seen:
+                continue
+            seen[name, wanted] = None
+            if name.startswith("stampede-"):
+                needs = own[name][1][wanted]
+            else:
+                needs = [Requirement(text) for text in requires(name) or []]
+            waiting += [(need, wanted) for need in needs]
+    names = dict.fromkeys(name for name, _ in seen)
+    return [own[name][0] for name in names if name in own], {name for name in names if name not in own}
 
 
 def locked(names: set[str], lock: str) -> Iterator[str]:
