@@ -257,11 +257,10 @@ async def _insert(unit: UnitOfWork, new: dict[PurchaseId, bool], entries: list[E
     if not entries:
         return
     states = [entry.state for entry in entries]
-    values = columns([entry.values() for entry in entries], 18)
     due = orders.Reserved in map(type, states)
     query = INSERT_PURCHASES + (SELECT_NEW_WITH_DUES if due else SELECT_NEW)
     ended = [state for state in states if isinstance(state, orders.Confirmed | orders.Released)]
-    inserting = unit.connection.fetch(query, *values)
+    inserting = unit.connection.fetch(query, *zip(*(entry.values() for entry in entries), strict=True))
     # Postgres has the rows first; while it inserts them their events are encoded, as if all were new.
     inserted, _ = await asyncio.gather(inserting, unit.encode_events(ended))
     new.update((record["purchase_id"], record["void"]) for record in inserted)
