@@ -156,6 +156,7 @@ class Payer:
                 _log.error("the payment provider failed too often, no call is made for a while: %s", describe(error))
             else:
                 _log.warning("the payment provider failed: %s", describe(error))
+        self._metrics.circuit_state.set(STATES.index(self._breaker.state))
         name = type(answer).__name__.lower()
         self._metrics.payments.labels(name if due.order or name == "voided" else f"void_{name}").inc()
         if due.order is not None:
