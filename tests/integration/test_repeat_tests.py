@@ -43,9 +43,10 @@ def test_that_waits_for_ever():
 
 
 def suite(folder: Path, text: str) -> list[str]:
-    """A command that runs a suite of one file."""
+    """A command that runs a suite of one file. Its root is told: pytest would guess another beside a clone in /tmp."""
     (folder / "test_tiny.py").write_text(text)
-    return [sys.executable, "-m", "pytest", "-q", "--disable-plugin-autoload", "-p", "no:cacheprovider", str(folder)]
+    options = ["-q", "--disable-plugin-autoload", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder)]
+    return [sys.executable, "-m", "pytest", *options]
 
 
 def kept_in(folder: Path) -> set[str]:
