@@ -8,7 +8,6 @@ from typing import Final
 
 # Spans, in the order in which a purchase meets them.
 SPAN_PURCHASE: Final = "POST /v1/purchases"
-SPAN_CHECK_LIMITS: Final = "check limits"
 SPAN_SEND_REQUESTS: Final = "send requests"
 SPAN_PROCESS_REQUESTS: Final = "process requests"
 SPAN_DECIDE: Final = "decide"
@@ -17,7 +16,6 @@ SPAN_WRITE_ORDER: Final = "write order"
 SPAN_PAY: Final = "pay"
 SPAN_CONFIRM: Final = "confirm order"
 SPAN_RELEASE: Final = "release order"
-SPAN_SEND_OUTBOX: Final = "send outbox"
 
 # Attributes of spans. `purchase_id` is what `devstack trace --id` looks for.
 PURCHASE_ID: Final = "purchase_id"
@@ -25,7 +23,6 @@ PRODUCT_ID: Final = "product_id"
 DECISION: Final = "decision"
 REASON: Final = "reason"
 ORDER_STATUS: Final = "order_status"
-DEGRADED: Final = "degraded"
 HTTP_STATUS: Final = "http.response.status_code"
 MESSAGING_SYSTEM: Final = "messaging.system"
 TOPIC: Final = "messaging.destination.name"
@@ -38,7 +35,6 @@ BUILD_INFO: Final = "stampede_build_info"
 SPANS_DROPPED: Final = "stampede_dropped_spans"
 
 # gateway
-HTTP_REQUESTS: Final = "stampede_http_requests"
 HTTP_DURATION_SECONDS: Final = "stampede_http_duration_seconds"
 PURCHASES: Final = "stampede_purchases"  # by outcome at the gateway
 ADMISSION_QUEUE_PURCHASES: Final = "stampede_admission_queue_purchases"
@@ -52,8 +48,8 @@ PROJECTION_LAG_RECORDS: Final = "stampede_projection_lag_records"
 
 # ratelimit, wherever it is embedded
 LIMIT_CHECKS: Final = "stampede_limit_checks"  # by outcome: allowed, refused
-LIMIT_CHECKS_DEGRADED: Final = "stampede_limit_checks_degraded"  # answered locally: Redis was away
-LIMIT_DEGRADED: Final = "stampede_limit_degraded_state"  # 1 while Redis is away
+LIMIT_CHECKS_DEGRADED: Final = "stampede_limit_checks_degraded"  # answered locally: Redis was unavailable
+LIMIT_DEGRADED: Final = "stampede_limit_degraded_state"  # 1 while Redis is unavailable
 LIMIT_CALL_SECONDS: Final = "stampede_limit_call_seconds"
 
 # inventory

@@ -105,7 +105,7 @@ class Inventory:
             try:
                 now = await asyncio.to_thread(topic_ids, self._settings.kafka, TOPICS)
             except TopicsUnknown:
-                continue  # the broker is away: that is not ours to judge here
+                continue  # the broker is unavailable: it says nothing about its topics
             if now != self._topic_ids:
                 raise TopicsWrong("a topic was deleted and made again while we read it: its history is gone")
 
@@ -140,7 +140,7 @@ class Inventory:
         self._tracing.close()
 
     def _stop_now(self, stop: Stop) -> NoReturn:
-        """End at once, without the order of a shutdown: whoever cannot be sure must not acknowledge or commit."""
+        """End at once, without the order of a shutdown: a worker that is not sure must not acknowledge or commit."""
         _log.error("stopping: %s", stop.reason)
         print(f"inventory {self._settings.instance} stops: {stop.reason}", file=sys.stderr, flush=True)
         if stop.restart_cooldown:
@@ -216,12 +216,12 @@ def _cooldown_file(settings: Settings) -> Path:
 
 
 def begin_restart_cooldown(settings: Settings) -> None:
-    """Leave word for the next start of this instance to wait until the group has given its partitions to others."""
+    """Make the next start of this instance wait until the group has given its partitions to others."""
     _cooldown_file(settings).write_text(str(time.time() + 1.5 * settings.session_timeout_s))
 
 
 def wait_for_restart_cooldown(settings: Settings) -> None:
-    """Honour what `restart_cooldown` left, if anything."""
+    """Wait until the cooldown of this instance ends, if one was begun."""
     try:
         wait_s = float(_cooldown_file(settings).read_text()) - time.time()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The effects that the protocol asks its shell for: the effects, performed in the order in which they are returned."""
+"""The effects that the protocol asks of its shell, which performs them in the order in which they are returned."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -45,7 +45,7 @@ class ReadRequests(NamedTuple):
 
 
 class SendDeadLetters(NamedTuple):
-    """Send these dead letters; when all are acknowledged answer with `dead_letters_sent(epoch)`."""
+    """Send these dead letters; when all are acknowledged answer with `dead_letters_sent(attempt)`."""
 
     attempt: int
     dead_letters: list[DeadLetter]

@@ -369,19 +369,21 @@ class Worker:
 
     async def _load(self, number: int, attempt: int, known: Progress) -> None:
         began = time.monotonic()
-        loaded = await _patiently(lambda: self._reader.finish(number, load(number, self._topic_ids, known=known)))
+        loaded = await _retry_on_kafka_error(
+            lambda: self._reader.finish(number, load(number, self._topic_ids, known=known))
+        )
         gc.freeze()  # a full collection over a large table stops the worker for 0.1 to 0.3 s, and finds nothing
         self._meters.load_s.observe(time.monotonic() - began)
         self._perform(number, self.partitions[number].loaded(attempt, loaded, time.monotonic()))
 
     async def _read(self, number: int, attempt: int, start: int, end: int) -> None:
         _log.info("partition %d: reading requests [%d, %d) that the stream did not deliver", number, start, end)
-        records = await _patiently(lambda: self._reader.read(REQUESTS.name, number, start, end))
+        records = await _retry_on_kafka_error(lambda: self._reader.read(REQUESTS.name, number, start, end))
         self._perform(number, self.partitions[number].requests_read(attempt, records))
 
 
-async def _patiently(read: Callable[[], _T]) -> _T:
-    """Read in a thread, with Kafka's passing troubles retried for 90 s."""
+async def _retry_on_kafka_error(read: Callable[[], _T]) -> _T:
+    """Read in a thread, and again after an error of Kafka, for 90 s; no thread is held between two reads."""
     deadline = time.monotonic() + READ_GIVE_UP_S
     while True:
         try:
