@@ -15,7 +15,7 @@ def test_a_gateway_that_starts_amid_quiet_opens_the_sale_in_time(sale: Sale, tmp
     """Without Postgres it reads the log from its beginning. The age of what it reads says nothing about now."""
     opens_at = datetime.now(UTC) + timedelta(seconds=QUIET_S)
     tea = sale.product(3, opens_at=opens_at.isoformat())
-    time.sleep(QUIET_S)
+    time.sleep(QUIET_S)  # the quiet is the point: no record is younger than this
     late = GatewayProcess(sale.stack, tmp_path, STAMPEDE_POSTGRES=NOWHERE)
     try:
         late.await_ready()

@@ -8,20 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from replay import salefile
 from replay.__main__ import main
-from tests.support.replay import SmallSale
-from tests.support.requests import listing, purchase
+from tests.support.replay import exported_sale
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """An exported sale that holds."""
-    small = SmallSale()
-    small.ask(listing(stock=1))
-    small.ask(purchase("a"), purchase("b", "bob"))
-    salefile.write(tmp_path / "sale.jsonl", small.evidence())
-    return tmp_path / "sale.jsonl"
+    return exported_sale(tmp_path)
 
 
 def test_a_sound_sale_replays_alike_everywhere(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from inventory.domain import decide, evolve
 from inventory.table import REJECTED_GENERATION, StockTable
+from replay import salefile
 from replay.evidence import (
     Applied,
     Canaries,
@@ -34,6 +36,7 @@ from stampede_schemas.codec import (
 from stampede_schemas.decisions import AnyDecision, Rejected, Released, Reserved, Unreadable
 from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.requests import AnyRequest
+from tests.support.requests import listing, purchase
 
 BEGAN_MS = 1_700_000_000_000
 LATER_MS = 120_000  # everything that was to happen has had the time to
@@ -91,23 +94,25 @@ class SmallSale:
         try:
             raws = split_requests(value)
         except UnreadableMessage as unreadable:
-            return [self._bury(offset, 0, unreadable, value or b"")]
+            return [self._dead_letter(offset, 0, unreadable, value or b"")]
         answers: list[tuple[Position, AnyDecision]] = []
         for index, raw in enumerate(raws):
             try:
                 decision = decide(self.table, decode_request(raw), Millis(now))
             except UnreadableMessage as unreadable:
-                answers.append(self._bury(offset, index, unreadable, bytes(raw)))
+                answers.append(self._dead_letter(offset, index, unreadable, bytes(raw)))
                 continue
             position = Position(self.partition, offset, index)
             if isinstance(decision, Unreadable):
-                answers.append(self._bury(offset, index, UnreadableMessage(decision.reason), bytes(raw)))
+                answers.append(self._dead_letter(offset, index, UnreadableMessage(decision.reason), bytes(raw)))
                 continue
             evolve(self.table, decision, position)
             answers.append((position, decision))
         return answers
 
-    def _bury(self, offset: int, index: int, why: UnreadableMessage, value: bytes) -> tuple[Position, AnyDecision]:
+    def _dead_letter(
+        self, offset: int, index: int, why: UnreadableMessage, value: bytes
+    ) -> tuple[Position, AnyDecision]:
         source = f"requests/{self.partition}/{offset}/{index}"
         self.letters.append(Letter(0, len(self.letters), BEGAN_MS, source, why.reason, value))
         return Position(self.partition, offset, index), Unreadable(reason=why.reason)
@@ -172,6 +177,15 @@ class SmallSale:
         ]
         product = next((str(name) for name in self.table.products), "")
         return Journal(product, attempts, Limits("user:token_bucket:5/s,user:sliding_window:60/min"))
+
+
+def exported_sale(folder: Path) -> Path:
+    """A small sale that holds, as a file in this folder."""
+    small = SmallSale()
+    small.ask(listing(stock=1))
+    small.ask(purchase("a"), purchase("b", "bob"))
+    salefile.write(folder / "sale.jsonl", small.evidence())
+    return folder / "sale.jsonl"
 
 
 def _accepted(decision: Reserved | Rejected) -> list[Told]:

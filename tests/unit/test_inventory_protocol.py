@@ -254,12 +254,12 @@ def test_a_dead_letter_is_durable_before_its_decision(bad: bytes | None) -> None
     """Nothing is produced, and nothing later decided, until it is."""
     stage = Stage(*requests(1), bad, *requests(1))
     stage.land(stage.deliver(0))
-    (bury,) = stage.deliver(1, 2)
-    assert isinstance(bury, SendDeadLetters)
-    (dead_letter,) = bury.dead_letters
+    (sending,) = stage.deliver(1, 2)
+    assert isinstance(sending, SendDeadLetters)
+    (dead_letter,) = sending.dead_letters
     assert dead_letter.content == (b'{"type":"Unheard"}' if bad and b"Unheard" in bad else bad or b"")
     assert not stage.partition.drained
-    assert names(stage.partition.dead_letters_sent(bury.attempt)) == ["Produce", "Produce"]
+    assert names(stage.partition.dead_letters_sent(sending.attempt)) == ["Produce", "Produce"]
 
 
 def test_one_bad_request_does_not_harm_its_batch() -> None:

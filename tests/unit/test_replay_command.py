@@ -9,7 +9,7 @@ import pytest
 from replay import salefile
 from replay.__main__ import main
 from replay.rules import RULES, claim
-from tests.support.replay import SmallSale, rewrite
+from tests.support.replay import SmallSale, exported_sale, rewrite
 from tests.support.requests import listing, purchase
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,11 +22,7 @@ SHARED = {"stampede_schemas", "eventlog", "inventory", "order_writer", "gateway"
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """An exported sale that holds."""
-    small = SmallSale()
-    small.ask(listing(stock=1))
-    small.ask(purchase("a"), purchase("b", "bob"))
-    salefile.write(tmp_path / "sale.jsonl", small.evidence())
-    return tmp_path / "sale.jsonl"
+    return exported_sale(tmp_path)
 
 
 @pytest.fixture

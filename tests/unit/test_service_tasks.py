@@ -86,7 +86,7 @@ async def test_an_error_of_the_service_is_raised_as_it_is() -> None:
 
 
 async def test_a_thread_is_stopped_and_waited_for() -> None:
-    """Whatever it uses may be closed afterwards."""
+    """The caller may close afterwards all that the thread used."""
     stopping, ended, began = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:

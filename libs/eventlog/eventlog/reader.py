@@ -34,7 +34,7 @@ class Progress(Struct, frozen=True):
 
 
 class Fenced(NamedTuple):
-    """A record that changes nothing. `jump`: of the current load, but ahead: one before it was lost on its way."""
+    """A record that changes nothing. `gap`: of the current writer, but ahead: one before it was lost on its way."""
 
     reason: Literal["unreadable", "repeated", "foreign", "gap"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.tasks import TaskEnded
+from service.tasks import TaskEnded, first_of
 from telemetry.logs import configure_logs
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -91,9 +91,7 @@ def one_sentence(service: str, *expected: type[BaseException]) -> Iterator[None]
     try:
         yield
     except* expected as group:
-        error = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        error = first_of(group)
     if error is not None:
         cause = error.args[0] if error.args else error
         _end(service, cause.str() if hasattr(cause, "str") else str(error), 1)  # Kafka's errors hold an object

@@ -50,10 +50,11 @@ async def long_lived_tasks() -> AsyncIterator[Start]:
                 for task in tasks:
                     task.cancel()
     except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+        raise first_of(failures) from None
 
 
-def _first(failure: BaseException) -> BaseException:
+def first_of(failure: BaseException) -> BaseException:
+    """The first failure of a group, however deep; another failure as it is."""
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]
     return failure

@@ -247,7 +247,7 @@ def _producer(settings: Settings, name: str, **more: int) -> RenewedProducer:
 def _show(follower: Follower, metrics: Metrics) -> None:
     metrics.lost.set_function(lambda: follower.lost)
     metrics.lag.set_function(lambda: follower.lag)
-    metrics.void.set_function(lambda: follower.voids)
+    metrics.fenced.set_function(lambda: follower.fenced)
 
 
 async def _drain(*listeners: Listener) -> None:

@@ -30,7 +30,7 @@ class Metrics:
             registry=registry,
         )
         self.lag = Gauge(names.PROJECTION_LAG_RECORDS, "Decisions records not applied yet", registry=registry)
-        self.void = Gauge(names.DECISIONS_FENCED, "Fenced decisions records seen", registry=registry)
+        self.fenced = Gauge(names.DECISIONS_FENCED, "Fenced decisions records seen", registry=registry)
         self.lost = Gauge(names.PURCHASES_LOST, "Acknowledged purchases that the log lost", registry=registry)
         stale = Counter(
             names.GATE_STALE, "Purchases that the gate judged without a fresh view", ["answer"], registry=registry

@@ -84,7 +84,7 @@ class Follower:
         self._consumer: Consumer | None = None
         self._orders: list[TopicPartition] = []
         self._stop = threading.Event()
-        self.voids = 0
+        self.fenced = 0
         self.lost = 0  # purchases that the log had acknowledged here, and lost
         self.caught_up = asyncio.Event()  # every partition was read to its end once
 
@@ -178,7 +178,7 @@ class Follower:
         partition, offset = place_of(message)
         envelope = self._readers[partition].read(offset, message.value())
         if isinstance(envelope, Fenced):
-            self.voids += 1
+            self.fenced += 1
         else:
             decisions, source_offset = decode_decisions(envelope), envelope.source_offset
             self._clock.saw(message.timestamp()[1], self._since_end(partition))

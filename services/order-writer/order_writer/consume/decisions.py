@@ -150,7 +150,7 @@ class Decisions:
         reader = CountingReader(progress)
         read = reader.read(record.offset, record.value)
         if isinstance(read, Fenced):
-            self._metrics.void.labels(read.reason).inc()
+            self._metrics.fenced.labels(read.reason).inc()
             if read.reason == "gap":
                 where = (self.topic, record.partition, record.offset)
                 _log.error("a decisions record was lost on its way: %s/%d at %d", *where)

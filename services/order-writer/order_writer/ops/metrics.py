@@ -21,7 +21,7 @@ class Metrics:
         self.batch_seconds = Histogram(
             names.ORDER_BATCH_SECONDS, "One batch, read to committed", buckets=SECONDS, registry=self.registry
         )
-        self.void = Counter(names.DECISIONS_FENCED, "Records that change nothing", ["reason"], registry=self.registry)
+        self.fenced = Counter(names.DECISIONS_FENCED, "Records that change nothing", ["reason"], registry=self.registry)
         self.payments = Counter(names.PAYMENTS, "Answers of the provider", ["outcome"], registry=self.registry)
         self.circuit_state = Gauge(
             names.PAYMENT_CIRCUIT_STATE, "0 closed, 1 half open, 2 open: no call is made", registry=self.registry
