@@ -327,12 +327,15 @@ class ProgressConsumer(Generic[B]):
                 retry_on_election(partial(resume, free, self._topic, partition, progress))
         places = [TopicPartition(self._topic, n, progress.next_offset) for n, progress in stored.items()]
         client.assign(places)
-        client.resume(places)
         self._progress, self._placed = stored, True
 
     def _hold(self, client: Consumer) -> None:
-        """Fetch nothing more, drop records that come all the same, and follow the group."""
-        client.pause(client.assignment())
+        """Fetch nothing more, and follow the group.
+
+        Not by `pause`: an `assign` and a `resume` that cross inside librdkafka leave a partition unread for ever
+        (confluentinc/librdkafka#5591).
+        """
+        client.assign([])
         message = client.poll(0)
         if message is not None and (error := message.error()) is not None:
             check_passing(error, self._topic)
