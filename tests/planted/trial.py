@@ -17,14 +17,13 @@ import asyncpg
 from confluent_kafka import KafkaException
 from msgspec.structs import replace
 
-from devstack.crowd import Crowd, Sale
-from devstack.crowd import Journal as Told
+from devstack.load_generator import LoadGenerator, Sale
 from devstack.processes import LIMITS
 from eventlog.__main__ import provision
 from eventlog.kafka import TopicsWrong, admin_client, producer
-from replay import judge, live, provider_statement
+from replay import judge, live
 from replay.failure import CannotCheck
-from replay.journal import Limits, from_crowd
+from replay.journal import Journal, Limits
 from stampede_schemas.codec import (
     decode_request,
     encode,
@@ -89,7 +88,8 @@ class Stage:
         began = time.monotonic()
         stirring = threading.Thread(target=self._stir, args=(bug, sale.product_id))
         stirring.start()
-        told = asyncio.run(Crowd(self._running.endpoints, sale).run())
+        told = asyncio.run(LoadGenerator(self._running.endpoints, sale).run())
+        told.limits = Limits(LIMITS)
         stirring.join()
         if bug.zombie:
             self._zombie(sale.product_id)
@@ -172,7 +172,7 @@ class Stage:
         log.flush()
         eventually(lambda: _answered(log, partition) > end, what="the request after the zombie answered")
 
-    def _look(self, bug: Planted, told: Told) -> dict[str, str]:
+    def _look(self, bug: Planted, told: Journal) -> dict[str, str]:
         """Judge again and again: until the bug is named, or for as long as it may take."""
         deadline = time.monotonic() + bug.wait_s
         violated: dict[str, str] = {}
@@ -186,19 +186,16 @@ class Stage:
             time.sleep(LOOK_EVERY_S)
         return violated
 
-    def _verdict(self, told: Told) -> dict[str, str]:
+    def _verdict(self, told: Journal) -> dict[str, str]:
         """What `replay verify --journal` finds."""
-        addresses = live.addresses(self._running.layout.endpoints)
-        states = live.states(addresses.inventory)
-        database = live.database(addresses.postgres)
-        evidence = live.log(addresses.kafka)
-        evidence.states, evidence.database, evidence.journal = states, database, from_crowd(told, Limits(LIMITS))
-        evidence.payments = provider_statement.beside(self._running.layout.endpoints)
+        endpoints = self._running.layout.endpoints
+        evidence = live.system(endpoints, live.states(live.addresses(endpoints).inventory))
+        evidence.journal = told
         return {found.name: found.first[0].at for found in judge.judge(evidence) if found.violations}
 
 
-def _quiet(told: Told) -> bool:
-    return told.count("confirmed") >= told.sale.units
+def _quiet(told: Journal) -> bool:
+    return told.count("confirmed") >= UNITS
 
 
 def _others(partition: int) -> list[str]:

@@ -172,7 +172,7 @@ class SmallSale:
         outcomes = [decision for _, decision in self.decided if isinstance(decision, Reserved | Rejected)]
         told = {decision.purchase_id: decision for decision in outcomes}.values()
         attempts = [
-            Attempt(line, decision.buyer_id, f"key-{line}", decision.purchase_id, "", False, _accepted(decision), [])
+            Attempt(decision.buyer_id, f"key-{line}", decision.purchase_id, "", answers=_accepted(decision), line=line)
             for line, decision in enumerate(told, 2)
         ]
         product = next((str(name) for name in self.table.products), "")

@@ -86,7 +86,7 @@ class TwoGateways:
             )
             told = Told(answer.status_code, answer.content, sent, time.perf_counter() * 1_000)
             purchase_id = answer.json().get("purchase_id", "")
-            attempts.append(Attempt(number, buyer, key, purchase_id, "", False, [told], []))
+            attempts.append(Attempt(buyer, key, purchase_id, "", answers=[told], line=number))
 
         async with httpx.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as group:
             for number in range(count):

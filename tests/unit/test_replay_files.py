@@ -69,7 +69,7 @@ def test_zstd_needs_a_python_that_has_it(tmp_path: Path) -> None:
 
 def test_a_journal_comes_back_as_it_was(tmp_path: Path) -> None:
     """Bodies are bytes, not text; a line of it that is missing is noticed."""
-    told = Journal("tea", [Attempt(2, "ann", "k", "p", "confirmed", True, [Told(202, b"\xff{}")], [(1, "reserved")])])
+    told = Journal("tea", [Attempt("ann", "k", "p", "confirmed", True, [Told(202, b"\xff{}")], [(1, "reserved")], 2)])
     file = tmp_path / "journal.jsonl"
     journal.write(file, told)
     assert journal.read(file) == told

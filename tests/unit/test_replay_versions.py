@@ -39,7 +39,7 @@ def evidence_of(small: SmallSale, *polled: tuple[int, str]) -> Evidence:
     """What is known of a sale; ann followed her purchase and saw this."""
     evidence = small.evidence()
     accepted = [told(202, purchase_id="a", status="pending")]
-    evidence.journal = Journal(LAMP, [Attempt(2, "ann", "k", "a", "confirmed", False, accepted, list(polled))])
+    evidence.journal = Journal(LAMP, [Attempt("ann", "k", "a", "confirmed", False, accepted, list(polled), 2)])
     return evidence
 
 
@@ -164,7 +164,8 @@ def test_a_key_is_one_purchase_for_each_product() -> None:
     assert evidence.journal is not None
     (ann,) = evidence.journal.attempts
     answers = [told(202, purchase_id="a", product_id=LAMP), told(202, purchase_id="x", product_id="another")]
-    evidence.journal = evidence.journal._replace(attempts=[ann._replace(answers=answers)])
+    ann.answers = answers
+    evidence.journal.attempts = [ann]
     assert violated(evidence) == set()
     answers[1] = told(202, purchase_id="x", product_id=LAMP)
     assert violated(evidence) == {"S9"}

@@ -116,12 +116,12 @@ class Database:
     products: dict[str, Catalogued]
     applied: dict[int, Applied]
 
-    def knows(self, partition: int, record: Counted) -> bool:
+    def knows(self, partition: int, record: Counted, settle_ms: int) -> bool:
         """Whether what this record says has been applied, or had the time to be."""
         applied = self.applied.get(partition)
         if applied is not None and record.source_offset <= applied.source_offset:
             return True
-        return record.at_ms < self.now_ms - SETTLE_MS
+        return record.at_ms < self.now_ms - settle_ms
 
 
 class State(NamedTuple):
@@ -201,6 +201,8 @@ class Canaries(NamedTuple):
 class Evidence:
     """Everything there is to judge a sale by. What is None was not there to be looked at.
 
+    `at_rest`: nothing was on its way any more when it was taken, and the journal's driver acted alone; what is not done
+    by then is lost.
     `generation` is how many rejections a partition remembers at least; another number than that is for tests.
     """
 
@@ -215,11 +217,17 @@ class Evidence:
     canaries: Canaries | None = None
     payments: list[Payment] | None = None
     generation: int = REJECTED_GENERATION
+    at_rest: bool = False
 
     @property
     def limits(self) -> Limits | None:
         """What the journal says of the limits it was under."""
         return self.journal.limits if self.journal else None
+
+    @property
+    def settle_ms(self) -> int:
+        """How long something may still be on its way."""
+        return 0 if self.at_rest else SETTLE_MS
 
     def has(self, need: str) -> bool:
         """Whether this part (a field's name) is there."""

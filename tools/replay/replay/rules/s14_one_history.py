@@ -15,7 +15,7 @@ def check(evidence: Evidence) -> Findings:
         looked += len(partition.decisions)
         yield from _line(partition)
         if evidence.database is not None:
-            yield from _readers(evidence.database, partition)
+            yield from _readers(evidence.database, partition, evidence.settle_ms)
     return looked
 
 
@@ -32,10 +32,10 @@ def _line(partition: Partition) -> Findings:
     return 0
 
 
-def _readers(database: Database, partition: Partition) -> Findings:
+def _readers(database: Database, partition: Partition, settle_ms: int) -> Findings:
     number = partition.number
     applied = database.applied.get(number)
-    late = next((record for record in partition.counting if database.knows(number, record)), None)
+    late = next((record for record in partition.counting if database.knows(number, record, settle_ms)), None)
     if applied is None:
         if late is not None:
             yield Violation(f"progress/{number}", "nothing of the partition was ever applied")
@@ -45,9 +45,12 @@ def _readers(database: Database, partition: Partition) -> Findings:
     if here != (applied.source_offset, applied.load, applied.anchor):
         said = Applied(applied.next_offset, *here)
         yield Violation(f"progress/{number}", f"the order-writer is at {tuple(applied)}, the line at {tuple(said)}")
-    behind = next((r for r in partition.counting[len(line) :] if database.knows(number, r)), None)
+    behind = next((r for r in partition.counting[len(line) :] if database.knows(number, r, settle_ms)), None)
     if behind is not None:
-        yield Violation(decided_at(number, behind.offset), "counts for more than 30 s, and Postgres has not applied it")
+        yield Violation(
+            decided_at(number, behind.offset),
+            f"counts for more than {settle_ms // 1_000} s, and Postgres has not applied it",
+        )
     yield from _catalogue(database, partition, applied)
     return 0
 
