@@ -9,6 +9,7 @@ from typing import NamedTuple
 from devstack.failure import StackError
 from devstack.load_generator import LoadGenerator, Sale
 from replay.evidence import Evidence
+from replay.failure import CannotCheck
 from replay.journal import Journal
 from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS
@@ -58,7 +59,7 @@ async def play(arena: Arena, planned: Round, buying: Buying = USUAL) -> Played:
         async with asyncio.timeout(buying.round_s_max):
             journals, hits = await _sell(arena, planned, buying)
             verdict = await check(arena.stack, journals)
-    except (StackError, AssertionError, TimeoutError, OSError) as error:
+    except (StackError, CannotCheck, AssertionError, TimeoutError, OSError) as error:
         arena.tell(f"the round broke off after {time.monotonic() - began:.0f} s")
         arena.leave()
         wrong = [f"the round broke off: {str(error) or type(error).__name__}"]

@@ -14,6 +14,7 @@ from devstack.failure import StackError
 from devstack.proof import SAID_MAX
 from gateway.auth.ids import IdentityKey, Subject
 from replay.evidence import Evidence
+from replay.failure import CannotCheck
 from replay.journal import Attempt, Journal, Told
 from tests.chaos.arena import Arena
 from tests.chaos.edge import coverage, fates
@@ -63,7 +64,7 @@ async def play(arena: Arena, planned: EdgeRound) -> Played:
             resting, _ = await at_rest(arena.stack)
             evidence = await asyncio.to_thread(collect, arena.stack)
             evidence.at_rest = not resting
-    except (StackError, AssertionError, TimeoutError, OSError) as error:
+    except (StackError, CannotCheck, AssertionError, TimeoutError, OSError) as error:
         arena.tell(f"the round broke off after {time.monotonic() - began:.0f} s")
         arena.leave()
         wrong = [f"the round broke off: {str(error) or type(error).__name__}"]

@@ -143,8 +143,7 @@ class LoadGenerator:
             await asyncio.sleep(delay_s)
         while not self._over.is_set() or (delay_s and not asked):
             asked = True
-            attempt = Attempt(buyer, uuid4().hex, duplicate=duplicate, cancels=cancels)
-            self.journal.attempts.append(attempt)
+            attempt = self.journal.begin(Attempt(buyer, uuid4().hex, duplicate=duplicate, cancels=cancels))
             posts = [self._post(http, attempt, method) for _ in range(2 if duplicate else 1)]
             await asyncio.gather(*posts)
             if cancels == "at once" and attempt.purchase_id:

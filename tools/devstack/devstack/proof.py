@@ -20,6 +20,7 @@ from stampede_schemas.topics import partition_of
 SETTLE_S_MAX = 30.0
 SAID_MAX = 3  # violations of a rule that are told
 BY_JOURNAL = frozenset({"S8", "S9", "S10", "S11"})  # rules that speak of the journal's product alone
+AT_REST = BY_JOURNAL | {"S12"}  # of the product's partition
 MAY_BE_MISSING = frozenset({"limits", "canaries"})  # a driver need not know the limits, nor plant words to look for
 
 
@@ -46,8 +47,9 @@ async def prove(endpoints: Path, journal: Journal) -> Proof:
     evidence = await asyncio.to_thread(_evidence, endpoints)
     evidence.journal = journal
     wrong += await asyncio.to_thread(violations, evidence, [rule for rule in RULES if rule.NAME not in BY_JOURNAL])
-    resting = dataclasses.replace(evidence, at_rest=not wrong)
-    wrong += await asyncio.to_thread(violations, resting, [rule for rule in RULES if rule.NAME in BY_JOURNAL])
+    tables = [state for state in evidence.states or () if state.partition == partition_of(journal.product_id)]
+    resting = dataclasses.replace(evidence, at_rest=not wrong, states=tables)
+    wrong += await asyncio.to_thread(violations, resting, [rule for rule in RULES if rule.NAME in AT_REST])
     return _figures(evidence, journal.product_id, wrong)
 
 

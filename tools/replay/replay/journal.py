@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FORMAT = "stampede-journal"
+FIRST_LINE = 2  # of an attempt: the first names the sale
 UNANSWERED = 0  # the status of a send that got no answer: it may or may not be in the log
 
 
@@ -79,6 +80,12 @@ class Journal:
     attempts: list[Attempt] = field(default_factory=list)
     limits: Limits | None = None
 
+    def begin(self, attempt: Attempt) -> Attempt:
+        """Take in one more, on the line that it will have in a file."""
+        attempt.line = len(self.attempts) + FIRST_LINE
+        self.attempts.append(attempt)
+        return attempt
+
     def count(self, outcome: str) -> int:
         """How many attempts ended so."""
         return sum(attempt.outcome == outcome for attempt in self.attempts)
@@ -126,7 +133,7 @@ def read(path: Path) -> Journal:
             if not isinstance(head, dict) or (head.get("kind"), head.get("version")) != (FORMAT, 1):
                 raise JournalUnreadable(f"{path} is not a purchase journal.")
             limits = Limits(**head["limits"]) if "limits" in head else None
-            attempts = [_read_line(number, json.loads(line)) for number, line in enumerate(file, 2)]
+            attempts = [_read_line(number, json.loads(line)) for number, line in enumerate(file, FIRST_LINE)]
     except OSError as error:
         raise JournalUnreadable(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError) as error:
