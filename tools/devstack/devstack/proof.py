@@ -13,7 +13,7 @@ from replay import live, rest
 from replay.evidence import Evidence
 from replay.journal import Journal
 from replay.judge import Finding, judge
-from replay.ledger import Shelves
+from replay.ledger import Stocks
 from replay.rules import RULES, Rule
 from stampede_schemas.topics import partition_of
 
@@ -76,12 +76,12 @@ def _figures(evidence: Evidence, product_id: str, wrong: list[str]) -> Proof:
     confirmed = sum(row.quantity for row in rows if row.status == "confirmed")
     held = sum(row.quantity for row in rows if row.status == "reserved")
     answers = [answer for _, answer in evidence.partitions[number].answers() if answer.product_id == product_id]
-    shelves, lowest = Shelves(), 0
+    stocks, lowest = Stocks(), 0
     for answer in answers:
-        if (shelf := shelves.of(answer)) is not None:
-            shelf.move(answer)
-            lowest = min(lowest, shelf.left)
-    listed = sum(shelf.stock for shelf in shelves.values())
+        if (stock_now := stocks.of(answer)) is not None:
+            stock_now.move(answer)
+            lowest = min(lowest, stock_now.left)
+    listed = sum(stock_now.stock for stock_now in stocks.values())
     return Proof(
         confirmed=confirmed,
         held=held,

@@ -1,6 +1,6 @@
 """Every reservation ends confirmed or comes back once, and in time."""
 
-from replay.contract import Place
+from replay.contract import LogPosition
 from replay.evidence import Database, Evidence, Findings, Row, Violation, asked_at
 
 NAME = "S5"
@@ -37,7 +37,7 @@ def check(evidence: Evidence) -> Findings:
     return len(evidence.reserved)
 
 
-def _reserved(evidence: Evidence, database: Database, place: Place, purchase_id: str) -> str:
+def _reserved(evidence: Evidence, database: Database, place: LogPosition, purchase_id: str) -> str:
     row = database.rows.get(purchase_id)
     if row is None:
         return "reserved, and there is no row"

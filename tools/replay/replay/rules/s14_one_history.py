@@ -1,7 +1,7 @@
 """One history: loads take over in one line, and every table follows it."""
 
 from replay.evidence import Applied, Database, Evidence, Findings, Partition, Violation, asked_at, decided_at
-from replay.ledger import Shelves
+from replay.ledger import Stocks
 
 NAME = "S14"
 NEEDS: tuple[str, ...] = ()
@@ -56,19 +56,19 @@ def _readers(database: Database, partition: Partition, settle_ms: int) -> Findin
 
 
 def _catalogue(database: Database, partition: Partition, applied: Applied) -> Findings:
-    shelves = Shelves()
+    stocks = Stocks()
     for place, answer in partition.answers():
         if place[1] > applied.source_offset:
             break
-        shelf = shelves.of(answer)
-        if shelf is not None:
-            shelf.move(answer)
+        stock_now = stocks.of(answer)
+        if stock_now is not None:
+            stock_now.move(answer)
         if answer.type == "Rejected" and answer.purchase_id not in database.rows:
             yield Violation(asked_at(place), f"{answer.purchase_id} was rejected, and there is no row")
-    for product_id, shelf in shelves.items():
+    for product_id, stock_now in stocks.items():
         shown = database.products.get(product_id)
-        if shown is None or (shown.stock, shown.available) != (shelf.stock, shelf.left):
+        if shown is None or (shown.stock, shown.available) != (stock_now.stock, stock_now.left):
             said = f"{shown.available} of {shown.stock}" if shown else "nothing"
-            what = f"the catalogue says {said}, the line {shelf.left} of {shelf.stock}"
+            what = f"the catalogue says {said}, the line {stock_now.left} of {stock_now.stock}"
             yield Violation(f"products/{product_id}", what)
     return 0
