@@ -26,7 +26,7 @@ from tests.chaos.plan import Round, rounds
 from tests.chaos.play import Played, play
 from tests.chaos.results import FOLDER as RESULTS
 from tests.chaos.results import close, sentences, table
-from tests.support.stack import ROOT, stack
+from tests.support.processes.stack import ROOT, stack
 
 TITLE = "Chaos on the real stack"
 

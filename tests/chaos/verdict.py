@@ -21,7 +21,7 @@ from stampede_schemas.codec import decode_decisions, decode_request, split_reque
 from stampede_schemas.identifiers import Millis, Position
 from tests.chaos.builds.rules import other_rules
 from tests.chaos.plan import ODD_PARTITION
-from tests.support.stack import LocalStack
+from tests.support.processes.stack import LocalStack
 
 DRAIN_S_MAX = 60.0  # L2: after the last fault has healed
 ONE_VERSION = {"S4", "S17"}  # speak of one set of rules; the product of two versions has a check of its own

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from tests.support.processes.stack import ROOT, LocalStack
 from tests.support.readme import README, buying, sold_and_taken_back, typed
-from tests.support.stack import ROOT, LocalStack
 
 
 def test_the_curl_lines_of_the_readme_sell_a_unit_and_take_it_back(whole: LocalStack, tmp_path: Path) -> None:

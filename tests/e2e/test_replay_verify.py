@@ -18,7 +18,7 @@ from eventlog.kafka import consumer, producer, read_one, watermarks
 from replay import journal
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS, Topic, partition_of
 from tests.chaos.verdict import at_rest
-from tests.support.stack import LocalStack, eventually, stack
+from tests.support.processes.stack import LocalStack, eventually, stack
 
 VERIFY_S_MAX = 120.0
 

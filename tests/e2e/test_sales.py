@@ -15,7 +15,7 @@ from devstack.load_generator import LoadGenerator, Sale
 from devstack.proof import Proof, prove
 from replay.journal import Journal
 from stampede_schemas.topics import PARTITIONS, partition_of
-from tests.support.stack import LocalStack, eventually
+from tests.support.processes.stack import LocalStack, eventually
 
 SOLD_S_MAX = 120.0
 

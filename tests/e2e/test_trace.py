@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from devstack.load_generator import LoadGenerator, Sale
-from tests.support.stack import LocalStack, eventually
+from tests.support.processes.stack import LocalStack, eventually
 
 STEPS = {
     ("gateway", "POST /v1/purchases"),

@@ -20,7 +20,7 @@ from devstack.layout import Layout, read_json, write_atomically
 from devstack.ports import Ports
 from devstack.supervisor import ManagedProcess, ProcessSpec, State, Supervisor, run_once
 
-STUB = str(Path(__file__).resolve().parents[1] / "support" / "devstack_stub.py")
+STUB = str(Path(__file__).resolve().parents[1] / "support" / "fakes" / "devstack_stub.py")
 SOON_S = 20.0
 
 

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from gateway.auth import jwks
-from tests.support.gateway import GatewayProcess
-from tests.support.raw import ask
-from tests.support.sale import Sale, buy
-from tests.support.tokens import AUDIENCE, ISSUER, Issuer, JwksServer, forged, jwks_server
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.builders.tokens import AUDIENCE, ISSUER, Issuer, JwksServer, forged, jwks_server
+from tests.support.faults.raw import ask
+from tests.support.processes.sale import Sale, buy
 
 KNOWN, ROTATED = Issuer("ES256", "known"), Issuer("ES256", "rotated")
 

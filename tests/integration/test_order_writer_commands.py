@@ -20,7 +20,7 @@ from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, partition_of
-from tests.support.orders import (
+from tests.support.builders.orders import (
     Installation,
     applied_until,
     insert_orders,
@@ -30,7 +30,7 @@ from tests.support.orders import (
     until,
     waiting_messages,
 )
-from tests.support.reports import cancelled, paid
+from tests.support.builders.reports import cancelled, paid
 
 NOW = datetime.now(UTC)
 

@@ -26,8 +26,8 @@ from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic
-from tests.support.orders import Installation, listed, rejected, released, reserved, until
-from tests.support.stack import LocalStack
+from tests.support.builders.orders import Installation, listed, rejected, released, reserved, until
+from tests.support.processes.stack import LocalStack
 
 RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders)
 

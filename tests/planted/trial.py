@@ -39,9 +39,9 @@ from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
 from tests.planted.builds.planting import FILE
-from tests.support.inventory import Log, listing, purchase
-from tests.support.requests import retire
-from tests.support.stack import ROOT, LocalStack, eventually, stack
+from tests.support.builders.requests import retire
+from tests.support.processes.inventory import Log, listing, purchase
+from tests.support.processes.stack import ROOT, LocalStack, eventually, stack
 
 BUILDS = {
     "inventory": "tests.planted.builds.inventory",

@@ -199,7 +199,10 @@ def test_a_service_may_meet_somebody_on_its_way_to_a_component(tmp_path: Path) -
     """Only this service, only this component; the broker must know both ports; nonsense is one sentence."""
     given = ["--detour", "gateway:redis=77", "--detour", "gateway:kafka=88,99"]
     plan = plan_of(parser().parse_args(["up", *given]))
-    assert plan.proxied == (processes.ProxiedRoute("gateway", "redis", 77), processes.ProxiedRoute("gateway", "kafka", 88, 99))
+    assert plan.proxied == (
+        processes.ProxiedRoute("gateway", "redis", 77),
+        processes.ProxiedRoute("gateway", "kafka", 88, 99),
+    )
     real = processes.Addresses("127.0.0.1:1", "postgresql://u:p:w@127.0.0.1:2/d?x=1", "redis://:p@127.0.0.1:3/0")
     met = real.by(plan.proxied)
     assert met == processes.Addresses("127.0.0.1:88", real.postgres, "redis://:p@127.0.0.1:77/0")

@@ -18,9 +18,9 @@ from stampede_schemas.codec import decode_snapshot, encode_requests
 from stampede_schemas.identifiers import WriterEpoch
 from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
-from tests.support.log import TOPIC_IDS, MemoryLog, run_load
-from tests.support.partition import carry_out, settle
-from tests.support.requests import listing, purchase
+from tests.support.builders.requests import listing, purchase
+from tests.support.fakes.log import TOPIC_IDS, MemoryLog, run_load
+from tests.support.fakes.partition import carry_out, settle
 
 
 class Stage:

@@ -5,9 +5,9 @@ import pytest
 from replay.evidence import Evidence
 from replay.judge import judge
 from replay.rules import RULES
-from tests.support.replay import SmallSale, change_row
-from tests.support.requests import listing, purchase, release
-from tests.support.tampering import Tamper, attempt, hold, unpay
+from tests.support.builders.replay import SmallSale, change_row
+from tests.support.builders.requests import listing, purchase, release
+from tests.support.builders.tampering import Tamper, attempt, hold, unpay
 
 
 def sale() -> Evidence:

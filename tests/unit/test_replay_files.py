@@ -9,8 +9,8 @@ import pytest
 from replay import journal, salefile
 from replay.failure import CannotCheck
 from replay.journal import Attempt, Journal, JournalUnreadable, Told
-from tests.support.replay import SmallSale
-from tests.support.requests import listing, purchase
+from tests.support.builders.replay import SmallSale
+from tests.support.builders.requests import listing, purchase
 
 
 def sale() -> SmallSale:

@@ -15,9 +15,9 @@ from replay.rules.s12_same_tables import fold
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseReason
 from stampede_schemas.topics import partition_of
-from tests.support.replay import SmallSale, change_row, edit, rewrite
-from tests.support.requests import ELSEWHERE, LAMP, listing, purchase, release, restock, retire
-from tests.support.tampering import decisions_at, told
+from tests.support.builders.replay import SmallSale, change_row, edit, rewrite
+from tests.support.builders.requests import ELSEWHERE, LAMP, listing, purchase, release, restock, retire
+from tests.support.builders.tampering import decisions_at, told
 
 LOST, WON = (0, 1, 0), (0, 7, 0)  # where the purchase was rejected, and where it won
 BETWEEN = 4  # rejections between the two

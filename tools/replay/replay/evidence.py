@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from replay.contract import REJECTED_GENERATION, Answer, OrderEvent, LogPosition, read_answers, read_envelope, split
+from replay.contract import REJECTED_GENERATION, Answer, LogPosition, OrderEvent, read_answers, read_envelope, split
 from replay.journal import Journal, Limits
 
 SETTLE_MS = 30_000  # after this long without a fault, nothing may be on its way any more

@@ -43,7 +43,9 @@ def check(evidence: Evidence) -> Findings:
     return len(evidence.database.rows)
 
 
-def _first(evidence: Evidence, database: Database, outcomes: dict[LogPosition, Answer]) -> dict[tuple[int, str], LogPosition]:
+def _first(
+    evidence: Evidence, database: Database, outcomes: dict[LogPosition, Answer]
+) -> dict[tuple[int, str], LogPosition]:
     """What counts of each purchase. A reservation replaces a rejection when Postgres has applied it."""
     reserved: dict[tuple[int, str], LogPosition] = {}
     rejected: dict[tuple[int, str], LogPosition] = {}

@@ -22,7 +22,7 @@ from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import partition_of
-from tests.support.gateway import (
+from tests.support.builders.gateway import (
     AllowAll,
     EndOfRequests,
     MemoryProducer,

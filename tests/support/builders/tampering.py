@@ -8,8 +8,8 @@ from typing import Any
 from replay.canaries import forms
 from replay.evidence import Canaries, Catalogued, Evidence, Letter, Payment, Record, State
 from replay.journal import Attempt, Limits, Told
-from tests.support.replay import BEGAN_MS, change_row
-from tests.support.requests import LAMP
+from tests.support.builders.replay import BEGAN_MS, change_row
+from tests.support.builders.requests import LAMP
 
 Tamper = Callable[[Evidence], object]
 

@@ -14,11 +14,11 @@ import httpx
 
 from replay.journal import Attempt, Told
 from stampede_schemas.topics import REQUESTS, partition_of
-from tests.support.inventory import Log
-from tests.support.proxy import Proxy, proxy
-from tests.support.redis_server import RedisServer, redis_server
-from tests.support.sale import listing, order
-from tests.support.stack import LocalStack, eventually, stack
+from tests.support.faults.proxy import Proxy, proxy
+from tests.support.processes.inventory import Log
+from tests.support.processes.redis_server import RedisServer, redis_server
+from tests.support.processes.sale import listing, order
+from tests.support.processes.stack import LocalStack, eventually, stack
 
 
 @dataclass

@@ -36,7 +36,7 @@ from stampede_schemas.codec import (
 from stampede_schemas.decisions import AnyDecision, Rejected, Released, Reserved, Unreadable
 from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.requests import AnyRequest
-from tests.support.requests import listing, purchase
+from tests.support.builders.requests import listing, purchase
 
 BEGAN_MS = 1_700_000_000_000
 LATER_MS = 120_000  # everything that was to happen has had the time to
