@@ -15,7 +15,7 @@ def test_the_curl_lines_of_the_readme_sell_a_unit_and_take_it_back(whole: LocalS
 def test_every_make_target_the_readme_names_exists() -> None:
     """A command in the README is a command of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) - {"sure"} <= targets
+    assert set(re.findall(r"make ([a-z][a-z-]*)", README)) - {"sure"} <= targets
 
 
 def test_every_page_the_readme_points_to_exists() -> None:

@@ -75,6 +75,7 @@ async def test_a_good_token_names_its_subject_and_roles(algorithm: str, tmp_path
         ({"sub": None}, "claims"),
         ({"sub": ""}, "verified"),
         ({"sub": "x" * 256}, "verified"),
+        ({"sub": "half a pair \ud800"}, "verified"),
         ({"roles": 7}, "verified"),
     ],
     ids=str,
