@@ -121,7 +121,8 @@ class Ignored(Decision, frozen=True, tag=True, kw_only=True):
 
     A purchase that was answered before gets `answered`: `of` is the position of its first answer, and `mismatch` says
     that this body differs from the first one. A purchase of a retired product that is not remembered gets `retired`,
-    which is no outcome: what was said of it before, if anything, stands.
+    which is no outcome: what was said of it before, if anything, stands. An operator's request that was answered before
+    gets `same`, with `mismatch` if it was made under the key of another one (see `identifiers.request_key`).
     """
 
     v: Literal[2]

@@ -38,6 +38,15 @@ Fingerprint = Annotated[str, Meta(min_length=1, max_length=64)]
 Traceparent = Annotated[str, Meta(max_length=64)]
 
 
+def request_key(request_id: RequestId) -> RequestId:
+    """What an operator's request id says of the key: all of it, but for the fingerprint of the content at its end.
+
+    Ids are `r` and 32 hex digits, then since the fingerprints `-` and 16 more.
+    """
+    keyed = len(request_id) == 50 and request_id[33] == "-"
+    return RequestId(request_id[:33]) if keyed else request_id
+
+
 class Position(Struct, frozen=True, array_like=True, order=True):
     """Where a request stands in the log, written as `[partition, offset, index]`. It names a reservation."""
 

@@ -68,6 +68,44 @@ def test_a_key_is_good_for_one_action(sale: Sale) -> None:
         assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-request")
 
 
+def test_a_key_is_one_operators_own(sale: Sale, tmp_path: Path) -> None:
+    """Two operators with one key and the same restock: both are done, each once."""
+    tea = sale.product(5)
+    path = f"/admin/v1/products/{tea}/restock"
+    with with_tokens(sale, tmp_path) as (gateway, issuer):
+        tokens = [issuer.token("ann", roles=["admin"]), issuer.token("bob", roles=["admin"]), ADMIN_KEY]
+        stocks = [
+            httpx.post(
+                gateway.admin_url + path,
+                json={"quantity": 3},
+                headers={"Authorization": f"Bearer {token}", "Idempotency-Key": "the-same"},
+            ).json()["stock"]
+            for token in [*tokens, *tokens]
+        ]
+    assert stocks == [8, 11, 14, 14, 14, 14]
+
+
+def test_another_gateway_knows_what_a_key_was_used_for(sale: Sale, tmp_path: Path) -> None:
+    """One that has just started refuses other content under it, and answers a repeat."""
+    tea = sale.product(5)
+    path, keyed = f"/admin/v1/products/{tea}", {"Idempotency-Key": uuid4().hex}
+    asked: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+        f"{path}/restock": ({"quantity": 3}, {"quantity": 4}),
+        path: ({"unit_price_minor": 7}, {"unit_price_minor": 8}),
+    }
+    methods = {f"{path}/restock": "POST", path: "PATCH"}
+    with sale.operator() as desk:
+        for url, (first, _) in asked.items():
+            assert desk.request(methods[url], url, json=first, headers=keyed).status_code == 200
+    with with_tokens(sale, tmp_path) as (gateway, _):
+        keyed["Authorization"] = f"Bearer {ADMIN_KEY}"
+        for url, (first, other) in asked.items():
+            reused = httpx.request(methods[url], gateway.admin_url + url, json=other, headers=keyed)
+            assert (reused.status_code, reused.json()["type"]) == (422, "/problems/idempotency-key-reused")
+            again = httpx.request(methods[url], gateway.admin_url + url, json=first, headers=keyed).json()
+            assert (again["stock"], again["unit_price_minor"]) == (8, 7 if url == path else again["unit_price_minor"])
+
+
 def test_a_window_opens_is_moved_and_a_product_leaves_for_good(sale: Sale) -> None:
     """Upcoming until its window begins; retired: not in the list, and never on sale again."""
     tea = sale.product(5, opens_at="2100-01-01T00:00:00Z", per_buyer_limit=2)
@@ -76,12 +114,18 @@ def test_a_window_opens_is_moved_and_a_product_leaves_for_good(sale: Sale) -> No
         assert ann.get(f"/v1/products/{tea}").json()["status"] == "upcoming"
         moved = desk.patch(path, json={"opens_at": "2020-01-01T00:00:00Z", "per_buyer_limit": 1})
         assert (moved.json()["status"], moved.json()["opens_at"]) == ("open", "2020-01-01T00:00:00.000Z")
+        for window in ({"closes_at": "2019-12-31T00:00:00Z"}, {"closes_at": "2020-01-01T00:00:00Z"}):
+            refused = desk.patch(path, json=window)
+            assert (refused.status_code, refused.json()["detail"]) == (422, "closes_at must be after opens_at.")
         assert buy(ann, tea, wait=5).status_code == 201
         assert buy(ann, tea, wait=5).json()["reason"] == "buyer_limit"
         assert desk.post(f"{path}/retire").json()["status"] == "closed"
         assert tea not in {product["product_id"] for product in ann.get("/v1/products").json()["products"]}
         assert desk.post(f"{path}/open").json()["reason"] == "retired"
-        assert desk.post("/admin/v1/products", json=listing(tea, 5)).status_code == 409
+        for stock in (5, 6):  # the very content that it was listed with, or another one
+            content = listing(tea, stock, opens_at="2100-01-01T00:00:00Z", per_buyer_limit=2)
+            again = desk.post("/admin/v1/products", json=content)
+            assert (again.status_code, again.json()["reason"]) == (409, "retired")
 
 
 def test_allow_names_all_that_can_be_done(sale: Sale) -> None:

@@ -1,5 +1,7 @@
 """The rules of stock: given some requests were answered, when another is asked, then this is the answer."""
 
+from collections.abc import Callable
+
 import pytest
 from msgspec.structs import replace
 
@@ -155,6 +157,30 @@ def test_a_listing_conflicts_with_what_was_listed_and_not_with_later_changes() -
     assert again.reason == "same"
 
 
+KEY, CONTENT = "r" + "7" * 32, ("-" + "a" * 16, "-" + "b" * 16)
+
+
+def test_another_content_under_a_used_key_is_told_from_a_repeat() -> None:
+    """Ids of operators' requests end in a fingerprint of the content. Nothing changes either way."""
+    sale = given(listing(stock=3, request=KEY + CONTENT[0]))
+    actions: list[Callable[[int, str], AnyRequest]] = [restock, lambda n, name: change(name, per_buyer_limit=n)]
+    for number, asking in enumerate(actions):
+        key = f"r{number}" + "7" * 31
+        first = sale.when(asking(4, key + CONTENT[0]))
+        again, other = sale.when(asking(4, key + CONTENT[0])), sale.when(asking(5, key + CONTENT[1]))
+        assert not isinstance(first, Ignored)
+        assert isinstance(again, Ignored)
+        assert isinstance(other, Ignored)
+        assert (again.reason, again.mismatch, other.reason, other.mismatch) == ("same", False, "same", True)
+    other = sale.when(listing(stock=9, request=KEY + CONTENT[1]))
+    assert isinstance(other, Ignored)
+    assert (other.reason, other.mismatch) == ("same", True)
+    foreign = sale.when(listing(stock=9, request=KEY[:-1] + CONTENT[1]))
+    assert isinstance(foreign, Ignored)
+    assert (foreign.reason, foreign.mismatch) == ("conflict", False)
+    assert (sale.table.products[LAMP].stock, sale.table.products[LAMP].per_buyer_limit) == (7, 4)
+
+
 def test_a_restock_counts_once() -> None:
     """By its request id."""
     sale = given(listing(stock=1))
@@ -221,7 +247,8 @@ def test_a_retired_product_is_closed_for_good() -> None:
         (purchase("b", "bob"), "retired"),
         (change("change-2", action="open"), "retired"),
         (retire("retire-2"), "same"),
-        (listing(stock=3), "same"),
+        (listing(stock=3), "retired"),
+        (listing(stock=3, request="list-2"), "retired"),
     ):
         decision = sale.when(request)
         assert isinstance(decision, Ignored)

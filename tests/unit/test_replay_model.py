@@ -22,7 +22,9 @@ QUICK = tuple(rule for rule in RULES if rule.NAME != "S13")
 products = st.sampled_from([LAMP, LAMP, LAMP, MUG])
 keys = st.sampled_from([f"buy-{n}" for n in range(12)])
 instants = st.one_of(st.none(), st.integers(0, 20).map(lambda n: BEGAN_MS + 10 * n))  # when records are appended, too
-operators = st.sampled_from([f"op-{n}" for n in range(6)])
+operators = st.sampled_from(
+    [f"op-{n}" for n in range(4)] + [f"r{n}{'7' * 31}-{c * 16}" for n in range(2) for c in "ab"]
+)
 listings = st.builds(
     listing,
     product=products,

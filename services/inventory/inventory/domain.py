@@ -24,7 +24,7 @@ from stampede_schemas.decisions import (
     RestockRejected,
     Unreadable,
 )
-from stampede_schemas.identifiers import STOCK_MAX, Millis, Position, ProductId, RequestId
+from stampede_schemas.identifiers import STOCK_MAX, Millis, Position, ProductId, RequestId, request_key
 from stampede_schemas.requests import (
     AnyRequest,
     ProductChangeRequested,
@@ -175,7 +175,12 @@ def _list(product: Product | None, request: ProductListRequested) -> ProductList
     )
     if product is None:
         return listed
-    return _ignored(request, "same" if _same_listing(listed, product.listed) else "conflict")
+    if product.status == "retired":
+        return _ignored(request, "retired")
+    if _same_listing(listed, product.listed):
+        return _ignored(request, "same")
+    repeated = _repeated(product, request)
+    return repeated if repeated is not None and repeated.mismatch else _ignored(request, "conflict")
 
 
 def _same_listing(one: ProductListed, other: ProductListed) -> bool:
@@ -183,8 +188,8 @@ def _same_listing(one: ProductListed, other: ProductListed) -> bool:
 
 
 def _restock(product: Product | None, request: RestockRequested) -> Restocked | RestockRejected | Ignored:
-    if product is not None and request.request_id in product.answered:
-        return _ignored(request, "same")
+    if product is not None and (repeated := _repeated(product, request)):
+        return repeated
     if product is not None and product.status == "retired":
         return _ignored(request, "retired")
     available = product.available if product else 0
@@ -205,8 +210,8 @@ def _restock(product: Product | None, request: RestockRequested) -> Restocked | 
 def _change(product: Product | None, request: ProductChangeRequested) -> ProductChanged | Ignored:
     if product is None:
         return _ignored(request, "unknown_product")
-    if request.request_id in product.answered:
-        return _ignored(request, "same")
+    if repeated := _repeated(product, request):
+        return repeated
     if product.status == "retired":
         return _ignored(request, "retired")
     changes = {name: value for name in _CHANGEABLE if (value := getattr(request, name)) is not None}
@@ -237,8 +242,15 @@ def _retire(product: Product | None, request: ProductRetireRequested) -> Product
 _OperatorRequest = ProductListRequested | RestockRequested | ProductChangeRequested | ProductRetireRequested
 
 
-def _ignored(request: _OperatorRequest, reason: IgnoreReason) -> Ignored:
-    return Ignored(v=2, reason=reason, product_id=request.product_id, request_id=request.request_id)
+def _repeated(product: Product, request: _OperatorRequest) -> Ignored | None:
+    """A request under this key was answered before; `mismatch`: it asked for something else."""
+    key = request_key(request.request_id)
+    first = next((known for known in product.answered if request_key(known) == key), None)
+    return None if first is None else _ignored(request, "same", mismatch=first != request.request_id)
+
+
+def _ignored(request: _OperatorRequest, reason: IgnoreReason, *, mismatch: bool = False) -> Ignored:
+    return Ignored(v=2, reason=reason, product_id=request.product_id, request_id=request.request_id, mismatch=mismatch)
 
 
 def evolve(table: StockTable, decision: AnyDecision, position: Position) -> None:

@@ -4,6 +4,8 @@ It reads no decision. It is written from the design, shares nothing with the inv
 plain to being fast. It knows two versions of the rules; a sale that was decided by others needs their model.
 """
 
+import re
+
 from replay.contract import (
     REJECTED_GENERATION,
     STOCK_MAX,
@@ -21,6 +23,7 @@ from stampede_schemas.topics import partition_of
 
 FINGERPRINT_REMEMBERED = 16  # characters, of a rejected purchase
 OPERATOR_REQUESTS_REMEMBERED = 1_000
+_KEYED = re.compile(r"(?<=^r[0-9a-f]{32})-[0-9a-f]{16}$")
 _AFTER = {"open": "open", "close": "closed", "pause": "paused"}
 
 
@@ -50,6 +53,11 @@ class Product:
         self.answered[request_id] = None
         if len(self.answered) > OPERATOR_REQUESTS_REMEMBERED:
             del self.answered[next(iter(self.answered))]
+
+    def first(self, request_id: str) -> str | None:
+        """The request that was answered under the same key: ids may end in a fingerprint of 16 digits."""
+        key = _KEYED.sub("", request_id)
+        return next((known for known in self.answered if _KEYED.sub("", known) == key), None)
 
     def whole(self, kind: str, request_id: str) -> Answer:
         """A decision that says everything about the product."""
@@ -155,12 +163,19 @@ class Model:
         if product is None:
             self._products[request.product_id] = product = Product(request)
             return product.whole("ProductListed", request.request_id)
+        said = Answer("Ignored", request.product_id, "", request.request_id, reason="conflict")
         same = all(
             getattr(request, name) == getattr(product.terms, name)
             for name in request.__struct_fields__
             if name != "request_id"
         )
-        return Answer("Ignored", request.product_id, "", request.request_id, reason="same" if same else "conflict")
+        if product.status == "retired" and not self.older:
+            said.reason = "retired"
+        elif same:
+            said.reason = "same"
+        elif product.first(request.request_id) not in {None, request.request_id}:
+            said.reason, said.mismatch = "same", True
+        return said
 
 
 def _refusal(request: PurchaseRequest, product: Product | None, at_ms: int) -> str:
@@ -189,8 +204,8 @@ def _operator(request: RestockRequest | ChangeRequest | RetireRequest, product: 
     retiring = isinstance(request, RetireRequest)
     if product is None:
         said.reason = "unknown_product"
-    elif request.request_id in product.answered and not retiring:
-        said.reason = "same"
+    elif (first := product.first(request.request_id)) is not None and not retiring:
+        said.reason, said.mismatch = "same", first != request.request_id
     elif product.status == "retired":
         said.reason = "same" if retiring else "retired"
     if product is None or said.reason:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
+from msgspec.structs import replace
 
 from gateway.admission import purchase_request
 from gateway.admission.batcher import RequestBatcher
@@ -24,6 +25,7 @@ from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.follower import Waiters
 from gateway.read_side.projection import OperatorOutcome, Projection
 from service.problem_details import Problem, ProblemError
+from stampede_schemas.codec import encode
 from stampede_schemas.decisions import Ignored, ProductListed, RestockRejected
 from stampede_schemas.identifiers import INSTANT_MS_MAX, Millis, ProductId, RequestId
 from stampede_schemas.requests import (
@@ -36,7 +38,7 @@ from stampede_schemas.requests import (
 DECISION_S_MAX = 5.0
 PRODUCTS_PATH = "/admin/v1/products"
 ProductRequest = ProductListRequested | ProductChangeRequested | ProductRetireRequested | RestockRequested
-_NOT_SHOWN = frozenset({"v", "request_id", "action"})  # of a request; the rest is in its decision again
+UNNAMED = RequestId("")  # of a request whose id is yet to be derived from its content
 
 KeyInHeader = Annotated[str | None, key_header("the same key is the same action, done once", "list-tea")]
 RequiredKeyInHeader = Annotated[
@@ -97,16 +99,13 @@ class AdminProducts:
         """Put a product on sale: 201, or 200 when it already was with the same content."""
         del idempotency_key  # for the documentation; read below, where sending it twice is noticed
         product_id = ProductId(product.product_id)
-        # A second try without a key of its own is the same request only if it asks for the same.
-        request_id = self._identity.request_id("list", product_id, key_of(request) or product.model_dump_json())
         opens, closes = _ms(product.opens_at), _ms(product.closes_at)
-        if opens is not None and closes is not None and closes <= opens:
-            raise ProblemError(Problem(problems.INVALID_BODY, "closes_at must be after opens_at."))
+        check_window(opens, closes)
         return await self._decide(
             request,
             "list",
             ProductListRequested(
-                request_id=request_id,
+                request_id=UNNAMED,
                 product_id=product_id,
                 name=product.name,
                 unit_price_minor=product.unit_price_minor,
@@ -128,16 +127,21 @@ class AdminProducts:
     ) -> Response:
         """Change price, limit, hold time or window; reservations keep what they were made with."""
         del idempotency_key
+        known, opens, closes = existing_id(product_id), _ms(change.opens_at), _ms(change.closes_at)
+        if (product := self._projection.products.get(known)) is not None:
+            check_window(
+                product.opens_at_ms if opens is None else opens, product.closes_at_ms if closes is None else closes
+            )
         return await self._decide(
             request,
             "change",
             ProductChangeRequested(
-                request_id=self._request_id(request, "change", product_id),
-                product_id=existing_id(product_id),
+                request_id=UNNAMED,
+                product_id=known,
                 unit_price_minor=change.unit_price_minor,
                 per_buyer_limit=change.per_buyer_limit,
-                opens_at_ms=_ms(change.opens_at),
-                closes_at_ms=_ms(change.closes_at),
+                opens_at_ms=opens,
+                closes_at_ms=closes,
                 hold_ms=change.hold_ms,
             ),
         )
@@ -153,13 +157,11 @@ class AdminProducts:
         del idempotency_key
         if restock.quantity == 0:
             raise ProblemError(Problem(problems.INVALID_BODY, "quantity must not be 0."))
-        key = key_of(request)
-        if key is None:
+        if key_of(request) is None:
             raise ProblemError(
                 Problem(problems.KEY_INVALID, "Send an Idempotency-Key header: a new one for each restock.")
             )
-        request_id = self._identity.request_id("restock", product_id, key)
-        asked = RestockRequested(request_id=request_id, product_id=existing_id(product_id), quantity=restock.quantity)
+        asked = RestockRequested(request_id=UNNAMED, product_id=existing_id(product_id), quantity=restock.quantity)
         return await self._decide(request, "restock", asked)
 
     async def act(
@@ -172,16 +174,17 @@ class AdminProducts:
         """Open, close or pause the sale of a product; or retire it for good: its reservations are forgotten."""
         del idempotency_key
         await require_empty_body(request)
-        request_id, known = self._request_id(request, action, product_id), existing_id(product_id)
+        known = existing_id(product_id)
         asked: ProductRequest
         if action == "retire":
-            asked = ProductRetireRequested(request_id=request_id, product_id=known)
+            asked = ProductRetireRequested(request_id=UNNAMED, product_id=known)
         else:
-            asked = ProductChangeRequested(request_id=request_id, product_id=known, action=action)
+            asked = ProductChangeRequested(request_id=UNNAMED, product_id=known, action=action)
         return await self._decide(request, action, asked)
 
-    async def _decide(self, request: Request, action: str, asked: ProductRequest) -> Response:
-        request_id, product_id = asked.request_id, asked.product_id
+    async def _decide(self, request: Request, action: str, content: ProductRequest) -> Response:
+        request_id = self._request_id(request, action, content)
+        asked = replace(content, request_id=request_id)
         outcome = self._projection.outcome(request_id)
         repeated = outcome is not None
         if outcome is None:
@@ -192,27 +195,28 @@ class AdminProducts:
             outcome = self._projection.outcome(request_id)
             if outcome is None and await self._waiters.changed(request_id, DECISION_S_MAX):
                 outcome = self._projection.outcome(request_id)
-        elif _asks_for_another(asked, outcome):
-            self._note(request, action, asked, problems.KEY_REUSED.slug)
-            raise ProblemError(
-                Problem(problems.KEY_REUSED, "The first request with this key asked for something else.")
-            )
         self._note(request, action, asked, "undecided" if outcome is None else type(outcome).__name__)
-        return self._answer(product_id, outcome, repeated=repeated)
+        return self._answer(content, outcome, repeated=repeated)
 
-    def _answer(self, product_id: ProductId, outcome: OperatorOutcome | None, *, repeated: bool) -> Response:
+    def _answer(self, content: ProductRequest, outcome: OperatorOutcome | None, *, repeated: bool) -> Response:
+        product_id = content.product_id
         if outcome is None:
             body = views.encoded(views.Undecided(product_id, "pending"))
             return Response(body, 202, media_type="application/json")
         if isinstance(outcome, RestockRejected) and outcome.reason != "unknown_product":
             detail = f"The change was rejected ({outcome.reason}); {outcome.available_after} are available."
             raise ProblemError(Problem(problems.RESTOCK_REJECTED, detail, extra={"reason": outcome.reason}))
+        if isinstance(outcome, Ignored) and outcome.mismatch:
+            raise ProblemError(
+                Problem(problems.KEY_REUSED, "The first request with this key asked for something else.")
+            )
         if isinstance(outcome, Ignored) and outcome.reason in ("conflict", "retired"):
-            detail = f"The product {product_id} is there with other content, or retired ({outcome.reason})."
-            raise ProblemError(Problem(problems.PRODUCT_CONFLICT, detail, extra={"reason": outcome.reason}))
+            raise ProblemError(_conflict(product_id, outcome.reason))
         product = self._projection.products.get(product_id)
         if product is None:
             raise ProblemError(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
+        if isinstance(content, ProductListRequested) and product.status == "retired":
+            raise ProblemError(_conflict(product_id, "retired"))
         now_ms = self._clock.shown_ms()
         created = isinstance(outcome, ProductListed) and not repeated
         return Response(
@@ -222,9 +226,15 @@ class AdminProducts:
             media_type="application/json",
         )
 
-    def _request_id(self, request: Request, action: str, product_id: str) -> RequestId:
-        key = key_of(request) or secrets.token_hex(16)  # setting the same twice is harmless
-        return self._identity.request_id(action, product_id, key)
+    def _request_id(self, request: Request, action: str, content: ProductRequest) -> RequestId:
+        """One for each operator, action, product and key.
+
+        Without a key a second listing is the same request only if it asks for the same; setting twice is harmless.
+        """
+        told = encode(content)
+        key = key_of(request) or (told.decode() if action == "list" else secrets.token_hex(16))
+        actor = request.state.actor
+        return self._identity.request_id(actor, action, content.product_id, key, content=told)
 
     def _note(self, request: Request, action: str, asked: ProductRequest, outcome: str) -> None:
         self._access.note(request, action, product_id=asked.product_id, request_id=asked.request_id, outcome=outcome)
@@ -237,12 +247,15 @@ def existing_id(product_id: str) -> ProductId:
     return ProductId(product_id)
 
 
-def _asks_for_another(asked: ProductRequest, outcome: OperatorOutcome) -> bool:
-    """Whether the decision under this request's id answers a request with other content."""
-    everything = isinstance(asked, ProductListRequested)
-    given = {name: getattr(asked, name) for name in asked.__struct_fields__ if name not in _NOT_SHOWN}
-    shown = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
-    return any(shown.get(name, value) != value for name, value in given.items() if everything or value is not None)
+def _conflict(product_id: ProductId, reason: str) -> Problem:
+    detail = f"The product {product_id} is there with other content, or retired ({reason})."
+    return Problem(problems.PRODUCT_CONFLICT, detail, extra={"reason": reason})
+
+
+def check_window(opens: int | None, closes: int | None) -> None:
+    """Raise ProblemError if a sale would close before it opens."""
+    if opens is not None and closes is not None and closes <= opens:
+        raise ProblemError(Problem(problems.INVALID_BODY, "closes_at must be after opens_at."))
 
 
 def _ms(at: datetime | None) -> Millis | None:

@@ -61,9 +61,13 @@ class IdentityKey:
         """The pseudonym under which a buyer appears in the log."""
         return BuyerId("b" + self._hash(b"buyer", subject.issuer, subject.name))
 
-    def request_id(self, *parts: str) -> RequestId:
-        """The id of an operator's request, the same for the same parts."""
-        return RequestId("r" + self._hash(b"request", *parts))
+    def request_id(self, *parts: str, content: bytes | None = None) -> RequestId:
+        """The id of an operator's request, the same for the same parts.
+
+        It ends in the fingerprint of the content, so that the log can tell a repeat from another use of the key.
+        """
+        told = "" if content is None else "-" + self._hash(b"request", content.decode())[:16]
+        return RequestId("r" + self._hash(b"request", *parts) + told)
 
     def place_of(self, text: str) -> PurchasePlace | None:
         """Where the log keeps the purchase with this id; None: it is none of ours."""
