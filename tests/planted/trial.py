@@ -34,13 +34,13 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import Rejected
-from stampede_schemas.identifiers import BuyerId, Millis, ProductId, PurchaseId, RequestId, WriterEpoch
-from stampede_schemas.order_commands import CancelProductRequested
+from stampede_schemas.identifiers import BuyerId, Millis, ProductId, PurchaseId, WriterEpoch
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
 from tests.planted.builds.planting import FILE
 from tests.support.inventory import Log, listing, purchase
+from tests.support.reports import all_of
 from tests.support.requests import retire
 from tests.support.stack import ROOT, LocalStack, eventually, stack
 
@@ -141,9 +141,10 @@ class Stage:
             return any(b'"OrderConfirmed"' in value and product_id.encode() in value for value in told)
 
         eventually(paid, what="a paid order")
-        ask = CancelProductRequested(request_id=RequestId("all-of-it"), product_id=product_id, actor="operator")
+        partition = partition_of(product_id)
+        ask = all_of(product_id, log.ends(REQUESTS.name)[partition])
         writer = producer(self._running.kafka)
-        writer.produce(ORDER_COMMANDS.name, encode(ask), partition=partition_of(product_id))
+        writer.produce(ORDER_COMMANDS.name, encode(ask), partition=partition)
         assert writer.flush(10) == 0
 
     def _zombie(self, product_id: str) -> None:
