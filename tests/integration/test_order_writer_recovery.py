@@ -21,7 +21,7 @@ from order_writer.payments.provider import Approved, Declined, Unknown, Verdict,
 from order_writer.postgres.migrate import migrate
 from order_writer.saga.orders import Order
 from replay import live
-from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented_orders
+from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented_orders, s22_cancelled_by_command
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
@@ -31,7 +31,7 @@ from tests.support.reports import all_of
 from tests.support.stack import LocalStack
 
 HERE = partition_of("shoe")
-RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders)
+RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders, s22_cancelled_by_command)
 
 
 class Bank:
@@ -125,7 +125,7 @@ def refused(sentence: str) -> Iterator[None]:
 
 
 def judge(place: Installation) -> None:
-    """S5, S6, S7 by the checker's own eyes."""
+    """S5, S6, S7, S22 by the checker's own eyes."""
     database = live.database(place.postgres)
     evidence = live.log(place.kafka)
     evidence.database = database
