@@ -61,6 +61,24 @@ class Bank:
         return Voided()
 
 
+class Forgetful(Bank):
+    """One that captures again whenever it is asked to: all of it lies behind its idempotency horizon."""
+
+    async def authorize(self, order: Order) -> Verdict:
+        """Another capture."""
+        verdict = await super().authorize(order)
+        self.captures.update([order.purchase_id] if isinstance(verdict, Approved) else [])
+        return verdict
+
+    async def query(self, order: Order) -> Verdict:
+        """By what was captured."""
+        return Approved() if order.purchase_id in self.captured else Declined("not_captured")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.captures: Counter[str] = Counter()
+
+
 class Sale:
     """A sale on one partition whose stock keeper is played by the test."""
 
@@ -260,6 +278,40 @@ async def test_a_lost_database_gives_no_later_sale_to_an_old_cancellation(
     assert sorted(bank.captured) == sorted(name for name, status in before.items() if status == "confirmed")
     await asyncio.to_thread(versions_rise, place)
     await asyncio.to_thread(judge, place)
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "an older copy"])
+async def test_what_was_paid_before_a_restore_is_not_charged_again(
+    place: Installation, quiet_servers: LocalStack, lost: bool
+) -> None:
+    """The provider has forgotten the keys of the orders that were published: it is asked what became of them."""
+    sale, bank = Sale(place), Forgetful()
+    server, name = Installation(place.kafka, quiet_servers.postgres, place.log), place.postgres.rpartition("/")[2]
+    place.log.append(HERE, [listed(stock=1_000)])
+    sale.reserve("p1", "p2", method="unknown")
+    async with place.writer(provider=bank) as task:
+        await until(lambda: place.value("SELECT count(*) = 2 FROM purchases"), "held", task=task)
+    await place.rows("UPDATE payments SET state = 'due', begun_at = NULL, next_at = now(), lease_until = NULL")
+    await server.rows(f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+    bank.thinking = False
+    async with place.writer(provider=bank) as task:
+        await until(lambda: sold(place, "p2"), "the second is sold", task=task)
+        await until(lambda: sold(place, "p1"), "the first is sold", task=task)
+        await until(sale.ended, "both are published", task=task)
+    before = await place.statuses()
+    assert bank.captures == {"p1": 1, "p2": 1}
+    if lost:
+        await lose_the_database(place, quiet_servers)
+        await server.rows(f"DROP DATABASE {name}_copy")
+    else:
+        await server.rows(f"DROP DATABASE {name} WITH (FORCE)")
+        await server.rows(f"ALTER DATABASE {name}_copy RENAME TO {name}")
+    await recover(place)
+    async with place.writer(provider=bank) as task:
+        await until(lambda: sold(place, "p2"), "the second is sold again", task=task)
+        await until(lambda: sold(place, "p1"), "the first is sold again", task=task)
+    assert await place.statuses() == before
+    assert bank.captures == {"p1": 1, "p2": 1}
 
 
 @pytest.mark.parametrize(
