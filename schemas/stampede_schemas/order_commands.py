@@ -6,6 +6,7 @@ from msgspec import Meta, Struct
 
 from stampede_schemas.identifiers import (
     Currency,
+    OffsetField,
     PriceMinor,
     ProductIdField,
     PurchaseIdField,
@@ -51,14 +52,20 @@ class CancelRequested(Command, frozen=True, tag=True, kw_only=True):
 
 
 class CancelProductRequested(Command, frozen=True, tag=True, kw_only=True):
-    """Every order of a product is to be undone that was reserved before this is heard; the record's key is its id.
+    """The reservations of a product below `requests_end` are to be undone; the record's key is the product's id.
 
-    Only operators ask for it. Close the product first: of what is bought meanwhile some may be undone as well.
+    `requests_end` is the offset where the product's partition of `requests` ended after the operator had asked. So this
+    means the same reservations whenever it is read: those whose requests stood in the log by then, decided or not, and
+    none of a later sale. Of several records with one `request_id` the first counts.
+
+    Records of before this field lack it. Which reservations those meant depended on when they were read, and no log
+    says that: they mean none any more and become dead letters. What they undid stands in `decisions`.
     """
 
     request_id: RequestIdField
     product_id: ProductIdField
     actor: Literal["operator"]
+    requests_end: OffsetField | None = None
 
 
 AnyCommand = PaymentReported | RefundReported | CancelRequested | CancelProductRequested

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
-_NAME = re.compile(r"(?P<type>[A-Za-z]+)\.v(?P<version>[0-9]+)\.json")
+_NAME = re.compile(r"(?P<type>[A-Za-z]+)\.v(?P<version>[0-9]+)(\.[a-z_]+)?\.json")
 
 
 class Golden(NamedTuple):
@@ -21,11 +21,11 @@ def all_golden() -> list[Golden]:
     found = []
     for path in sorted((SCHEMAS / "golden").iterdir()):
         name = _NAME.fullmatch(path.name)
-        assert name is not None, f"{path.name} is not <Type>.v<version>.json"
+        assert name is not None, f"{path.name} is not <Type>.v<version>[.<added>].json"
         found.append(Golden(name["type"], int(name["version"]), path.read_bytes().removesuffix(b"\n")))
     return found
 
 
 def golden(message: str, version: int = 1) -> bytes:
-    """The bytes of one golden message."""
+    """The bytes of one golden message, as its version was first written."""
     return next(each.value for each in all_golden() if (each.type, each.version) == (message, version))

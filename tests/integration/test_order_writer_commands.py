@@ -16,13 +16,13 @@ from order_writer.saga.decision_batch import Record
 from order_writer.saga.orders import Order
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.codec import encode
-from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
-from stampede_schemas.order_commands import CancelProductRequested
+from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, partition_of
 from tests.support.builders.orders import (
     Installation,
     applied_until,
+    apply_decisions,
     insert_orders,
     letters,
     listed,
@@ -30,7 +30,7 @@ from tests.support.builders.orders import (
     until,
     waiting_messages,
 )
-from tests.support.builders.reports import cancelled, paid
+from tests.support.builders.reports import all_of, cancelled, paid
 
 NOW = datetime.now(UTC)
 
@@ -206,11 +206,12 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
 ) -> None:
     """700 orders: after the first batch the order-writer dies; the next one cancels the rest, each order once."""
     await insert_orders(quiet, 700, "confirmed")
-    ask = CancelProductRequested(request_id=RequestId("c1"), product_id=ProductId("shoe"), actor="operator")
+    ask = all_of("shoe", 702)
     await quiet.rows("INSERT INTO command_progress VALUES (0, 0, 'id')")
+    await apply_decisions(quiet, "shoe", 700)
     for n in range(2):  # the second time is a repetition
         await Commands(units).apply([Record(encode(ask), 0, n, NOW)], {0: Move(n, Progress(n + 1))})
-    assert await product_cancellation.batch(units, "c1")
+    assert await product_cancellation.batch(units, ask.request_id)
     progress = "SELECT reached, cancelled, done_at IS NOT NULL FROM product_cancellations"
     [first] = await quiet.rows(progress)
     assert tuple(first) == (ORDERS_PER_TRANSACTION_MAX, ORDERS_PER_TRANSACTION_MAX, False)
@@ -223,9 +224,9 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
     await quiet.rows(
         """INSERT INTO purchases (purchase_id, buyer_id, product_id, quantity, status, reservation_no, version,
              unit_price_minor, currency, payment_method, fingerprint, partition, source_offset, source_index)
-           VALUES ('late', 'b', 'shoe', 2, 'reserved', 701, 2, 4200, 'EUR', 'ok', 'f', 0, 0, 0)"""
+           VALUES ('late', 'b', 'shoe', 2, 'reserved', 701, 2, 4200, 'EUR', 'ok', 'f', 0, 701, 0)"""
     )
-    await applied_until(quiet, DECISIONS.name, 0.0)
+    await apply_decisions(quiet, "shoe", 701)
     assert not await product_cancellation.sweep(units)
     assert await quiet.value("SELECT reason FROM purchases WHERE purchase_id = 'late'") == "cancelled_by_operator"
     assert [tuple(row) for row in await quiet.rows(progress)] == [(701, 701, True)]
@@ -233,15 +234,15 @@ async def test_a_product_is_cancelled_in_batches_that_a_successor_goes_on_with(
 
 async def test_an_operator_cancels_one_order_or_all_of_a_product(place: Installation) -> None:
     """Sold and refunded, given back to the inventory, published; other products are left alone."""
-    other = next(name for name in (f"sock-{n}" for n in range(99)) if partition_of(name) == 0)
-    place.log.append(0, [listed()], [reserved(f"p{i}", i + 1) for i in range(3)])
-    place.log.append(0, [listed(other)], [reserved("q1", 1, product_id=other), reserved("q2", 2, product_id=other)])
+    here = partition_of("shoe")
+    other = next(name for name in (f"sock-{n}" for n in range(99)) if partition_of(name) == here)
+    place.log.append(here, [listed()], [reserved(f"p{i}", i + 1) for i in range(3)])
+    place.log.append(here, [listed(other)], [reserved("q1", 1, product_id=other), reserved("q2", 2, product_id=other)])
     async with place.writer() as task:
         sold = "SELECT count(*) = 5 FROM purchases WHERE status = 'confirmed'"
         await until(lambda: place.value(sold), "sold", task=task)
         place.command(cancelled("q1", "operator"))
-        all_of = CancelProductRequested(request_id=RequestId("c9"), product_id=ProductId("shoe"), actor="operator")
-        place.command(all_of)
+        place.command(all_of("shoe", place.log.sources[here]))
         refunded = "SELECT count(*) = 4 FROM purchases WHERE reason = 'cancelled_by_operator' AND refund = 'done'"
         await until(lambda: place.value(refunded), "refunded", task=task)
         await until(lambda: place.value("SELECT done_at FROM product_cancellations"), "done", task=task)

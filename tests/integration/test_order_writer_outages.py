@@ -19,10 +19,9 @@ import psutil
 import pytest
 
 from eventlog.kafka import consumer, read_range, watermarks
-from stampede_schemas.identifiers import ProductId, RequestId
-from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic, partition_of
 from tests.support.builders.orders import Installation, until
+from tests.support.builders.reports import all_of
 from tests.support.faults.outages import EACH, at_rest, nothing_lost_or_undone, sell, stored, through
 from tests.support.faults.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
 from tests.support.processes.stack import LocalStack
@@ -235,10 +234,7 @@ async def test_without_postgres_it_holds_still_and_stays_in_its_group(place: Ins
         padding = b"\x00" * 100_000  # void records: nobody has to parse them
         for partition in range(12):
             place.log.append_raw(partition, *[padding] * 50)
-        of_no_order = CancelProductRequested(
-            request_id=RequestId("c1"), product_id=ProductId("another"), actor="operator"
-        )
-        await asyncio.to_thread(place.command, of_no_order)
+        await asyncio.to_thread(place.command, all_of("another", 0))  # of no order
         assert await asyncio.to_thread(_joins, place.kafka, "order-writer", DECISIONS) > 0
         assert await asyncio.to_thread(_joins, place.kafka, "order-writer-commands", ORDER_COMMANDS) > 0
         growth = (psutil.Process(process.pid).memory_info().rss - before) / 2**20

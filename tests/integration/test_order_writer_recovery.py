@@ -21,15 +21,17 @@ from order_writer.payments.provider import Approved, Declined, Unknown, Verdict,
 from order_writer.postgres.migrate import migrate
 from order_writer.saga.orders import Order
 from replay import live
-from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented_orders
+from replay.rules import s05_every_hold_ends, s06_released_once, s07_no_invented_orders, s22_cancelled_by_command
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
-from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic
+from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic, partition_of
 from tests.support.builders.orders import Installation, listed, rejected, released, reserved, until
+from tests.support.builders.reports import all_of
 from tests.support.processes.stack import LocalStack
 
-RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders)
+HERE = partition_of("shoe")
+RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders, s22_cancelled_by_command)
 
 
 class Bank:
@@ -59,6 +61,24 @@ class Bank:
         return Voided()
 
 
+class Forgetful(Bank):
+    """One that captures again whenever it is asked to: all of it lies behind its idempotency horizon."""
+
+    async def authorize(self, order: Order) -> Verdict:
+        """Another capture."""
+        verdict = await super().authorize(order)
+        self.captures.update([order.purchase_id] if isinstance(verdict, Approved) else [])
+        return verdict
+
+    async def query(self, order: Order) -> Verdict:
+        """By what was captured."""
+        return Approved() if order.purchase_id in self.captured else Declined("not_captured")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.captures: Counter[str] = Counter()
+
+
 class Sale:
     """A sale on one partition whose stock keeper is played by the test."""
 
@@ -69,14 +89,14 @@ class Sale:
         """Each in a record of its own."""
         for name in names:
             self.number += 1
-            self.place.log.append(3, [reserved(name, self.number, method=method)])
+            self.place.log.append(HERE, [reserved(name, self.number, method=method)])
 
     def take_back(self) -> None:
         """Answer what was asked to be released, each reservation once."""
         for _, asked in self.place.requests():
             if isinstance(asked, ReleaseRequested) and asked.purchase_id not in self.answered:
                 self.answered.add(asked.purchase_id)
-                self.place.log.append(3, [released(asked.purchase_id, asked.reservation, reason=asked.reason)])
+                self.place.log.append(HERE, [released(asked.purchase_id, asked.reservation, reason=asked.reason)])
 
     async def ended(self) -> bool:
         """Whether nothing is open: no hold, no message, no refund, no unit on its way back."""
@@ -85,9 +105,10 @@ class Sale:
             "SELECT (SELECT count(*) FROM purchases WHERE status = 'reserved' AND payment_method <> 'unknown'"
             " OR status = 'released' AND stock_returned_at IS NULL OR refund = 'due') AS open,"
             " (SELECT count(*) FROM outbox) AS outbox,"
-            " (SELECT next_offset FROM progress WHERE partition = 3) AS reached"
+            " (SELECT next_offset FROM progress WHERE partition = $1) AS reached",
+            HERE,
         )
-        return (found["open"], found["outbox"], found["reached"]) == (0, 0, self.place.log.sources[3])
+        return (found["open"], found["outbox"], found["reached"]) == (0, 0, self.place.log.sources[HERE])
 
 
 async def recover(place: Installation) -> str:
@@ -102,6 +123,14 @@ async def recover(place: Installation) -> str:
     return said.decode()
 
 
+async def lose_the_database(place: Installation, servers: LocalStack) -> None:
+    """A new, empty one takes its place, as the runbook says."""
+    server, name = Installation(place.kafka, servers.postgres, place.log), place.postgres.rpartition("/")[2]
+    await server.rows(f"DROP DATABASE {name} WITH (FORCE)")
+    await server.rows(f"CREATE DATABASE {name}")
+    await migrate(place.postgres)
+
+
 @contextmanager
 def refused(sentence: str) -> Iterator[None]:
     """The writer ends for this reason alone, whichever of its loops met it first."""
@@ -114,7 +143,7 @@ def refused(sentence: str) -> Iterator[None]:
 
 
 def judge(place: Installation) -> None:
-    """S5, S6, S7 by the checker's own eyes."""
+    """S5, S6, S7, S22 by the checker's own eyes."""
     database = live.database(place.postgres)
     evidence = live.log(place.kafka)
     evidence.database = database
@@ -138,7 +167,7 @@ async def test_an_older_database_is_refused_recovered_and_true_again(
     sale, bank = Sale(place), Bank()
     server = Installation(place.kafka, quiet_servers.postgres, place.log)
     name = place.postgres.rpartition("/")[2]
-    place.log.append(3, [listed(stock=1_000)])
+    place.log.append(HERE, [listed(stock=1_000)])
     sale.reserve("early", "cancelled later")
     sale.reserve("declined early", method="declined")
     sale.reserve("held", method="unknown")
@@ -160,7 +189,7 @@ async def test_an_older_database_is_refused_recovered_and_true_again(
             bank.thinking = False
             sale.reserve("late", "late and cancelled")
             sale.reserve("declined late", method="declined")
-            place.log.append(3, [rejected("too late")])
+            place.log.append(HERE, [rejected("too late")])
             for who in ("cancelled later", "late and cancelled"):
                 await until(partial(sold, place, who), f"{who} is sold", task=task)
                 command = CancelRequested(
@@ -201,17 +230,13 @@ async def test_an_older_database_is_refused_recovered_and_true_again(
 async def test_a_lost_database_comes_back_from_the_log(place: Installation, quiet_servers: LocalStack) -> None:
     """New tables, a log: refused, recovered, and every order is what it was, in versions above those published."""
     sale, bank = Sale(place), Bank()
-    server = Installation(place.kafka, quiet_servers.postgres, place.log)
-    name = place.postgres.rpartition("/")[2]
-    place.log.append(3, [listed(stock=1_000)])
+    place.log.append(HERE, [listed(stock=1_000)])
     sale.reserve("p1", "p2", "p3")
     sale.reserve("bad", method="declined")
     async with place.writer(provider=bank) as task:
         await until(sale.ended, "sold", task=task)
     before = await place.statuses()
-    await server.rows(f"DROP DATABASE {name} WITH (FORCE)")
-    await server.rows(f"CREATE DATABASE {name}")
-    await migrate(place.postgres)
+    await lose_the_database(place, quiet_servers)
     with refused("older database was restored"):
         async with place.writer(provider=bank) as task:
             await task
@@ -222,6 +247,71 @@ async def test_a_lost_database_comes_back_from_the_log(place: Installation, quie
     assert await place.statuses() == before
     await asyncio.to_thread(versions_rise, place)
     await asyncio.to_thread(judge, place)
+
+
+async def test_a_lost_database_gives_no_later_sale_to_an_old_cancellation(
+    place: Installation, quiet_servers: LocalStack
+) -> None:
+    """Two orders are sold and cancelled with their product, then three are sold. The command is read again after the
+    loss: the two stay released, the three sold and paid."""
+    sale, bank = Sale(place), Bank()
+    place.log.append(HERE, [listed(stock=1_000)])
+    sale.reserve("first-1", "first-2")
+    async with place.writer(provider=bank) as task:
+        await until(sale.ended, "sold", task=task)
+        await asyncio.to_thread(place.command, all_of("shoe", place.log.sources[HERE]))
+        undone = "SELECT count(*) = 2 FROM purchases WHERE reason = 'cancelled_by_operator'"
+        await until(lambda: place.value(undone), "cancelled", task=task)
+        await until(sale.ended, "given back", task=task)
+        sale.reserve("second-1", "second-2", "second-3")
+        await until(lambda: sold(place, "second-3"), "the last one is sold", task=task)
+        await until(sale.ended, "sold again", task=task)
+    before = await place.statuses()
+    assert Counter(before.values()) == {"released": 2, "confirmed": 3}
+    await lose_the_database(place, quiet_servers)
+    await recover(place)
+    async with place.writer(provider=bank) as task:
+        done = "SELECT done_at FROM product_cancellations"
+        await until(lambda: place.value(done), "the cancellation is done again", task=task)
+        await until(sale.ended, "everything again", task=task)
+    assert await place.statuses() == before
+    assert sorted(bank.captured) == sorted(name for name, status in before.items() if status == "confirmed")
+    await asyncio.to_thread(versions_rise, place)
+    await asyncio.to_thread(judge, place)
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "an older copy"])
+async def test_what_was_paid_before_a_restore_is_not_charged_again(
+    place: Installation, quiet_servers: LocalStack, lost: bool
+) -> None:
+    """The provider has forgotten the keys of the orders that were published: it is asked what became of them."""
+    sale, bank = Sale(place), Forgetful()
+    server, name = Installation(place.kafka, quiet_servers.postgres, place.log), place.postgres.rpartition("/")[2]
+    place.log.append(HERE, [listed(stock=1_000)])
+    sale.reserve("p1", "p2", method="unknown")
+    async with place.writer(provider=bank) as task:
+        await until(lambda: place.value("SELECT count(*) = 2 FROM purchases"), "held", task=task)
+    await place.rows("UPDATE payments SET state = 'due', begun_at = NULL, next_at = now(), lease_until = NULL")
+    await server.rows(f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+    bank.thinking = False
+    async with place.writer(provider=bank) as task:
+        await until(lambda: sold(place, "p2"), "the second is sold", task=task)
+        await until(lambda: sold(place, "p1"), "the first is sold", task=task)
+        await until(sale.ended, "both are published", task=task)
+    before = await place.statuses()
+    assert bank.captures == {"p1": 1, "p2": 1}
+    if lost:
+        await lose_the_database(place, quiet_servers)
+        await server.rows(f"DROP DATABASE {name}_copy")
+    else:
+        await server.rows(f"DROP DATABASE {name} WITH (FORCE)")
+        await server.rows(f"ALTER DATABASE {name}_copy RENAME TO {name}")
+    await recover(place)
+    async with place.writer(provider=bank) as task:
+        await until(lambda: sold(place, "p2"), "the second is sold again", task=task)
+        await until(lambda: sold(place, "p1"), "the first is sold again", task=task)
+    assert await place.statuses() == before
+    assert bank.captures == {"p1": 1, "p2": 1}
 
 
 @pytest.mark.parametrize(

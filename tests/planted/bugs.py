@@ -47,6 +47,7 @@ BUGS = (
     Planted("order-writer", "a declined payment releases nothing", "S5", wait_s=OVERDUE_S),
     Planted("order-writer", "a release names another position", "S5", wait_s=OVERDUE_S),
     Planted("order-writer", "a cancelled order is not refunded", "S21", cancels=True, wait_s=OVERDUE_S),
+    Planted("order-writer", "a cancellation is judged when it is read", "S22", cancels=True),
     Planted("gateway", "one key gives two purchases", "S9"),
     Planted("gateway", "202 before the log has acknowledged", "S8", kills="gateway-0"),
     Planted("gateway", "202 for what is not logged", "S8"),

@@ -33,12 +33,12 @@ from stampede_schemas.codec import (
     split_requests,
 )
 from stampede_schemas.decisions import Rejected
-from stampede_schemas.identifiers import BuyerId, Millis, ProductId, PurchaseId, RequestId, WriterEpoch
-from stampede_schemas.order_commands import CancelProductRequested
+from stampede_schemas.identifiers import BuyerId, Millis, ProductId, PurchaseId, WriterEpoch
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
 from tests.planted.builds.planting import FILE
+from tests.support.builders.reports import all_of
 from tests.support.builders.requests import retire
 from tests.support.processes.inventory import Log, listing, purchase
 from tests.support.processes.stack import ROOT, LocalStack, eventually, stack
@@ -134,16 +134,23 @@ class Stage:
             self._running.kill(bug.kills)
 
     def _cancel(self, log: Log, product_id: ProductId) -> None:
-        """Once somebody has paid for it, an operator cancels the product."""
+        """Once somebody has paid for it, an operator cancels the product; another cancellation is of before a sale."""
+        later = ProductId(f"{product_id}-later")
+        before = log.ends(REQUESTS.name)[partition_of(later)]
+        log.ask([listing(later, 1), purchase(later)])
+        log.flush()
 
         def paid() -> bool:
             told = [record.value or b"" for number in range(PARTITIONS) for record in log.records(ORDERS.name, number)]
-            return any(b'"OrderConfirmed"' in value and product_id.encode() in value for value in told)
+            sold = [value for value in told if b'"OrderConfirmed"' in value]
+            return all(any(b'"%b"' % name.encode() in value for value in sold) for name in (product_id, later))
 
-        eventually(paid, what="a paid order")
-        ask = CancelProductRequested(request_id=RequestId("all-of-it"), product_id=product_id, actor="operator")
+        eventually(paid, what="two paid orders")
+        after = log.ends(REQUESTS.name)[partition_of(product_id)]
         writer = producer(self._running.kafka)
-        writer.produce(ORDER_COMMANDS.name, encode(ask), partition=partition_of(product_id))
+        for command in (all_of(product_id, after), all_of(later, before, "late")):
+            partition = partition_of(command.product_id)
+            writer.produce(ORDER_COMMANDS.name, encode(command), partition=partition)
         assert writer.flush(10) == 0
 
     def _zombie(self, product_id: str) -> None:

@@ -41,7 +41,11 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.just(HoldExpired()),
     st.just(NothingToPay()),
     st.just(RowRefused()),
-    st.builds(CancelAsked, st.sampled_from([ORDER.buyer_id, "operator", "other"])),
+    st.builds(
+        CancelAsked,
+        st.sampled_from([ORDER.buyer_id, "operator", "other"]),
+        st.none() | st.integers(0, 2 * ORDER.reservation.offset),
+    ),
     st.builds(StockReleased, PLACES, st.sampled_from(["cancelled", "already_decided"])),
 )
 RANK = {Rejected: 0, Reserved: 1, Confirmed: 2, Released: 3}
@@ -90,3 +94,13 @@ def test_a_rejected_purchase_stays_rejected(messages: list[Message]) -> None:
         effects = react(purchase, message)
         assert evolve(purchase, effects) == purchase
         assert effects == ((Void(captured=True),) if isinstance(message, PaymentApproved) else ())
+
+
+@given(st.lists(MESSAGES, max_size=10), st.integers(0, 2 * ORDER.reservation.offset))
+def test_a_cancellation_means_the_same_whenever_it_is_read(messages: list[Message], end: int) -> None:
+    """Whatever has become of an order: it is undone if it was reserved below the place, and else left as it is."""
+    purchase: Purchase = Reserved(ORDER)
+    for message in messages:
+        purchase = evolve(purchase, react(purchase, message))
+    after = evolve(purchase, react(purchase, CancelAsked("operator", end)))
+    assert isinstance(after, Released) if ORDER.reservation.offset < end else after == purchase

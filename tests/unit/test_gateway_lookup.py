@@ -134,3 +134,20 @@ async def test_an_id_of_another_key_or_partition_is_nobodys() -> None:
     rig = Rig(as_reserved())
     for foreign in ("zzzz-03-" + "0" * 32, f"{KEY.kid}-0c-{'0' * 32}", "nonsense", ""):
         assert await rig.lookup.find(foreign) is None
+
+
+async def test_the_end_of_requests_is_queried_for_each_who_asks() -> None:
+    """An answer to an earlier question does not cover what was appended since."""
+    log = EndOfRequests(7)
+    lookup = Lookup(Projection(), Waiters(), Rows(None, 0), KEY, Freshness(log.ends, lambda *_: None))  # type: ignore[arg-type]
+    assert await lookup.requests_end(HERE) == 7
+    log.end = 8
+    assert await lookup.requests_end(HERE) == 8
+
+
+async def test_an_end_that_is_unknown_or_of_a_lost_tail_is_none() -> None:
+    """Below what was acknowledged here a broker names the end of a log that is not whole."""
+    assert await Rig(end=None).lookup.requests_end(HERE) is None
+    rig = Rig(end=7)
+    rig.freshness.acknowledged(HERE, 7, 0.0)
+    assert await rig.lookup.requests_end(HERE) is None

@@ -80,6 +80,16 @@ def test_payment_expiry_and_cancellation(purchase: Purchase, message: Message, e
     assert react(purchase, message) == effects
 
 
+@pytest.mark.parametrize("purchase", [HELD, SOLD])
+def test_a_cancellation_means_the_reservations_below_its_place(purchase: Purchase) -> None:
+    """One that stands at the place or behind it was made after the operator had asked."""
+    at = ORDER.reservation.offset
+    everything = CancelAsked("operator")
+    assert react(purchase, CancelAsked("operator", at + 1)) == react(purchase, everything) != ()
+    for end in (0, at - 1, at):
+        assert react(purchase, CancelAsked("operator", end)) == ()
+
+
 def test_versions_begin_where_the_log_says() -> None:
     """A rejection is version 1, a reservation 2, and the first event on `orders` 3, whatever came before."""
     assert (NO.version, HELD.version, SOLD.version) == (1, 2, 3)

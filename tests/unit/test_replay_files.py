@@ -10,30 +10,43 @@ from replay import journal, salefile
 from replay.failure import CannotCheck
 from replay.journal import Attempt, Journal, JournalUnreadable, Told
 from tests.support.builders.replay import SmallSale
-from tests.support.builders.requests import listing, purchase
+from tests.support.builders.reports import all_of
+from tests.support.builders.requests import LAMP, listing, purchase
 
 
 def sale() -> SmallSale:
-    """A sale with a tombstone, bytes that are no text, and a void record."""
+    """A sale with a tombstone, bytes that are no text, a void record and a command."""
     small = SmallSale(partition=0)
     small.ask(listing(stock=3))
     small.log(None)
     small.log(b"\xff\xfe")
     small.ask(purchase())
     small.void()
+    small.command(all_of(LAMP, 3))
     return small
 
 
 @pytest.mark.parametrize("name", ["sale.jsonl", "sale.jsonl.gz"])
 def test_a_sale_comes_back_as_it_was(tmp_path: Path, name: str) -> None:
-    """Every record of the three topics, byte for byte, with its position and its instant."""
+    """Every record of the four topics, byte for byte, with its position and its instant."""
     evidence = sale().evidence()
     count = salefile.write(tmp_path / name, evidence, topic_ids={"stampede.requests": "id"})
     back = salefile.read(tmp_path / name)
-    assert count == 4 + 5 + 2
+    assert count == 4 + 5 + 2 + 1
     assert dataclasses.asdict(back)["partitions"] == dataclasses.asdict(evidence)["partitions"]
     assert back.letters == evidence.letters
+    assert back.commands == evidence.commands
     assert back.taken_at_ms == evidence.taken_at_ms
+
+
+def test_a_file_of_before_commands_were_kept_says_nothing_of_them(tmp_path: Path) -> None:
+    """It is not taken for a sale without commands, also when it is written once more."""
+    file = tmp_path / "sale.jsonl"
+    salefile.write(file, sale().evidence(), topics=("requests", "decisions", "dead-letters"))
+    old = salefile.read(file)
+    assert old.commands is None
+    salefile.write(file, old)
+    assert salefile.read(file).commands is None
 
 
 def test_a_file_says_which_records_count(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from replay.journal import Told
 from replay.judge import judge
 from replay.rules import RULES
 from tests.support.builders.replay import BEGAN_MS, SmallSale, change_row, drop_row, edit, invent_row, rewrite
+from tests.support.builders.reports import all_of, cancelled
 from tests.support.builders.requests import LAMP, MUG, change, listing, purchase, release, restock, retire
 from tests.support.builders.tampering import (
     Tamper,
     attempt,
     beware,
     catalogue,
+    commanded,
     decisions_at,
     forge,
     hold,
@@ -36,7 +38,8 @@ EVE_ASKED = 9  # one less than in `decisions`: a void record stands before it
 
 
 def sale() -> SmallSale:
-    """Three units: ann 1, bob 2, cat none; ann's comes back to dan; repeats, poison, a takeover, two more, eve 1.
+    """Three units: ann 1, bob 2, cat none; an operator cancels what stands below bob's, and dan gets ann's; repeats,
+    poison, a takeover, two more, eve 1.
 
     Another product is sold once and retired; what is asked of it then has no outcome.
     """
@@ -44,7 +47,8 @@ def sale() -> SmallSale:
     small.ask(listing(stock=3, limit=2))
     small.ask(purchase("a", "ann"))
     small.ask(purchase("b", "bob", 2), purchase("c", "cat"))
-    small.ask(release((1, 0), "a", reason="payment_declined"))
+    small.command(all_of(LAMP, BATCH))
+    small.ask(release((1, 0), "a", reason="cancelled_by_operator"))
     small.ask(purchase("d", "dan"))
     small.ask(purchase("b", "bob", 2), purchase("b", "bob", 1, fingerprint="g"), purchase("c", "cat", fingerprint="g"))
     small.ask(
@@ -72,6 +76,14 @@ def test_a_sound_sale_holds() -> None:
     assert {name: one.first for name, one in found.items() if one.verdict != "holds"} == {}
     assert len(found) == len(QUICK)
     assert all(one.looked > 0 for one in found.values()), {name: one.looked for name, one in found.items()}
+
+
+def test_a_cancellation_of_one_order_or_of_before_there_were_places_is_one() -> None:
+    """An operator may name the purchase; an old command without a place meant what was there when it was read."""
+    for command in (cancelled("a", "operator"), all_of(LAMP, None)):
+        evidence = sale().evidence()
+        commanded(evidence, command)
+        assert violated(evidence) == {}
 
 
 def test_operators_and_windows_are_modelled() -> None:
@@ -210,7 +222,7 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
     "sold and back on sale": (
         lambda e: change_row(e, "a", status="confirmed", returned=False),
         "S5",
-        {"S5", "S21"},
+        {"S5", "S21", "S22"},
     ),
     "released twice": (
         lambda e: edit(e, DAN, lambda c: c.update(decisions=decisions_at(e, BACK))),
@@ -342,6 +354,21 @@ FAULTS: dict[str, tuple[Tamper, str, set[str]]] = {
         {"S21"},
     ),
     "taken from somebody who bought nothing": (lambda e: pay(e, "captured", "nobody", 1), "S21", {"S21"}),
+    "cancelled by nobody": (commanded, "S22", {"S22"}),
+    "cancelled by its buyer, it says": (lambda e: commanded(e, cancelled("a", "ann")), "S22", {"S22"}),
+    "cancelled beyond the place of the command": (lambda e: commanded(e, all_of(LAMP, ANN)), "S22", {"S22"}),
+    "cancelled by the second place of one request": (
+        lambda e: commanded(e, all_of(LAMP, ANN), all_of(LAMP, BATCH)),
+        "S22",
+        {"S22"},
+    ),
+    "cancelled with another product": (lambda e: commanded(e, all_of(MUG, BATCH)), "S22", {"S22"}),
+    "kept below the place of the command": (lambda e: commanded(e, all_of(LAMP, DAN + 1)), "S22", {"S22"}),
+    "a row says that an operator cancelled it": (
+        lambda e: change_row(e, "d", status="released", reason="cancelled_by_operator"),
+        "S22",
+        {"S5", "S21", "S22"},
+    ),
     "a number left out": (lambda e: rewrite(e, DAN, reservation_no=7), "S17", {"S4", "S7", "S17"}),
 }
 

@@ -11,6 +11,7 @@ from order_writer import __main__ as program
 from order_writer import unit_of_work
 from order_writer.consume import decisions
 from order_writer.consume.progress_consumer import Move
+from order_writer.endings import product_cancellation
 from order_writer.outbox.messages import Outgoing, releases
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Batch
@@ -21,7 +22,7 @@ from tests.planted.builds.planting import exchange, for_the_first_time, plant
 from tests.simulation.mutants import FirstCopyCounts
 
 DIES_AT_BATCH = 3
-_advance, _react, _close = decisions._advance, orders.react, UnitOfWork.close
+_advance, _react, _cancelled, _close = decisions._advance, orders.react, orders._cancelled, UnitOfWork.close
 
 
 class AsksAnotherPrice(Batch):
@@ -76,6 +77,17 @@ def _no_releases(_effects: list[orders.RequestRelease]) -> list[Outgoing]:
     return []
 
 
+def _whenever_reserved(purchase: orders.Purchase, message: orders.CancelAsked) -> tuple[orders.Effect, ...]:
+    return _cancelled(purchase, replace(message, requests_end=None))
+
+
+def _judge_when_read() -> None:
+    """What is reserved when a cancellation is read is meant by it, wherever the log stood when it was sent."""
+    anywhere = product_cancellation.ORDERS.replace("source_offset < $3", "$3::bigint >= 0")
+    exchange(product_cancellation, ORDERS=anywhere)
+    exchange(orders, _cancelled=_whenever_reserved)
+
+
 async def _no_voids(opened: UnitOfWork) -> None:
     opened.voids.clear()
     await _close(opened)
@@ -90,6 +102,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "the return of units is ignored": lambda: exchange(orders, react=_deaf_to_returns),
     "a declined payment releases nothing": lambda: exchange(unit_of_work, releases=_no_releases),
     "a cancelled order is not refunded": lambda: exchange(UnitOfWork, close=_no_voids),
+    "a cancellation is judged when it is read": _judge_when_read,
     "a release names another position": lambda: exchange(unit_of_work, releases=_elsewhere),
 }
 

@@ -353,6 +353,13 @@ async def applied_until(place: Installation, topic: str, seconds: float, partiti
     )
 
 
+async def apply_decisions(place: Installation, product_id: str, source_offset: int) -> None:
+    """Say that a product's partition is applied through the request at `source_offset`."""
+    progress = """INSERT INTO progress VALUES ($1, $2 + 1, $2, 'f', $2, 'id')
+                  ON CONFLICT (partition) DO UPDATE SET source_offset = $2"""
+    await place.rows(progress, partition_of(product_id), source_offset)
+
+
 @contextlib.asynccontextmanager
 async def units_of(place: Installation, connections: int = 8) -> AsyncIterator[UnitsOfWork]:
     """Transactions on its database, beside any writer."""

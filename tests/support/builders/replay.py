@@ -15,6 +15,7 @@ from replay.evidence import (
     Applied,
     Canaries,
     Catalogued,
+    CommandRecord,
     Database,
     Evidence,
     Letter,
@@ -28,6 +29,7 @@ from replay.journal import Attempt, Journal, Limits, Told
 from stampede_schemas.codec import (
     UnreadableMessage,
     decode_request,
+    encode,
     encode_decisions,
     encode_requests,
     source_crc,
@@ -35,6 +37,7 @@ from stampede_schemas.codec import (
 )
 from stampede_schemas.decisions import AnyDecision, Rejected, Released, Reserved, Unreadable
 from stampede_schemas.identifiers import Millis, Position, WriterEpoch
+from stampede_schemas.order_commands import AnyCommand
 from stampede_schemas.requests import AnyRequest
 from tests.support.builders.requests import listing, purchase
 
@@ -54,6 +57,7 @@ class SmallSale:
         self.requests: list[Record] = []
         self.decisions: list[Record] = []
         self.letters: list[Letter] = []
+        self.commands: list[CommandRecord] = []
         self.decided: list[tuple[Position, AnyDecision]] = []
         self._load, self._start, self._loads = "", 0, 0
         self.take_over()
@@ -83,6 +87,10 @@ class SmallSale:
         self.decisions.append(Record(len(self.decisions), now + 5, record))
         self.decided += answers
         return offset
+
+    def command(self, command: AnyCommand) -> None:
+        """Put a command into the log, which is carried out by what is asked next."""
+        self.commands.append(CommandRecord(self.partition, len(self.commands), BEGAN_MS, encode(command)))
 
     def void(self) -> None:
         """A record of a worker that was overtaken lands late."""
@@ -133,6 +141,7 @@ class SmallSale:
             payments=self._payments(),
             canaries=Canaries([(b"never-there@example.org",)], []),
             generation=self.table.generation,
+            commands=list(self.commands),
         )
 
     def _database(self, now: int) -> Database:

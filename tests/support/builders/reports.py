@@ -1,7 +1,7 @@
 """Builders of commands about `p1` and other purchases of 84.00 EUR: payments, refunds, cancellations."""
 
-from stampede_schemas.identifiers import PurchaseId, RequestId
-from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
+from stampede_schemas.identifiers import ProductId, PurchaseId, RequestId
+from stampede_schemas.order_commands import CancelProductRequested, CancelRequested, PaymentReported, RefundReported
 
 
 def paid(purchase_id: str = "p1", amount_minor: int = 8_400) -> PaymentReported:
@@ -31,4 +31,11 @@ def cancelled(purchase_id: str = "p1", actor: str = "", request_id: str = "c1") 
     """Asked by its buyer, unless by somebody else."""
     return CancelRequested(
         request_id=RequestId(request_id), purchase_id=PurchaseId(purchase_id), actor=actor or f"buyer-of-{purchase_id}"
+    )
+
+
+def all_of(product_id: str, requests_end: int | None, request_id: str = "all") -> CancelProductRequested:
+    """An operator wants every order of a product undone that was asked for below this place; None: as of old."""
+    return CancelProductRequested(
+        request_id=RequestId(request_id), product_id=ProductId(product_id), actor="operator", requests_end=requests_end
     )

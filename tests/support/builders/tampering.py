@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from replay.canaries import forms
-from replay.evidence import Canaries, Catalogued, Evidence, Letter, Payment, Record, State
+from replay.evidence import Canaries, Catalogued, CommandRecord, Evidence, Letter, Payment, Record, State
 from replay.journal import Attempt, Limits, Told
+from stampede_schemas.codec import encode
+from stampede_schemas.order_commands import AnyCommand
 from tests.support.builders.replay import BEGAN_MS, change_row
 from tests.support.builders.requests import LAMP
 
@@ -113,6 +115,11 @@ def hold(evidence: Evidence, purchase_id: str, version: int) -> None:
 def beware(evidence: Evidence, *words: str, text: bytes = b"") -> None:
     """These words must be nowhere, nor in this text."""
     evidence.canaries = Canaries([forms(word) for word in words], [("gateway.log", text)])
+
+
+def commanded(evidence: Evidence, *commands: AnyCommand) -> None:
+    """Operators and buyers asked for something else."""
+    evidence.commands = [CommandRecord(0, n, BEGAN_MS, encode(command)) for n, command in enumerate(commands)]
 
 
 def pay(evidence: Evidence, event: str, purchase_id: str, amount_minor: int) -> Evidence:

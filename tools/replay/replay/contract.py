@@ -154,6 +154,17 @@ class OrderEvent(Struct):
     status: str
 
 
+class Command(Struct, gc=False):
+    """What the checker reads of a record on `order-commands`. Cancellations of products had no place once."""
+
+    type: str
+    request_id: str = ""
+    purchase_id: str = ""
+    product_id: str = ""
+    actor: str = ""
+    requests_end: int | None = None
+
+
 class _Batch(Struct):
     requests: list[Raw]
 
@@ -167,6 +178,7 @@ _batch, _head = json.Decoder(_Batch).decode, json.Decoder(_Head).decode
 _request: json.Decoder[AnyRequest] = json.Decoder(AnyRequest)
 _envelope, _answers = json.Decoder(Envelope).decode, json.Decoder(list[Answer]).decode
 read_order_event = json.Decoder(OrderEvent).decode
+_command = json.Decoder(Command).decode
 _TYPES = frozenset(kind.__struct_config__.tag for kind in AnyRequest.__args__)
 _PARTITIONED_ID = re.compile(r"[a-z0-9]{4}-([0-9a-f]{2})-[0-9a-f]{32}")
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -227,6 +239,14 @@ def _why_not(raw: Raw | bytes) -> str:
     if head.type not in _TYPES:
         return "unknown_type"
     return "not_a_request" if head.v == 1 else "unknown_version"
+
+
+def read_command(value: bytes) -> Command | None:
+    """One record of `order-commands`, None when it cannot be read."""
+    try:
+        return _command(value)
+    except _UNREADABLE:
+        return None
 
 
 def read_envelope(value: bytes | None) -> Envelope | None:

@@ -44,6 +44,15 @@ class Letter(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()  # of the letter itself, while it is in a topic
 
 
+class CommandRecord(NamedTuple):
+    """A record of `order-commands`, and where it stands."""
+
+    partition: int
+    offset: int
+    at_ms: int
+    value: bytes
+
+
 class Counted(NamedTuple):
     """A counting decisions record. `answers` is None when it holds something that no version known here wrote."""
 
@@ -218,6 +227,7 @@ class Evidence:
     payments: list[Payment] | None = None
     generation: int = REJECTED_GENERATION
     at_rest: bool = False
+    commands: list[CommandRecord] | None = None  # of every partition, in order of offsets
 
     @property
     def limits(self) -> Limits | None:

@@ -20,9 +20,20 @@ from eventlog.kafka import TopicsWrong, consumer, read_range, topic_ids, waterma
 from eventlog.reader import LogBroken
 from replay import provider_statement
 from replay.contract import OrderEvent, read_order_event
-from replay.evidence import Applied, Catalogued, Database, Evidence, Letter, Partition, Record, Row, State
+from replay.evidence import (
+    Applied,
+    Catalogued,
+    CommandRecord,
+    Database,
+    Evidence,
+    Letter,
+    Partition,
+    Record,
+    Row,
+    State,
+)
 from replay.failure import CannotCheck
-from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, PARTITIONS, REQUESTS, Topic
+from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, Topic
 
 STATE_WAIT_S_MAX = 30.0
 STATE_POLL_S = 0.2
@@ -92,7 +103,7 @@ def log(kafka: str, partitions: Iterable[int] = range(PARTITIONS), tell: Tell = 
     began = time.time_ns() // 1_000_000
     client = consumer(kafka, **{"fetch.wait.max.ms": 10})
     try:
-        topic_ids(kafka, (REQUESTS, DECISIONS, ORDERS, DEAD_LETTERS))
+        topic_ids(kafka, (REQUESTS, DECISIONS, ORDERS, ORDER_COMMANDS, DEAD_LETTERS))
         found = {number: Partition(number) for number in partitions}
         ends = {number: watermarks(client, DECISIONS.name, number) for number in found}
         total = 2 * sum(end - first for first, end in ends.values()) or 1
@@ -112,6 +123,9 @@ def log(kafka: str, partitions: Iterable[int] = range(PARTITIONS), tell: Tell = 
             partition.requests += map(_record, read(REQUESTS, number))
         letters = [_letter(number, message) for number in range(PARTITIONS) for message in read(DEAD_LETTERS, number)]
         orders = [_event(message) for number in range(PARTITIONS) for message in read(ORDERS, number)]
+        commands = [
+            _command(number, message) for number in range(PARTITIONS) for message in read(ORDER_COMMANDS, number)
+        ]
         tell("records", done, done)
     except TopicsWrong as error:
         raise CannotCheck(str(error)) from None
@@ -122,7 +136,7 @@ def log(kafka: str, partitions: Iterable[int] = range(PARTITIONS), tell: Tell = 
     finally:
         client.close()
     known = [event for event in orders if event is not None]
-    return Evidence(found, began, kafka, letters=letters, orders=known)
+    return Evidence(found, began, kafka, letters=letters, orders=known, commands=commands)
 
 
 def ids(kafka: str) -> dict[str, str]:
@@ -152,6 +166,11 @@ def _letter(number: int, message: Message) -> Letter:
     source = "/".join(part for part in parts if part).removeprefix(PREFIX)
     reason, own = headers.get("reason", ""), tuple(_headers(message))
     return Letter(number, record.offset, record.at_ms, source, reason, record.value or b"", own)
+
+
+def _command(number: int, message: Message) -> CommandRecord:
+    record = _record(message)
+    return CommandRecord(number, record.offset, record.at_ms, record.value or b"")
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]]:

@@ -17,11 +17,12 @@ from typing import IO, Any, cast
 
 from msgspec import UNSET, DecodeError, Struct, UnsetType, field, json
 
-from replay.evidence import Evidence, Letter, Partition, Record
+from replay.evidence import CommandRecord, Evidence, Letter, Partition, Record
 from replay.failure import CannotCheck
 
 FORMAT = "stampede-sale"
-TOPICS = ("requests", "decisions", "dead-letters")
+COMMANDS = "order-commands"
+TOPICS = ("requests", "decisions", "dead-letters", COMMANDS)
 _GZIP_LEVEL = 3
 
 
@@ -61,6 +62,7 @@ def write(
         CannotCheck: the file cannot be written here.
     """
     numbers = sorted(evidence.partitions)
+    topics = tuple(topic for topic in topics if topic != COMMANDS or evidence.commands is not None)
     head = _Head(FORMAT, 1, evidence.taken_at_ms, evidence.origin, dict(topic_ids or {}), numbers, list(topics))
     count = 0
     try:
@@ -100,6 +102,7 @@ def _read(path: Path, file: Iterable[bytes]) -> Evidence:
         raise CannotCheck(f"{path} is not a sale that `replay export` wrote.")
     partitions = {number: Partition(number) for number in head.partitions}
     letters: list[Letter] = []
+    commands: list[CommandRecord] = []
     count, end = 0, -1
     for number, text in enumerate(lines, 2):
         try:
@@ -109,19 +112,28 @@ def _read(path: Path, file: Iterable[bytes]) -> Evidence:
         if line.end >= 0:
             end = line.end
             break
-        if line.partition not in partitions and line.topic != "dead-letters":
+        if line.partition not in partitions and line.topic not in ("dead-letters", COMMANDS):
             raise CannotCheck(f"{path} is damaged at line {number}: partition {line.partition} is not announced.")
         count += 1
-        _take(partitions, letters, line)
+        _take(partitions, letters, commands, line)
     if end != count:
         raise CannotCheck(f"{path} was cut off after {count} records; export it again.")
-    return Evidence(partitions, head.taken_at_ms, str(path), letters=letters if "dead-letters" in head.topics else None)
+    return Evidence(
+        partitions,
+        head.taken_at_ms,
+        str(path),
+        letters=letters if "dead-letters" in head.topics else None,
+        commands=commands if COMMANDS in head.topics else None,
+    )
 
 
-def _take(partitions: dict[int, Partition], letters: list[Letter], line: _Line) -> None:
+def _take(partitions: dict[int, Partition], letters: list[Letter], commands: list[CommandRecord], line: _Line) -> None:
     value = line.text.encode() if isinstance(line.text, str) else None if line.raw is UNSET else line.raw
     if line.topic == "dead-letters":
         letters.append(Letter(line.partition, line.offset, line.at_ms, line.source, line.reason, value or b""))
+        return
+    if line.topic == COMMANDS:
+        commands.append(CommandRecord(line.partition, line.offset, line.at_ms, value or b""))
         return
     partition = partitions[line.partition]
     records = partition.requests if line.topic == "requests" else partition.decisions
@@ -143,6 +155,8 @@ def _lines(evidence: Evidence, topics: tuple[str, ...]) -> Iterator[_Line]:
             "dead-letters", letter.partition, letter.offset, letter.at_ms, source=letter.source, reason=letter.reason
         )
         yield _with(line, letter.value)
+    for command in evidence.commands or () if COMMANDS in topics else ():
+        yield _with(_Line(COMMANDS, command.partition, command.offset, command.at_ms), command.value)
 
 
 def _with(line: _Line, value: bytes | None) -> _Line:

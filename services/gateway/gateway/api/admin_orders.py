@@ -29,6 +29,7 @@ from gateway.read_side.postgres import Store
 from gateway.read_side.projection import Projection
 from service.problem_details import Problem, ProblemError, granted
 from stampede_schemas.order_commands import CancelProductRequested, CancelRequested
+from stampede_schemas.topics import partition_of
 
 ORDERS_PATH = "/admin/v1/orders"
 BuyerInQuery = Annotated[
@@ -136,14 +137,23 @@ class AdminOrders:
     async def cancel_all(
         self, request: Request, product_id: ProductIdInPath, idempotency_key: KeyInHeader = None
     ) -> Response:
-        """Undo every order of a product that was reserved before this is handled. Close the product first."""
+        """Undo every order of a product whose purchase stood in the log when this came, also if it is decided later.
+
+        What is bought afterwards is left alone, so the product may be opened again at once. Close it first: of what is
+        bought meanwhile some may be undone as well.
+        """
         del idempotency_key  # for the documentation; read below
         await require_empty_body(request)
         known = existing_id(product_id)
         if known not in self._projection.products:
             raise ProblemError(Problem(problems.UNKNOWN_PRODUCT, "There is no product with this id."))
-        request_id = self._identity.request_id("cancel all", known, key_of(request) or secrets.token_hex(16))
-        command = CancelProductRequested(request_id=request_id, product_id=known, actor=ACTOR)
+        key = key_of(request) or secrets.token_hex(16)
+        request_id = self._identity.request_id(request.state.actor, "cancel all", known, key)
+        end = await self._lookup.requests_end(partition_of(known))
+        if end is None:
+            detail = "Where the log ends is not known now; nothing was done."
+            raise ProblemError(Problem(problems.UNAVAILABLE, detail, retry_after_s=1))
+        command = CancelProductRequested(request_id=request_id, product_id=known, actor=ACTOR, requests_end=end)
         await self._append(request, "cancel orders of product", command, known)
         return Response(views.encoded(views.Cancelling(known, "cancelling")), 202, media_type="application/json")
 

@@ -132,15 +132,17 @@ class Freshness:
         if view.waiting:
             self._barrier(view, produced_at, offset)
 
-    async def ask(self, partitions: Sequence[int]) -> None:
-        """Ask where these partitions end now."""
+    async def ask(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Where these partitions end now; those whose end is not known, or is that of a lost tail, are missing."""
         moment, views = self._clock(), self._partitions
         stood = {n: max(views[n].acknowledged_end, views[n].applied_end) for n in partitions}
-        for partition, end in (await self._ends(partitions)).items():
+        ends = await self._ends(partitions)
+        for partition, end in ends.items():
             if end < stood[partition]:
                 self._lost_tail(partition, end, stood[partition])
             else:
                 self._barrier(views[partition], moment, end)
+        return {partition: end for partition, end in ends.items() if end >= stood[partition]}
 
     async def check(self, partition: int) -> None:
         """Ask where a partition ends now, unless that was done a moment ago: however many want to know."""

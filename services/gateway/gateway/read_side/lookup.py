@@ -69,6 +69,10 @@ class Lookup:
         await self._freshness.check(known.position.partition)
         return self._memory.get(known.purchase_id) is None
 
+    async def requests_end(self, partition: int) -> int | None:
+        """Where a partition of `requests` ends: all that stood in it when called lies below. None: not known now."""
+        return (await self._freshness.ask((partition,))).get(partition)
+
     async def settle(self, purchase_ids: Sequence[PurchaseId]) -> set[PurchaseId]:
         """Take the rows of these purchases into memory; those whose absence is proven. Never raises."""
         try:

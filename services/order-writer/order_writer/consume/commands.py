@@ -38,8 +38,8 @@ INSERT INTO pending_commands (command_id, purchase_id, payload, appended_at, par
 SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::timestamptz[], $5::int[], $6::bigint[])
 ON CONFLICT (command_id) DO UPDATE SET parked_at = excluded.parked_at"""
 CANCEL_PRODUCTS = """
-INSERT INTO product_cancellations (request_id, product_id)
-SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT (request_id) DO NOTHING"""
+INSERT INTO product_cancellations (request_id, product_id, requests_end)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) ON CONFLICT (request_id) DO NOTHING"""
 # `parked_at` is the start of the transaction that was given the command, so it lies after each decision that its sender
 # can have seen. It is compared with `applied.until` because both are Postgres' clock; `appended_at` is the broker's.
 TAKE_DECIDED = """
@@ -120,14 +120,16 @@ async def sweep_pending(units: UnitsOfWork) -> bool:
 
 async def _handle(unit: UnitOfWork, arrived: Sequence[Record], *, skip_rejected: bool = False) -> None:
     commands: list[tuple[OfPurchase, orders.Message, Record]] = []
-    products: list[tuple[str, str]] = []
+    products: list[tuple[str, str, int]] = []
     for record in arrived:
         command = _read(record.value)
         match command:
             case None:
                 _dead_letter(unit, record, "not_a_command")
+            case CancelProductRequested(requests_end=int(end)):
+                products.append((command.request_id, command.product_id, end))
             case CancelProductRequested():
-                products.append((command.request_id, command.product_id))
+                _dead_letter(unit, record, "no_place")
             case _:
                 commands.append((command, message_of(command), record))
     messages = [(command.purchase_id, message) for command, message, _ in commands]
@@ -140,7 +142,7 @@ async def _handle(unit: UnitOfWork, arrived: Sequence[Record], *, skip_rejected:
     if pending:
         await unit.connection.execute(KEEP_PENDING, *columns(list(pending.values()), 6))
     if products:
-        await unit.connection.execute(CANCEL_PRODUCTS, *columns(products, 2))
+        await unit.connection.execute(CANCEL_PRODUCTS, *columns(products, 3))
     for refused, reason in unit.refused:
         for _, message, record in commands:
             if message is refused:

@@ -73,12 +73,14 @@ WITH new AS (
     excluded.payment_method, excluded.fingerprint, excluded.partition, excluded.source_offset, excluded.source_index,
     excluded.hold_until, excluded.trace_id, excluded.traceparent, excluded.version, now())
   WHERE purchases.status = 'rejected' AND excluded.status <> 'rejected'
-  RETURNING purchase_id, payment_method, status)
+  RETURNING purchase_id, payment_method, status, version)
 """
 SELECT_NEW = "SELECT purchase_id, false AS void FROM new"
-# A payment that is there already was voided before its purchase came: nothing may be charged for it any more.
+# A payment that is there already was voided before its purchase came: nothing may be charged for it any more. A held
+# row above version 2 was published before a restore, so its payment was begun at some time: it is queried only.
 SELECT_NEW_WITH_DUES = """, due AS (
-  INSERT INTO payments (purchase_id, method, state) SELECT purchase_id, payment_method, 'due' FROM new
+  INSERT INTO payments (purchase_id, method, state, begun_at)
+  SELECT purchase_id, payment_method, 'due', CASE WHEN version > 2 THEN '-infinity'::timestamptz END FROM new
   WHERE status = 'reserved' ON CONFLICT (purchase_id) DO NOTHING RETURNING purchase_id)
 SELECT purchase_id, status = 'reserved' AND due.purchase_id IS NULL AS void
 FROM new LEFT JOIN due USING (purchase_id)"""

@@ -35,6 +35,10 @@ ON CONFLICT (purchase_id) DO UPDATE SET version = greatest(p.version, excluded.v
 LIFT = """
 UPDATE purchases r SET version = p.version + 1, updated_at = now()
 FROM published p WHERE r.purchase_id = p.purchase_id AND r.version < p.version"""
+# What was published had ended: its payment was begun, perhaps longer ago than the provider remembers.
+QUERY_ONLY = """
+UPDATE payments y SET begun_at = '-infinity' FROM published p
+WHERE y.purchase_id = p.purchase_id AND y.state IN ('due', 'unknown')"""
 # Time went on while the copy did not: what it still holds gets the time that a new hold would have.
 HOLD_ANEW = """
 UPDATE purchases r SET hold_until = greatest(r.hold_until, now() + p.hold_ms * interval '1 millisecond')
@@ -62,6 +66,7 @@ async def recover(kafka: str, pool: Pool, group: str) -> str:
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL statement_timeout = 0")
         lifted = await connection.execute(LIFT, timeout=LIFT_S_MAX)
+        await connection.execute(QUERY_ONLY, timeout=LIFT_S_MAX)
         await connection.execute(HOLD_ANEW, timeout=LIFT_S_MAX)
         dropped = await _drop_what_was_sent(connection)
         await connection.execute(GO_ON, list(committed), list(committed.values()), ids[DECISIONS.name])

@@ -102,9 +102,13 @@ class HoldExpired(Struct, frozen=True):
 
 
 class CancelAsked(Struct, frozen=True):
-    """`actor` (the buyer's pseudonym, or `operator`) cancels the purchase."""
+    """`actor` (the buyer's pseudonym, or `operator`) cancels the purchase.
+
+    `requests_end`: it means only a reservation whose request stands below this offset of its partition.
+    """
 
     actor: str
+    requests_end: int | None = None
 
 
 class PaymentVoided(Struct, frozen=True):
@@ -276,6 +280,8 @@ def _approved(purchase: Purchase, message: PaymentApproved) -> tuple[Effect, ...
 def _cancelled(purchase: Purchase, message: CancelAsked) -> tuple[Effect, ...]:
     match purchase:
         case Reserved(order=order) | Confirmed(order=order):
+            if message.requests_end is not None and order.reservation.offset >= message.requests_end:
+                return ()
             if message.actor == "operator":
                 return _release(purchase, "cancelled_by_operator")
             return _release(purchase, "cancelled") if message.actor == order.buyer_id else (Refuse("not_the_buyer"),)

@@ -26,6 +26,7 @@ from replay.rules import (
     s17_fair_order,
     s19_no_canaries,
     s21_money,
+    s22_cancelled_by_command,
 )
 
 
@@ -60,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     s17_fair_order,
     s19_no_canaries,
     s21_money,
+    s22_cancelled_by_command,
 )
 
 

@@ -36,6 +36,8 @@ def _texts(evidence: Evidence) -> Iterator[tuple[str, bytes]]:
             f"dead-letters/{letter.partition}/{letter.offset}",
             b"\n".join((letter.value, headers, letter.reason.encode())),
         )
+    for command in evidence.commands or ():
+        yield f"order-commands/{command.partition}/{command.offset}", command.value
     for order in evidence.orders or ():
         yield "orders", repr(order).encode()
     for row in evidence.database.rows.values() if evidence.database else ():
