@@ -45,4 +45,4 @@ async def mortal_tasks(stopping: asyncio.Event | None = None) -> AsyncIterator[t
 
 if __name__ == "__main__":
     tasks.long_lived_tasks = mortal_tasks
-    runpy.run_module(sys.argv[1], run_name="__main__")
+    runpy.run_module(sys.argv.pop(1), run_name="__main__")

@@ -132,13 +132,14 @@ def read_range(client: Consumer, topic: str, partition: int, start: int, end: in
     """Every record of `[start, end)`. The client must be free to be assigned elsewhere.
 
     Raises:
-        LogBroken: nothing came for 30 s, or the range is not in the log.
+        LogBroken: the range is not in the log, or nothing came for twice 30 s while the broker answered.
+        KafkaException: the broker does not answer.
     """
     if start >= end:
         return
     client.assign([TopicPartition(topic, partition, start)])
     try:
-        heard = time.monotonic()
+        heard, asked = time.monotonic(), False
         while start < end:
             messages = client.consume(min(READ_BATCH_MAX, end - start), timeout=0.2)
             for message in messages:
@@ -146,7 +147,7 @@ def read_range(client: Consumer, topic: str, partition: int, start: int, end: in
                 if error is not None:
                     check_passing(error, f"{topic}/{partition}")
                     continue
-                heard = time.monotonic()
+                heard, asked = time.monotonic(), False
                 offset = message.offset()
                 assert offset is not None
                 if offset >= end:
@@ -154,9 +155,13 @@ def read_range(client: Consumer, topic: str, partition: int, start: int, end: in
                 start = offset + 1
                 yield message
             if time.monotonic() - heard > READ_STALL_S_MAX:
-                raise LogBroken(
-                    f"{topic}/{partition} gave nothing from offset {start} (of {end}) for {READ_STALL_S_MAX:.0f} s"
-                )
+                watermarks(client, topic, partition)  # a broker that was silent, or is, says nothing about its log
+                if asked:
+                    raise LogBroken(
+                        f"{topic}/{partition} gave nothing from offset {start} (of {end}) for "
+                        f"{2 * READ_STALL_S_MAX:.0f} s, and its broker answers"
+                    )
+                heard, asked = time.monotonic(), True
     finally:
         client.unassign()
 
@@ -235,6 +240,6 @@ def _wrong(kafka: str, topic: Topic, error: KafkaException) -> TopicsWrong:
     code = error.args[0].code()
     if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
         return TopicsWrong(f"topic {topic.name} is missing: make the topics with `python -m eventlog provision`.")
-    return TopicsWrong(
+    return TopicsUnknown(
         f"Kafka at {kafka} did not say what its topics are ({error.args[0].str()}): is it running there?"
     )
