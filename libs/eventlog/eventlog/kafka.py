@@ -40,6 +40,21 @@ _ELECTING = {
     KafkaError._UNKNOWN_PARTITION,
 }
 
+# What a client says of a broker that is silent, away, or just back.
+_SILENT = {
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._WAIT_COORD,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+}
+
 
 class TopicsWrong(Exception):
     """The broker's topics are not those of the registry; the message says which and what to do."""
@@ -99,6 +114,11 @@ def retry_on_election(work: Callable[[], T]) -> T:
             if error.args[0].code() not in _ELECTING or time.monotonic() > deadline:
                 raise
         time.sleep(ELECTION_POLL_S)
+
+
+def is_silence(error: KafkaException) -> bool:
+    """Whether the broker does not answer now, and may later."""
+    return error.args[0].code() in _SILENT | _ELECTING
 
 
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:

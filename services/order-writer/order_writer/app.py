@@ -84,12 +84,14 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
             start("guard the progress", guard.watch(pool, stopping))
             start("check Postgres and Kafka", health.watch())
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
-            advance = health.loop("applied through", applied.advance, applied_through.SAMPLE_EVERY_S)
-            start("advance what is applied", advance)
+            consumers: list[ProgressConsumer[Any]] = [consuming]
+            advance = partial(_advance, applied, consumers)
+            start("advance what is applied", health.loop("applied through", advance, applied_through.SAMPLE_EVERY_S))
             if await _caught_up(pool, BEHIND, topic_id, ends[DECISIONS.name], health, stopping):
                 heartbeat = health.heartbeat("command consumer")
                 command_group = f"{settings.group}-commands"
                 commanding = ProgressConsumer(*member, command_group, commands_id, Commands(units), heartbeat)
+                consumers.append(commanding)
                 start("consume commands", commanding.run(stopping))
             if await _caught_up(pool, COMMANDS_BEHIND, commands_id, ends[ORDER_COMMANDS.name], health, stopping):
                 health.forget("catching up")
@@ -128,6 +130,13 @@ def _endings(
     yield "handle pending commands", health.loop("pending commands", pending, commands.SWEEP_EVERY_S)
     cancel = partial(product_cancellation.sweep, units)
     yield "cancel products", health.loop("cancellations", cancel, product_cancellation.SWEEP_EVERY_S)
+
+
+async def _advance(applied: applied_through.AppliedThrough, consumers: list[ProgressConsumer[Any]]) -> None:
+    """Both need where partitions end while Postgres answers."""
+    ends = await applied.advance()
+    for one in consumers:
+        one.look_for_stalls(ends)
 
 
 def _ends(kafka: str) -> dict[str, dict[int, int]]:
