@@ -74,4 +74,5 @@ async def watch(app: Any) -> NoReturn:
 if __name__ == "__main__":
     tasks.long_lived_tasks = mortal_tasks
     faust_tasks.watch = watch
+    faust_tasks.LOOK_EVERY_S = 0.2
     runpy.run_module("inventory", run_name="__main__")
