@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from eventlog.kafka import consumer, read_range, watermarks
+from order_writer.restore.restore_guard import COMMITTED_S_MAX
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic, partition_of
 from tests.support.builders.orders import Installation, until
 from tests.support.builders.reports import all_of
@@ -112,6 +113,26 @@ async def test_a_frozen_postgres(place: Installation, servers: LocalStack) -> No
             await asyncio.sleep(3)  # for how long it is frozen
         await until(lambda: at_rest(place, 51 * EACH), "the backlog", 40, task)
     nothing_lost_or_undone(place, 51 * EACH)
+
+
+async def test_a_frozen_broker_while_postgres_breaks_off(
+    place: Installation, between: Proxy, servers: LocalStack
+) -> None:
+    """What was in hand is dropped, and where to go on cannot be learnt for more than a time-out: it is waited for."""
+    sell(place, 0, 1)
+    async with place.writer(postgres=through(between, place)) as task:
+        await until(lambda: at_rest(place, EACH), "running", task=task)
+        other = await asyncpg.connect(place.postgres)
+        async with other.transaction():
+            await other.execute("LOCK TABLE purchases IN ACCESS EXCLUSIVE MODE")
+            sell(place, 1, 1)
+            await until(lambda: _writer_waits(place), "a transaction in hand", task=task)
+            with _frozen(psutil.Process(int(servers.status()["kafka"]["pid"]))):
+                between.cut()
+                await asyncio.sleep(COMMITTED_S_MAX + 2)  # for how long it is frozen
+        await other.close()
+        await until(lambda: at_rest(place, 2 * EACH), "the rest", 20, task)
+    nothing_lost_or_undone(place, 2 * EACH)
 
 
 @contextmanager

@@ -139,6 +139,28 @@ async def test_a_call_that_hangs_gives_its_place_up(quiet: Installation, units: 
     assert len(provider.asked) == 24
 
 
+class Cancelling(Counting):
+    """Its first call ends as that of a client whose own task was cancelled."""
+
+    async def authorize(self, order: Order) -> Verdict:
+        """See Simulated."""
+        answer = await super().authorize(order)
+        if len(self.asked) == 1:
+            raise asyncio.CancelledError
+        return answer
+
+
+async def test_a_call_that_its_provider_cancels_is_repeated(quiet: Installation, units: UnitsOfWork) -> None:
+    """It is unknown like any other without an answer: it keeps neither its place nor its lease."""
+    await insert_orders(quiet, 2)
+    await make_due(quiet)
+    provider = Cancelling()
+    async with paying(units, provider, in_flight_max=1):
+        confirmed = "SELECT count(*) = 2 FROM purchases WHERE status = 'confirmed'"
+        await until(lambda: quiet.value(confirmed), "both are paid")
+    assert len(provider.asked) == 3
+
+
 async def test_the_breaker_hears_of_calls_that_hang(quiet: Installation, units: UnitsOfWork) -> None:
     """No answer in time is a failure like any other: after eight in a row no call is made for a while."""
     await insert_orders(quiet, 100)

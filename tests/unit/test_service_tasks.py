@@ -73,6 +73,37 @@ async def test_an_orderly_end_cancels_them_and_raises_nothing() -> None:
         await asyncio.sleep(0)
 
 
+async def test_tasks_that_end_by_themselves_are_waited_for() -> None:
+    """They finish what they have in hand; nothing is cancelled, and nothing is raised."""
+    stopping, finished = asyncio.Event(), list[int]()
+
+    async def until_stopped() -> None:
+        await stopping.wait()
+        await asyncio.sleep(0.01)
+        finished.append(1)
+
+    async with asyncio.timeout(5), long_lived_tasks(stopping) as start:
+        start("stay", until_stopped())
+        start("stay too", until_stopped())
+        asyncio.get_running_loop().call_later(0.01, stopping.set)
+    assert finished == [1, 1]
+
+
+@pytest.mark.parametrize(("ends", "expected"), ENDS)
+async def test_one_of_them_that_ends_before_ends_the_service(
+    ends: Callable[[], Coroutine[Any, Any, None]], expected: type[Exception]
+) -> None:
+    """Also one that returns, as it would later: only then nobody asked it to."""
+
+    async def serve() -> None:
+        async with long_lived_tasks(asyncio.Event()) as start:
+            start("stay", forever())
+            start("end", ends())
+
+    with pytest.raises(expected):
+        await asyncio.wait_for(serve(), 5)
+
+
 async def test_an_error_of_the_service_is_raised_as_it_is() -> None:
     """Not as a group: callers catch it by its type."""
 

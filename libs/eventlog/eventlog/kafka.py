@@ -45,6 +45,21 @@ _ELECTING = {
     KafkaError._UNKNOWN_PARTITION,
 }
 
+# What a client says of a broker that is silent, away, or just back.
+_SILENT = {
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._WAIT_COORD,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+}
+
 
 class TopicsWrong(Exception):
     """The broker's topics are not those of the registry; the message says which and what to do."""
@@ -106,6 +121,11 @@ def retry_on_election(work: Callable[[], T]) -> T:
         time.sleep(ELECTION_POLL_S)
 
 
+def is_silence(error: KafkaException) -> bool:
+    """Whether the broker does not answer now, and may later."""
+    return error.args[0].code() in _SILENT | _ELECTING
+
+
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
     """First offset of a partition and the one after its last."""
     found = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=METADATA_TIMEOUT_S)
@@ -137,13 +157,14 @@ def read_range(client: Consumer, topic: str, partition: int, start: int, end: in
     """Every record of `[start, end)`. The client must be free to be assigned elsewhere.
 
     Raises:
-        LogBroken: nothing came for 30 s, or the range is not in the log.
+        LogBroken: the range is not in the log, or nothing came for twice 30 s while the broker answered.
+        KafkaException: the broker does not answer.
     """
     if start >= end:
         return
     client.assign([TopicPartition(topic, partition, start)])
     try:
-        heard = time.monotonic()
+        heard, asked = time.monotonic(), False
         while start < end:
             messages = client.consume(min(READ_BATCH_MAX, end - start), timeout=0.2)
             for message in messages:
@@ -151,7 +172,7 @@ def read_range(client: Consumer, topic: str, partition: int, start: int, end: in
                 if error is not None:
                     check_passing(error, f"{topic}/{partition}")
                     continue
-                heard = time.monotonic()
+                heard, asked = time.monotonic(), False
                 offset = message.offset()
                 assert offset is not None
                 if offset >= end:
@@ -159,9 +180,13 @@ def read_range(client: Consumer, topic: str, partition: int, start: int, end: in
                 start = offset + 1
                 yield message
             if time.monotonic() - heard > READ_STALL_S_MAX:
-                raise LogBroken(
-                    f"{topic}/{partition} gave nothing from offset {start} (of {end}) for {READ_STALL_S_MAX:.0f} s"
-                )
+                watermarks(client, topic, partition)  # a broker that was silent, or is, says nothing about its log
+                if asked:
+                    raise LogBroken(
+                        f"{topic}/{partition} gave nothing from offset {start} (of {end}) for "
+                        f"{2 * READ_STALL_S_MAX:.0f} s, and its broker answers"
+                    )
+                heard, asked = time.monotonic(), True
     finally:
         client.unassign()
 
@@ -264,6 +289,6 @@ def _wrong(kafka: str, topic: Topic, error: KafkaException) -> TopicsWrong:
     code = error.args[0].code()
     if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
         return TopicsWrong(f"topic {topic.name} is missing: make the topics with `python -m eventlog provision`.")
-    return TopicsWrong(
+    return TopicsUnknown(
         f"Kafka at {kafka} did not say what its topics are ({error.args[0].str()}): is it running there?"
     )

@@ -98,8 +98,13 @@ def one_sentence(service: str, *expected: type[BaseException]) -> Iterator[None]
     except* expected as group:
         error = first_of(group)
     if error is not None:
-        cause = error.args[0] if error.args else error
-        _end(service, cause.str() if hasattr(cause, "str") else str(error), 1)  # Kafka's errors hold an object
+        _end(service, sentence_of(error), 1)
+
+
+def sentence_of(error: BaseException) -> str:
+    """What an error says; those of Kafka hold an object."""
+    cause = error.args[0] if error.args else error
+    return cause.str() if hasattr(cause, "str") else str(error)
 
 
 def _wrong(error: Any) -> str:

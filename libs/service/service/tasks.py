@@ -13,10 +13,14 @@ class TaskEnded(Exception):
 
 
 @contextlib.asynccontextmanager
-async def long_lived_tasks() -> AsyncIterator[Start]:
+async def long_lived_tasks(stopping: asyncio.Event | None = None) -> AsyncIterator[Start]:
     """Gives a function that starts a task under a name. The tasks are cancelled when the block ends.
 
     The first task that fails, returns or is cancelled cancels the block.
+
+    Args:
+        stopping: given, the tasks end by themselves once it is set: it is waited for at the end of the block, and then
+            for them.
 
     Raises:
         TaskEnded: a task returned or was cancelled. Otherwise the exception of the first task that failed, or that of
@@ -29,7 +33,7 @@ async def long_lived_tasks() -> AsyncIterator[Start]:
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
-            if not ending:
+            if not ending and not (stopping and stopping.is_set()):
                 raise TaskEnded(f"the task that has to {name} has ended")
         finally:
             ending = True
@@ -45,10 +49,13 @@ async def long_lived_tasks() -> AsyncIterator[Start]:
 
             try:
                 yield start
+                if stopping:
+                    await stopping.wait()
             finally:
                 ending = True
-                for task in tasks:
-                    task.cancel()
+                if not (stopping and stopping.is_set()):
+                    for task in tasks:
+                        task.cancel()
     except BaseExceptionGroup as failures:
         raise first_of(failures) from None
 

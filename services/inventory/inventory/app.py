@@ -15,21 +15,23 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from eventlog.kafka import TopicsUnknown, TopicsWrong, producer, topic_ids
+from inventory import faust_tasks
 from inventory.effects import Stop
 from inventory.log_reader import LogReader
 from inventory.protocol import snapshot_due
 from inventory.settings import Settings
 from inventory.worker import Worker
+from service.run import sentence_of
+from service.tasks import long_lived_tasks
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
-from telemetry.ops import Checks, Ops, build_registry, serve_ops
+from telemetry.ops import Checks, build_registry, serve_ops
 from telemetry.tracing import Tracing, configure
 
 GROUP = "inventory"
 TOPICS = (REQUESTS, DECISIONS, STOCK_SNAPSHOTS)
 TOPICS_CHECK_S = 10.0
 STANDSTILL_S_MAX = 15.0
-DELIVERY_TIMEOUT_MS = 60_000  # a restarting broker is waited for; then the process ends and another tries
-HEARTBEAT_S_MAX = 10.0
+DELIVERY_TIMEOUT_MS = 0  # none: a silent broker is waited for; nothing is known of a record's fate before it speaks
 SETTLE_S_MAX = 2.0
 LEAVE_S_MAX = 2.0
 
@@ -119,22 +121,19 @@ class Inventory:
             routes={"/state": self._state},
             registry=self._registry,
         )
-        loops = [asyncio.create_task(work) for work in (self.worker.poll(), self.worker.tick(), self._watch_topics())]
         _keep_young()
-        await self.faust.start()
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopping, *loops], return_when=asyncio.FIRST_COMPLETED)
-        for loop in loops:
-            if loop.done():
-                self._stop_now(Stop(str(loop.exception())))
-        await self._leave(ops, loops)
-
-    async def _leave(self, ops: Ops, loops: list[asyncio.Task[None]]) -> None:
-        await self.worker.leave(LEAVE_S_MAX)
+        try:
+            async with long_lived_tasks() as start:
+                start("serve delivery reports", self.worker.poll())
+                start("find what the stream left out", self.worker.tick())
+                start("watch the topics", self._watch_topics())
+                await self.faust.start()
+                start("watch Faust", faust_tasks.watch(self.faust))
+                await stop.wait()
+                await self.worker.leave(LEAVE_S_MAX)
+        except Exception as error:
+            self._stop_now(Stop(sentence_of(error)))
         await self.faust.stop()
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
         self._reader.close()
         await ops.close()
         self._tracing.close()
@@ -149,11 +148,10 @@ class Inventory:
         os._exit(1)
 
     def _live(self) -> Checks:
-        age = time.monotonic() - self.worker.ticked_at
-        now = time.monotonic()
-        still = [n for n in self.worker.owned if now - self.worker.advanced.get(n, (0, now))[1] > STANDSTILL_S_MAX]
+        at, advanced = self.worker.ticked_at, self.worker.advanced
+        still = [n for n in self.worker.owned if at - advanced.get(n, (0, at))[1] > STANDSTILL_S_MAX]
         return {
-            "heartbeat": age < HEARTBEAT_S_MAX or f"the loop stood still for {age:.0f} s",
+            "event loop": True,  # the process ends with the first of its tasks
             "progress": not still or f"partitions {sorted(still)} have requests and make no decisions",
         }
 
@@ -162,6 +160,7 @@ class Inventory:
         return {
             "assignment": self._was_assigned or "no partitions were assigned yet",
             "loaded": not loading or f"partitions {sorted(loading)} are loading",
+            "kafka": self.worker.kafka,
         }
 
     async def _state(self, query: Any) -> object:

@@ -46,7 +46,6 @@ BACKLOG_MAX = 2_000  # records of one partition taken from the stream and not de
 TICK_S = 1.0
 POLL_S = 0.001
 READ_RETRY_S = 0.5
-READ_GIVE_UP_S = 90.0
 PARTS_IN_FLIGHT_MAX = 8
 
 _log = logging.getLogger(__name__)
@@ -103,7 +102,8 @@ class Worker:
         self._room = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving = False
-        self.ticked_at = time.monotonic()
+        self.kafka: bool | str = True  # whether it answers
+        self.ticked_at = time.monotonic()  # when it last did
         self.advanced: dict[int, tuple[int, float]] = {}  # per partition: last offset answered, and since when
 
     # ---- from Faust
@@ -173,12 +173,14 @@ class Worker:
         """Each second compare the end of `requests` with what is decided."""
         while True:
             await asyncio.sleep(TICK_S)
-            self.ticked_at = time.monotonic()
             try:
                 ends = await asyncio.to_thread(self._reader.ends, REQUESTS.name, sorted(self.owned))
             except KafkaException as error:
-                _log.warning("Kafka does not answer: %s", error.args[0].str())
+                self.kafka = f"does not answer: {error.args[0].str()}"
+                self.advanced.clear()  # whoever decides nothing meanwhile is not to blame
+                _log.warning("Kafka %s", self.kafka)
                 continue
+            self.kafka, self.ticked_at = True, time.monotonic()
             for number, (first, end) in ends.items():
                 if number in self.owned:
                     self._tick_partition(number, first, end)
@@ -383,12 +385,10 @@ class Worker:
 
 
 async def _retry_on_kafka_error(read: Callable[[], _T]) -> _T:
-    """Read in a thread, and again after an error of Kafka, for 90 s; no thread is held between two reads."""
-    deadline = time.monotonic() + READ_GIVE_UP_S
+    """Read in a thread, and again after an error of Kafka, however long it takes; no thread is held between two."""
     while True:
         try:
             return await asyncio.to_thread(read)
         except KafkaException as error:
-            if time.monotonic() > deadline:
-                raise LogBroken(f"Kafka could not be read for {READ_GIVE_UP_S:.0f} s: {error.args[0].str()}") from error
+            _log.info("Kafka could not be read, again in %.1f s: %s", READ_RETRY_S, error.args[0].str())
             await asyncio.sleep(READ_RETRY_S)

@@ -24,6 +24,7 @@ from order_writer.postgres.pool import Pool, open_pool, retry_outages, wait_or_s
 from order_writer.restore.restore_guard import ProgressGuard
 from order_writer.settings import Settings
 from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
+from service.tasks import long_lived_tasks
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 from telemetry.ops import serve_ops
 from telemetry.tracing import configure
@@ -48,8 +49,8 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
     """Run until `stopping` is set. `provider` replaces the one that the settings name.
 
     Raises:
-        ProviderWrong, TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError: it cannot run; the message says
-            why.
+        ProviderWrong, TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError, TaskEnded: it cannot run; the
+            message says why.
     """
     paying = provider or provider_named(settings.payment, os.environ, production=settings.production)
     ids = await asyncio.to_thread(topic_ids, settings.kafka, production=settings.production)
@@ -78,23 +79,26 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         heartbeat = health.heartbeat("decision consumer")
         consuming = ProgressConsumer(*member, settings.group, topic_id, decisions, heartbeat)
         applied = applied_through.AppliedThrough(settings.kafka, pool)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(consuming.run(stopping))
-            group.create_task(guard.watch(pool, stopping))
-            group.create_task(health.watch())
+        async with long_lived_tasks(stopping) as start:
+            start("consume decisions", consuming.run(stopping))
+            start("guard the progress", guard.watch(pool, stopping))
+            start("check Postgres and Kafka", health.watch())
             _log.info("running", extra={"ops_port": ops.port, "payment": settings.payment})
-            group.create_task(health.loop("applied through", applied.advance, applied_through.SAMPLE_EVERY_S))
+            consumers: list[ProgressConsumer[Any]] = [consuming]
+            advance = partial(_advance, applied, consumers)
+            start("advance what is applied", health.loop("applied through", advance, applied_through.SAMPLE_EVERY_S))
             if await _caught_up(pool, BEHIND, topic_id, ends[DECISIONS.name], health, stopping):
                 heartbeat = health.heartbeat("command consumer")
                 command_group = f"{settings.group}-commands"
                 commanding = ProgressConsumer(*member, command_group, commands_id, Commands(units), heartbeat)
-                group.create_task(commanding.run(stopping))
+                consumers.append(commanding)
+                start("consume commands", commanding.run(stopping))
             if await _caught_up(pool, COMMANDS_BEHIND, commands_id, ends[ORDER_COMMANDS.name], health, stopping):
                 health.forget("catching up")
                 health.caught_up.set()
                 _log.info("caught up")
-                for loop in _endings(settings, units, paying, metrics, spans, health, stopping):
-                    group.create_task(loop)
+                for name, work in _endings(settings, units, paying, metrics, spans, health, stopping):
+                    start(name, work)
     finally:
         stopping.set()
         await ops.close()
@@ -111,20 +115,28 @@ def _endings(
     spans: Spans,
     health: Health,
     stopping: asyncio.Event,
-) -> Iterator[Coroutine[Any, Any, None]]:
+) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
     """The loops that end reservations and publish that, once both logs are applied to where they ended at the start.
 
     Until then a row may be older than the decisions and commands: nothing is paid, expired or published.
     """
     limits = settings.payments_in_flight, settings.payment_timeout_s, settings.payment_horizon_s
-    yield Payer(units, paying, *limits, metrics, spans, health.heartbeat("payer")).run(stopping)
+    yield "pay", Payer(units, paying, *limits, metrics, spans, health.heartbeat("payer")).run(stopping)
     relay = Relay(settings.kafka, settings.instance, units.pool, units.outbox_filled, health.heartbeat("relay"))
-    yield relay.run(stopping)
+    yield "send the outbox", relay.run(stopping)
     expiry = hold_expiry.HoldExpiry(units, metrics, settings.authorize_grace_ms / 1000)
-    yield health.loop("hold expiry", expiry.round, hold_expiry.SWEEP_EVERY_S)
-    yield health.loop("pending commands", partial(commands.sweep_pending, units), commands.SWEEP_EVERY_S)
+    yield "end holds", health.loop("hold expiry", expiry.round, hold_expiry.SWEEP_EVERY_S)
+    pending = partial(commands.sweep_pending, units)
+    yield "handle pending commands", health.loop("pending commands", pending, commands.SWEEP_EVERY_S)
     cancel = partial(product_cancellation.sweep, units)
-    yield health.loop("cancellations", cancel, product_cancellation.SWEEP_EVERY_S)
+    yield "cancel products", health.loop("cancellations", cancel, product_cancellation.SWEEP_EVERY_S)
+
+
+async def _advance(applied: applied_through.AppliedThrough, consumers: list[ProgressConsumer[Any]]) -> None:
+    """Both need where partitions end while Postgres answers."""
+    ends = await applied.advance()
+    for one in consumers:
+        one.look_for_stalls(ends)
 
 
 def _ends(kafka: str) -> dict[str, dict[int, int]]:

@@ -18,22 +18,25 @@ TASK = "MORTAL_TASK"
 _long_lived_tasks = tasks.long_lived_tasks
 
 
+_names: list[str] = []
+
+
+def strike() -> None:
+    """Cancel the task of that name, or print all names."""
+    if TASK not in os.environ:
+        print("\n".join(_names), flush=True)
+    for task in asyncio.all_tasks():
+        if task.get_name() == os.environ.get(TASK):
+            task.cancel()
+
+
 @contextlib.asynccontextmanager
-async def mortal_tasks() -> AsyncIterator[tasks.Start]:
+async def mortal_tasks(stopping: asyncio.Event | None = None) -> AsyncIterator[tasks.Start]:
     """The shipped tasks, and a signal that ends one of them."""
-    names: list[str] = []
-
-    def strike() -> None:
-        if TASK not in os.environ:
-            print("\n".join(names), flush=True)
-        for task in asyncio.all_tasks():
-            if task.get_name() == os.environ.get(TASK):
-                task.cancel()
-
-    async with _long_lived_tasks() as start:
+    async with _long_lived_tasks(stopping) as start:
 
         def noted(name: str, work: Coroutine[Any, Any, None]) -> None:
-            names.append(name)
+            _names.append(name)
             start(name, work)
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, strike)
@@ -42,4 +45,4 @@ async def mortal_tasks() -> AsyncIterator[tasks.Start]:
 
 if __name__ == "__main__":
     tasks.long_lived_tasks = mortal_tasks
-    runpy.run_module(sys.argv[1], run_name="__main__")
+    runpy.run_module(sys.argv.pop(1), run_name="__main__")

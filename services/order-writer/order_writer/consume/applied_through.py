@@ -45,19 +45,22 @@ class AppliedThrough:
         self._kafka, self._pool = kafka, pool
         self._waiting: dict[Key, tuple[int, datetime]] = {}
 
-    async def advance(self) -> None:
-        """Sample the partitions that have no sample, and store those that are reached. Several may do so at once."""
-        if fresh := [key for key in KEYS if key not in self._waiting]:
-            at = await self._pool.fetchval(NOW)  # before the ends: see above
-            ends = await asyncio.to_thread(self._ends, fresh)
-            self._waiting |= {key: (end, at) for key, end in ends.items()}
+    async def advance(self) -> dict[Key, int]:
+        """Sample the partitions that have no sample, and store those that are reached. Several may do so at once.
+
+        Returns the ends that Kafka told.
+        """
+        at = await self._pool.fetchval(NOW)  # before the ends: see above
+        ends = await asyncio.to_thread(self._ends)
+        self._waiting = {key: (end, at) for key, end in ends.items()} | self._waiting
         samples = [(*key, *sample) for key, sample in self._waiting.items()]
         reached = await self._pool.fetch(KEEP, *columns(samples, 4), DECISIONS.name, ORDER_COMMANDS.name)
         for row in reached:
             del self._waiting[row["topic"], row["partition"]]
+        return ends
 
-    def _ends(self, keys: list[Key]) -> dict[Key, int]:
-        latest = {TopicPartition(*key): OffsetSpec.latest() for key in keys}  # type: ignore[no-untyped-call]
+    def _ends(self) -> dict[Key, int]:
+        latest = {TopicPartition(*key): OffsetSpec.latest() for key in KEYS}  # type: ignore[no-untyped-call]
         ends: dict[Key, int] = {}
         unknown = ""
         for place, found in admin_client(self._kafka).list_offsets(latest, request_timeout=QUERY_S_MAX).items():
@@ -66,5 +69,5 @@ class AppliedThrough:
             except KafkaException as error:
                 unknown = f"{place.topic}/{place.partition}: {error.args[0].str()}"
         if unknown:
-            _log.info("the ends of %d partitions are unknown, for one: %s", len(keys) - len(ends), unknown)
+            _log.info("the ends of %d partitions are unknown, for one: %s", len(KEYS) - len(ends), unknown)
         return ends

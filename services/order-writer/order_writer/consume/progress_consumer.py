@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 import asyncpg
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from eventlog.kafka import check_passing, consumer, place_of, resume, retry_on_election
+from eventlog.kafka import check_passing, consumer, is_silence, place_of, resume, retry_on_election
 from eventlog.reader import LogBroken, Progress
 from order_writer.consume.quarantine import PartitionBroken
 from order_writer.postgres.pool import (
@@ -33,6 +33,7 @@ from order_writer.postgres.pool import (
 from order_writer.restore.restore_guard import committed_offsets
 from order_writer.saga.decision_batch import Record
 from order_writer.unit_of_work import columns
+from service.tasks import TaskEnded
 from stampede_schemas.identifiers import INSTANT_MS_MAX
 
 RECORDS_PER_READ_MAX = 1_000
@@ -40,6 +41,8 @@ RECORDS_PER_SHARD = 50
 IDLE_WAIT_S = 0.1  # how long a read waits for a first record
 GATHER_WAIT_S = 0.004  # and then for more to join it
 COMMIT_EVERY_S = 0.25
+SILENT_WAIT_S = 1.0
+UNREAD_LOOKS_MAX = 90  # looks are a second apart; a lost connection is noticed after 60
 # A consumer that waits out a database outage stays in its group; the liveness probe finds one that is stuck.
 POLL_PAUSE_MS_MAX = 3_600_000
 
@@ -137,6 +140,8 @@ class ProgressConsumer(Generic[B]):
         self._placed = True
         self._reached: dict[int, int] = {}
         self._committed_at = 0.0
+        self._drained = False  # whether a read since the last look has emptied the client's queue
+        self._unread: dict[int, tuple[int, int]] = {}  # next offset of a partition, and looks at which it stood there
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until asked to stop.
@@ -166,6 +171,8 @@ class ProgressConsumer(Generic[B]):
                 if not self._placed:  # what was read until now is dropped
                     await self._place(client, in_thread)
                     messages = []
+                else:
+                    self._drained |= len(messages) < RECORDS_PER_READ_MAX
                 reading = in_thread(_read, client)
                 if await self._write(messages):
                     self._commit(client)
@@ -174,6 +181,27 @@ class ProgressConsumer(Generic[B]):
         finally:
             await reading
 
+    def look_for_stalls(self, ends: Mapping[tuple[str, int], int]) -> None:
+        """To be called each second, while Postgres answers, with the ends that Kafka has just told.
+
+        librdkafka can leave a partition unread without a word. A look counts only if the client's queue was empty since
+        the last one: what waits behind other records, behind Postgres or in a stopped partition is not stalled.
+
+        Raises:
+            TaskEnded: a partition of this member is not read any more.
+        """
+        drained, self._drained = self._drained and self._placed, False
+        for n, at in self._progress.items():
+            offset, looks = self._unread.get(n, (-1, 0))
+            end = ends.get((self._topic, n), 0)
+            stands = at.next_offset == offset and end > offset
+            self._unread[n] = at.next_offset, (looks + drained if stands else 0)
+            if self._unread[n][1] > UNREAD_LOOKS_MAX:
+                raise TaskEnded(
+                    f"{self._topic}/{n} ends at {end}, but nothing came from {offset} on for {UNREAD_LOOKS_MAX} s "
+                    "while Kafka and Postgres answered: the client does not read it any more"
+                )
+
     async def _place(self, client: Consumer, in_thread: InThread) -> None:
         """Go to the stored progress, however long it takes to learn it.
 
@@ -181,22 +209,31 @@ class ProgressConsumer(Generic[B]):
         its group and learns of new owners.
         """
         while not self._placed and not self._stopping.is_set():
-            mine = self._mine
-            wanted = [n for n in mine if n not in self._stopped]
-            # Queried before Postgres is: no offset is committed to the group before Postgres has it.
-            query = partial(committed_offsets, client, self._topic, wanted)
-            committed = await in_thread(retry_on_election, query)
-            reading = asyncio.create_task(self._stored(wanted, committed))
+            self._heartbeat()
             try:
+                await self._try_to_place(client, in_thread)
+            except KafkaException as error:
+                if not is_silence(error):
+                    raise
+                _log.warning("reading %s begins when Kafka answers: %s", self._topic, error.args[0].str())
+                await wait_or_stop(self._stopping, SILENT_WAIT_S)
+
+    async def _try_to_place(self, client: Consumer, in_thread: InThread) -> None:
+        mine = self._mine
+        wanted = [n for n in mine if n not in self._stopped]
+        # Queried before Postgres is: no offset is committed to the group before Postgres has it.
+        committed = await in_thread(retry_on_election, partial(committed_offsets, client, self._topic, wanted))
+        reading = asyncio.create_task(self._stored(wanted, committed))
+        try:
+            await in_thread(self._hold, client)
+            while not (await asyncio.wait({reading}, timeout=IDLE_WAIT_S))[0]:
                 await in_thread(self._hold, client)
-                while not (await asyncio.wait({reading}, timeout=IDLE_WAIT_S))[0]:
-                    await in_thread(self._hold, client)
-                stored = await reading
-            finally:
-                reading.cancel()
-            self._reached |= {n: at.next_offset for n, at in stored.items() if at.next_offset < committed.get(n, 0)}
-            if mine is self._mine:
-                await in_thread(self._go_to, client, stored)
+            stored = await reading
+        finally:
+            reading.cancel()
+        self._reached |= {n: at.next_offset for n, at in stored.items() if at.next_offset < committed.get(n, 0)}
+        if mine is self._mine:
+            await in_thread(self._go_to, client, stored)
 
     async def _stored(self, partitions: list[int], committed: dict[int, int]) -> dict[int, Progress]:
         """The progress of each partition, waiting for the database as long as it takes; empty when asked to stop."""
@@ -327,7 +364,7 @@ class ProgressConsumer(Generic[B]):
                 retry_on_election(partial(resume, free, self._topic, partition, progress))
         places = [TopicPartition(self._topic, n, progress.next_offset) for n, progress in stored.items()]
         client.assign(places)
-        self._progress, self._placed = stored, True
+        self._progress, self._placed, self._unread = stored, True, {}
 
     def _hold(self, client: Consumer) -> None:
         """Fetch nothing more, and follow the group.

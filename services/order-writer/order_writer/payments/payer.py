@@ -22,6 +22,7 @@ from order_writer.payments.provider import Answer, Approved, Awaited, Declined, 
 from order_writer.postgres.pool import describe, outage_logged, repeat
 from order_writer.saga import orders
 from order_writer.unit_of_work import UnitsOfWork, columns, purchase_of
+from service.tasks import long_lived_tasks
 from stampede_schemas.identifiers import PurchaseId
 
 LEASE_S = 5.0
@@ -106,12 +107,13 @@ class Payer:
         """Pay until asked to stop; open calls are then left to the next lease."""
         heartbeat, due, answered = self._heartbeat, self._units.payments_due, self._answered
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(repeat(self._lease, heartbeat, stopping, "paying", every_s=POLL_EVERY_S, wake=due))
-                group.create_task(
-                    repeat(self._store, heartbeat, stopping, "storing answers", every_s=POLL_EVERY_S, wake=answered)
-                )
-                group.create_task(repeat(self._renew, heartbeat, stopping, "renewing leases", every_s=RENEW_EVERY_S))
+            async with long_lived_tasks(stopping) as start:
+                for name, what, work, every_s, wake in (
+                    ("lease due payments", "paying", self._lease, POLL_EVERY_S, due),
+                    ("store answers", "storing answers", self._store, POLL_EVERY_S, answered),
+                    ("renew leases", "renewing leases", self._renew, RENEW_EVERY_S, None),
+                ):
+                    start(name, repeat(work, heartbeat, stopping, what, every_s=every_s, wake=wake))
             if calls := [purchase_id for purchase_id, _ in self._calls]:
                 with outage_logged("payment leases were not returned"):
                     await self._units.pool.execute(RETURN_LEASES, calls)
@@ -142,13 +144,16 @@ class Payer:
 
     async def _call(self, due: Due) -> None:
         started = time.time_ns()
-        answer: Answer
+        answer: Answer = Unknown()
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._answer(due)
             self._breaker.succeeded()
-        except Exception as error:
-            answer = Unknown()
+        except (Exception, asyncio.CancelledError) as error:
+            # A call that its own provider cancels must not end without an outcome: it would keep its place for ever.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
             if isinstance(error, TimeoutError):
                 due = due._replace(attempts=due.attempts + TIMEOUT_COUNTS_AS)
             if self._breaker.failed(time.monotonic()):
