@@ -22,9 +22,9 @@ from time import process_time
 
 import psutil
 
-from tests.support.gateway import GatewayProcess
-from tests.support.sale import Sale, buy, open_sale
-from tests.support.stack import eventually
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.processes.sale import Sale, buy, open_sale
+from tests.support.processes.stack import eventually
 
 CONNECTIONS = (64, 256)
 ROUND = 10_000

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from ratelimit.limiter import LOCAL_KEYS_MAX, Limiter, Subject, connect
 from ratelimit.policy import parse_policies
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.processes.redis_server import RedisServer, redis_server
 
 LINE = "user:token_bucket:5/s,user:sliding_window:60/min,address:token_bucket:200/s"
 LONGEST_S = 60

@@ -30,8 +30,8 @@ from stampede_schemas.identifiers import BuyerId, PurchaseId
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.snapshots import SnapshotCommitted, SnapshotPart
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
-from tests.support.inventory import InventoryProcess, Log, listing, purchase, worker
-from tests.support.stack import components, eventually
+from tests.support.processes.inventory import InventoryProcess, Log, listing, purchase, worker
+from tests.support.processes.stack import components, eventually
 
 PARTITION = 0
 PER_RECORD = 200

@@ -17,8 +17,8 @@ from rich.progress import Progress
 from gateway.read_side.order_queries import After, orders
 from order_writer.postgres.migrate import migrate
 from tests.chaos.results import machine
-from tests.support.order_book import LISTS, fill, touched
-from tests.support.stack import components
+from tests.support.builders.order_book import LISTS, fill, touched
+from tests.support.processes.stack import components
 
 PORTION = 100_000
 TIMES = 200

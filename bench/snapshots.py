@@ -20,8 +20,8 @@ from eventlog.kafka import consumer, watermarks
 from stampede_schemas.codec import decode_snapshot
 from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import STOCK_SNAPSHOTS
-from tests.support.inventory import digest_of, worker
-from tests.support.stack import components
+from tests.support.processes.inventory import digest_of, worker
+from tests.support.processes.stack import components
 
 MIB = 1024 * 1024
 SEGMENT_BYTES = MIB  # a broker takes no less

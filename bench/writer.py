@@ -31,8 +31,8 @@ from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import BuyerId, ProductId, PurchaseId
 from stampede_schemas.topics import PARTITIONS
 from tests.chaos.results import machine
-from tests.support.orders import DecisionsLog, listed, new_topics
-from tests.support.stack import components
+from tests.support.builders.orders import DecisionsLog, listed, new_topics
+from tests.support.processes.stack import components
 
 ORDERS = 60_000
 ROUNDS = 3

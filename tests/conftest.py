@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from order_writer.unit_of_work import UnitsOfWork
-from tests.support import stack
-from tests.support.orders import Installation, installation, tables, units_of
-from tests.support.stack import LocalStack
+from tests.support.builders.orders import Installation, installation, tables, units_of
+from tests.support.processes import stack
+from tests.support.processes.stack import LocalStack
 
 
 @pytest.fixture(scope="session")

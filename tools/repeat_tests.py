@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / ".test-repeat"
 ROUNDS_MAX = 1_000
 BUSY_MAX = 4 * (os.cpu_count() or 1)  # more would only starve the machine
-LOGS_VARIABLE = "STAMPEDE_TEST_LOGS"  # tests/support/stack.py copies the logs of each stack to this folder
+LOGS_VARIABLE = "STAMPEDE_TEST_LOGS"  # tests/support/processes/stack.py copies the logs of each stack to this folder
 # It leaves Ctrl-C to this tool, and ends by itself if the tool was killed.
 SPIN = """
 import os, signal

@@ -22,12 +22,11 @@ from tests.chaos.arena import BUILDS, Arena
 from tests.chaos.builds.points import FOLDER
 from tests.chaos.faults import FAULTS, KINDS
 from tests.chaos.links import links
-from tests.chaos.money import BOOKS
 from tests.chaos.plan import Round, rounds
 from tests.chaos.play import Played, play
 from tests.chaos.results import FOLDER as RESULTS
 from tests.chaos.results import close, sentences, table
-from tests.support.stack import ROOT, stack
+from tests.support.processes.stack import ROOT, stack
 
 TITLE = "Chaos on the real stack"
 
@@ -50,7 +49,7 @@ def arena(tell: Callable[[str], None], env: Mapping[str, str] | None = None, *, 
     """A stack of test builds, two gateways and so many of the other services, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="stampede-chaos-") as made:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        own = {FOLDER: made, "PYTHONPATH": path, "STAMPEDE_PAYMENT_JOURNAL": f"{made}/{BOOKS}", **(env or {})}
+        own = {FOLDER: made, "PYTHONPATH": path, **(env or {})}
         with (
             links() as wires,
             stack(own, modules=BUILDS, inventory=each, gateway=2, order_writer=each, also=wires.options) as running,

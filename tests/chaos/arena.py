@@ -25,7 +25,7 @@ from devstack.ports import anywhere, is_free
 from stampede_schemas.topics import PARTITIONS
 from tests.chaos.builds import clock, points
 from tests.chaos.links import Links
-from tests.support.stack import ROOT, LocalStack
+from tests.support.processes.stack import ROOT, LocalStack
 
 HEAL_S_MAX = 90.0
 DIED_S_MAX = 45.0  # longer than the longest backoff: half a minute after an outage nobody may come by

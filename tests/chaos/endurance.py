@@ -24,8 +24,8 @@ from tests.chaos.__main__ import Teller
 from tests.chaos.arena import Kill
 from tests.chaos.recovery import Recovery, recoveries, summary
 from tests.chaos.results import FOLDER, close
-from tests.support.inventory import InventoryProcess, Log, listing, purchase
-from tests.support.stack import components
+from tests.support.processes.inventory import InventoryProcess, Log, listing, purchase
+from tests.support.processes.stack import components
 
 PRODUCTS = 24
 PER_RECORD = 8

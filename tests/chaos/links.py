@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from devstack.ports import anywhere, is_free
-from tests.support.proxy import Proxy, proxy
+from tests.support.faults.proxy import Proxy, proxy
 
 COMPONENTS = ("kafka", "postgres", "redis")
 LINKS = (

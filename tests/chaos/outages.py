@@ -27,9 +27,9 @@ from rich.progress import Progress
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.topics import DEAD_LETTERS, PARTITIONS
 from tests.chaos.results import FOLDER, machine
-from tests.support.orders import Installation, installation, listed, reserved, until
-from tests.support.proxy import Proxy, proxy
-from tests.support.stack import components
+from tests.support.builders.orders import Installation, installation, listed, reserved, until
+from tests.support.faults.proxy import Proxy, proxy
+from tests.support.processes.stack import components
 
 PER_RECORD = 25
 STEP_S = 0.25

@@ -6,12 +6,13 @@ from collections import Counter
 from random import Random
 from typing import NamedTuple
 
-from devstack.crowd import Crowd, Journal, Sale
 from devstack.failure import StackError
+from devstack.load_generator import LoadGenerator, Sale
 from replay.evidence import Evidence
+from replay.failure import CannotCheck
+from replay.journal import Journal
 from tests.chaos.arena import Arena
 from tests.chaos.faults import FAULTS
-from tests.chaos.money import BOOKS
 from tests.chaos.plan import Round, Stall, Strike
 from tests.chaos.recovery import Recovery, recoveries
 from tests.chaos.verdict import Verdict, check
@@ -57,8 +58,8 @@ async def play(arena: Arena, planned: Round, buying: Buying = USUAL) -> Played:
     try:
         async with asyncio.timeout(buying.round_s_max):
             journals, hits = await _sell(arena, planned, buying)
-            verdict = await check(arena.stack, journals, arena.folder / BOOKS)
-    except (StackError, AssertionError, TimeoutError, OSError) as error:
+            verdict = await check(arena.stack, journals)
+    except (StackError, CannotCheck, AssertionError, TimeoutError, OSError) as error:
         arena.tell(f"the round broke off after {time.monotonic() - began:.0f} s")
         arena.leave()
         wrong = [f"the round broke off: {str(error) or type(error).__name__}"]
@@ -91,12 +92,12 @@ def _counts(journals: list[Journal]) -> tuple[int, int, str]:
 
 
 async def _sell(arena: Arena, planned: Round, buying: Buying) -> tuple[list[Journal], list[bool]]:
-    crowds = [Crowd(arena.stack.endpoints, _sale(stall, planned.lasts_s, buying)) for stall in planned.stalls]
+    loads = [LoadGenerator(arena.stack.endpoints, _sale(stall, planned.lasts_s, buying)) for stall in planned.stalls]
     locks = {fault.target: asyncio.Lock() for fault in FAULTS.values()}
-    watching = asyncio.create_task(_watch(arena, crowds))
+    watching = asyncio.create_task(_watch(arena, loads))
     try:
         async with asyncio.TaskGroup() as group:
-            selling = [group.create_task(crowd.run()) for crowd in crowds]
+            selling = [group.create_task(load.run()) for load in loads]
             striking = [group.create_task(_strike(arena, strike, locks)) for strike in planned.strikes]
             hits = [await struck for struck in striking]
             await asyncio.to_thread(arena.heal)
@@ -130,10 +131,10 @@ async def _strike(arena: Arena, strike: Strike, locks: dict[str, asyncio.Lock]) 
         return await asyncio.to_thread(fault.strike, arena, Random(strike.seed), strike.lasts_s)
 
 
-async def _watch(arena: Arena, crowds: list[Crowd]) -> None:
+async def _watch(arena: Arena, loads: list[LoadGenerator]) -> None:
     while True:
         await asyncio.sleep(TICK_S)
-        journals = [crowd.journal for crowd in crowds]
+        journals = [load.journal for load in loads]
         asked = sum(len(journal.attempts) for journal in journals)
         confirmed = sum(journal.count("confirmed") for journal in journals)
-        arena.tell(f"{asked} asked, {confirmed} of {sum(j.sale.units for j in journals)} sold")
+        arena.tell(f"{asked} asked, {confirmed} of {sum(load.sale.units for load in loads)} sold")

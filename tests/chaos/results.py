@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.chaos.faults import FAULTS
 from tests.chaos.play import Played
 from tests.chaos.recovery import summary
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 
 FOLDER = ROOT / "bench" / "results"
 

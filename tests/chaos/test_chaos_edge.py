@@ -16,7 +16,7 @@ from tests.chaos.edge.plan import draw
 from tests.chaos.edge.play import play
 from tests.chaos.edge.retries import tried, two_gateways
 from tests.chaos.faults import KINDS_AT_THE_EDGE
-from tests.support.stack import LocalStack
+from tests.support.processes.stack import LocalStack
 
 SEED = 5
 SHORT = {

@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 from tests.chaos.builds.points import arm
-from tests.support.mortal import everything, freeze_and_succeed, mortal, sell, settled, struck_at
-from tests.support.orders import Installation, listed, until
+from tests.support.builders.orders import Installation, listed, until
+from tests.support.faults.mortal import everything, freeze_and_succeed, mortal, sell, settled, struck_at
 
 POINTS = (
     "before COMMIT",

@@ -7,8 +7,8 @@ import sys
 
 import psutil
 
-from tests.support.orders import Installation, listed, reserved, until
-from tests.support.outages import EACH, at_rest, nothing_lost_or_undone, sell
+from tests.support.builders.orders import Installation, listed, reserved, until
+from tests.support.faults.outages import EACH, at_rest, nothing_lost_or_undone, sell
 
 
 async def test_too_many_connections(place: Installation) -> None:

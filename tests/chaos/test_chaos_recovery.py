@@ -2,8 +2,8 @@
 
 from tests.chaos.arena import Kill
 from tests.chaos.recovery import Recovery, recoveries
-from tests.support.replay import BEGAN_MS, SmallSale
-from tests.support.requests import listing, purchase
+from tests.support.builders.replay import BEGAN_MS, SmallSale
+from tests.support.builders.requests import listing, purchase
 
 
 def killed(after_ms: int, *, clean: bool = False) -> Kill:

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 
 CROSSING = {"pause", "resume", "seek"}
 

@@ -14,7 +14,7 @@ from contracts.files import OWNED, drift, rendered
 from contracts.messages import json_schemas, message_types
 from stampede_schemas.topics import TOPICS
 from tests.contract.golden import SCHEMAS
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 
 
 def test_the_committed_files_are_those_the_code_makes() -> None:

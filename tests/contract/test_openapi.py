@@ -9,7 +9,7 @@ from openapi_spec_validator import validate
 
 from contracts import http
 from gateway.http.problems import KINDS
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 
 FILES = ("openapi.json", "openapi-admin.json")
 BUYERS = {

@@ -29,7 +29,7 @@ from payment_simulator.journal import Journal
 from payment_simulator.provider import JOURNAL, Simulated
 from stampede_schemas.identifiers import PurchaseId
 from tests.contract.deployment import ROOT
-from tests.support.orders import order
+from tests.support.builders.orders import order
 from tests.support.payment_contract import keeps_the_contract
 
 PAGE = (ROOT / "docs" / "payment-providers.md").read_text()

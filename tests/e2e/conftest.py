@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.fuzz import WEBHOOK_SECRET
-from tests.support.stack import LocalStack, stack
+from tests.support.faults.fuzz import WEBHOOK_SECRET
+from tests.support.processes.stack import LocalStack, stack
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from devstack import processes
 from replay import judge
 from stampede_client import Client
 from tests.chaos.verdict import at_rest, collect
-from tests.support.sale import listing
-from tests.support.stack import LocalStack, eventually, stack
+from tests.support.processes.sale import listing
+from tests.support.processes.stack import LocalStack, eventually, stack
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ import pytest
 
 from gateway.api.webhook_signature import SIGNATURE_HEADER
 from stampede_client import Client, Purchase, Refused, Retries, Unreachable
-from tests.support.fuzz import WEBHOOK_SECRET
-from tests.support.sale import listing
-from tests.support.stack import ROOT, LocalStack, eventually
-from tests.support.webhook import signature
+from tests.support.builders.webhook import signature
+from tests.support.faults.fuzz import WEBHOOK_SECRET
+from tests.support.processes.sale import listing
+from tests.support.processes.stack import ROOT, LocalStack, eventually
 
 
 def operator(whole: LocalStack) -> httpx.Client:

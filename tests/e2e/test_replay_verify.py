@@ -13,12 +13,12 @@ import asyncpg
 import pytest
 from confluent_kafka import KafkaError, Message
 
-from devstack.crowd import Crowd, Journal, Sale
+from devstack.load_generator import LoadGenerator, Sale
 from eventlog.kafka import consumer, producer, read_one, watermarks
 from replay import journal
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS, Topic, partition_of
 from tests.chaos.verdict import at_rest
-from tests.support.stack import LocalStack, eventually, stack
+from tests.support.processes.stack import LocalStack, eventually, stack
 
 VERIFY_S_MAX = 120.0
 
@@ -106,16 +106,16 @@ def poison(running: LocalStack, partition: int) -> int:
     return append(running, REQUESTS, partition, b"\xff\x00 no request")
 
 
-async def sell_until(verified: asyncio.Event, shop: LocalStack, sale: Sale) -> Journal:
-    """This sale, and others after it until the event is set: there is a crowd for as long as somebody verifies."""
-    told = await Crowd(shop.endpoints, sale).run()
+async def sell_until(verified: asyncio.Event, shop: LocalStack, sale: Sale) -> journal.Journal:
+    """This sale, and others after it until the event is set: there is load for as long as somebody verifies."""
+    told = await LoadGenerator(shop.endpoints, sale).run()
     while not verified.is_set():
-        await Crowd(shop.endpoints, Sale(units=10, buyers=40, declined_share=0.2)).run()
+        await LoadGenerator(shop.endpoints, Sale(units=10, buyers=40, declined_share=0.2)).run()
     return told
 
 
 async def test_a_real_sale_holds_and_each_tampering_is_named(shop: LocalStack, tmp_path: Path) -> None:
-    """A sale with declined payments, twins, poison and a kill -9 is verified amid and after; then tampered with."""
+    """A sale with declined payments, poison and a kill -9 is verified amid and after; then it is tampered with."""
     sale = Sale(units=60, buyers=400, declined_share=0.2, duplicates_share=0.1, seed=7)
     partition = partition_of(sale.product_id)
     verified = asyncio.Event()
@@ -134,7 +134,7 @@ async def test_a_real_sale_holds_and_each_tampering_is_named(shop: LocalStack, t
     # From here on nobody writes but this test: what it forges stands where it was meant to stand.
     assert (await at_rest(shop))[0] == []
     written = tmp_path / "journal.jsonl"
-    journal.write(written, journal.from_crowd(told))
+    journal.write(written, told)
 
     sound = await asyncio.to_thread(replay, shop, "verify", "--journal", str(written))
     assert (sound.code, sound.violated) == (0, {}), sound.error

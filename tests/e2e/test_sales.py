@@ -11,44 +11,47 @@ from uuid import uuid4
 
 import pytest
 
-from devstack.crowd import Crowd, Journal, Sale
+from devstack.load_generator import LoadGenerator, Sale
 from devstack.proof import Proof, prove
+from replay.journal import Journal
 from stampede_schemas.topics import PARTITIONS, partition_of
-from tests.support.stack import LocalStack, eventually
+from tests.support.processes.stack import LocalStack, eventually
 
 SOLD_S_MAX = 120.0
 
 
 async def sell(running: LocalStack, sale: Sale) -> tuple[Journal, Proof]:
     """Run a sale and look at what log, database and tables say of it."""
-    journal = await Crowd(running.endpoints, sale).run()
-    return journal, await prove(running.endpoints, journal)
+    journal = await LoadGenerator(running.endpoints, sale).run()
+    return journal, await prove(running.layout.endpoints, journal)
 
 
-def check(journal: Journal, proof: Proof) -> None:
+def check(sale: Sale, journal: Journal, proof: Proof) -> None:
     """Every unit is sold exactly once, all records agree, and everybody has an answer."""
     assert proof.wrong == []
-    assert proof.confirmed == journal.sale.units == journal.count("confirmed")
+    assert proof.confirmed == sale.units == journal.count("confirmed")
     last = {attempt.buyer: attempt for attempt in journal.attempts}
-    assert len(last) == journal.sale.buyers
+    assert len(last) == sale.buyers
     assert {attempt.outcome for attempt in last.values()} <= {"confirmed", "rejected", "sold_out", "released"}
 
 
 @pytest.mark.parametrize(("buyers", "units"), [(100, 10), (1_000, 100), (500, 100), (20, 10)])
 async def test_exactly_the_stock_is_sold(whole: LocalStack, buyers: int, units: int) -> None:
     """The four classic scenarios: that many confirmed, every other buyer told that it is sold out."""
-    journal, proof = await sell(whole, Sale(units=units, buyers=buyers, duplicates_share=0.05))
-    check(journal, proof)
+    sale = Sale(units=units, buyers=buyers, duplicates_share=0.05)
+    journal, proof = await sell(whole, sale)
+    check(sale, journal, proof)
     turned_away = {attempt.buyer for attempt in journal.attempts if attempt.outcome in {"rejected", "sold_out"}}
     assert len(turned_away) == buyers - units
 
 
 async def test_declined_units_are_sold_to_someone_else(whole: LocalStack) -> None:
     """With a third of the payments declined every unit still finds a buyer who pays."""
-    journal, proof = await sell(whole, Sale(units=40, buyers=300, declined_share=0.33))
-    check(journal, proof)
-    assert proof.log.released
-    assert set(proof.log.released.values()) == {"payment_declined"}
+    sale = Sale(units=40, buyers=300, declined_share=0.33)
+    journal, proof = await sell(whole, sale)
+    check(sale, journal, proof)
+    assert proof.released
+    assert set(proof.released.values()) == {"payment_declined"}
 
 
 @dataclass(frozen=True)
@@ -59,43 +62,45 @@ class Killer:
     seed: int
     victims: tuple[str, ...]
 
-    async def run(self, journals: Sequence[Journal]) -> None:
+    async def run(self, loads: Sequence[LoadGenerator]) -> None:
         """Kill each victim once."""
         chance = random.Random(self.seed)
-        units = sum(journal.sale.units for journal in journals)
+        units = sum(load.sale.units for load in loads)
         wanted = sorted(chance.uniform(0.1, 0.6) for _ in self.victims)
         for victim, share in zip(chance.sample(self.victims, len(self.victims)), wanted, strict=True):
-            await asyncio.to_thread(eventually, partial(enough, journals, share * units), SOLD_S_MAX, "enough sold")
+            await asyncio.to_thread(eventually, partial(enough, loads, share * units), SOLD_S_MAX, "enough sold")
             await asyncio.to_thread(self.running.kill, victim)
 
 
-def enough(journals: Sequence[Journal], units: float) -> bool:
+def enough(loads: Sequence[LoadGenerator], units: float) -> bool:
     """Whether so many units are sold by now."""
-    return sum(journal.sold for journal in journals) >= units
+    return sum(load.journal.sold for load in loads) >= units
 
 
-async def sell_beside(killer: Killer, sales: Sequence[Sale]) -> list[Journal]:
-    """Run sales at once while the killer is about: however late it strikes, there is a crowd for each sale."""
+async def sell_beside(killer: Killer, sales: Sequence[Sale]) -> list[LoadGenerator]:
+    """Run sales at once while the killer is about: however late it strikes, each sale has buyers."""
     endpoints, killed = killer.running.endpoints, asyncio.Event()
-    crowds = [Crowd(endpoints, sale) for sale in sales]
+    loads = [LoadGenerator(endpoints, sale) for sale in sales]
 
     async def kill() -> None:
         try:
-            await killer.run([crowd.journal for crowd in crowds])
+            await killer.run(loads)
         finally:
             killed.set()
 
-    async def crowd_after_crowd(crowd: Crowd, sale: Sale) -> list[Journal]:
-        journals = [await crowd.run()]
+    async def sale_after_sale(load: LoadGenerator) -> list[LoadGenerator]:
+        done = [load]
+        await load.run()
         while not killed.is_set():
-            next_one = replace(sale, units=20, buyers=60, product_id=product_in(partition_of(sale.product_id)))
-            journals.append(await Crowd(endpoints, next_one).run())
-        return journals
+            product_id = product_in(partition_of(load.sale.product_id))
+            done.append(LoadGenerator(endpoints, replace(load.sale, units=20, buyers=60, product_id=product_id)))
+            await done[-1].run()
+        return done
 
     async with asyncio.TaskGroup() as group:
         group.create_task(kill())
-        selling = [group.create_task(crowd_after_crowd(*one)) for one in zip(crowds, sales, strict=True)]
-    return [journal for sold in selling for journal in sold.result()]
+        selling = [group.create_task(sale_after_sale(load)) for load in loads]
+    return [load for sold in selling for load in sold.result()]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -104,8 +109,8 @@ async def test_kill_9_in_the_middle_of_a_sale_changes_nothing(whole: LocalStack,
     sale = Sale(
         units=300, buyers=600, declined_share=0.1, duplicates_share=0.05, arrivals_per_s=100, patience_s=120, seed=seed
     )
-    for journal in await sell_beside(Killer(whole, seed, ("inventory-0", "order-writer-0")), [sale]):
-        check(journal, await prove(whole.endpoints, journal))
+    for load in await sell_beside(Killer(whole, seed, ("inventory-0", "order-writer-0")), [sale]):
+        check(load.sale, load.journal, await prove(whole.layout.endpoints, load.journal))
 
 
 async def test_a_redis_that_stands_still_in_a_sale_changes_nothing(whole: LocalStack) -> None:
@@ -113,16 +118,16 @@ async def test_a_redis_that_stands_still_in_a_sale_changes_nothing(whole: LocalS
 
     A row that was read before the order's end, and came after it, was once shown for ever: reserved.
     """
-    crowd = Crowd(whole.endpoints, Sale(units=200, buyers=400, declined_share=0.1, arrivals_per_s=100))
+    load = LoadGenerator(whole.endpoints, Sale(units=200, buyers=400, declined_share=0.1, arrivals_per_s=100))
     await asyncio.to_thread(whole.kill, "redis", signal.SIGSTOP)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(crowd.run())
-            await asyncio.to_thread(eventually, partial(enough, [crowd.journal], 100), SOLD_S_MAX, "enough sold")
+            group.create_task(load.run())
+            await asyncio.to_thread(eventually, partial(enough, [load], 100), SOLD_S_MAX, "enough sold")
             await asyncio.to_thread(whole.kill, "redis", signal.SIGCONT)
     finally:
         await asyncio.to_thread(whole.kill, "redis", signal.SIGCONT)
-    check(crowd.journal, await prove(whole.endpoints, crowd.journal))
+    check(load.sale, load.journal, await prove(whole.layout.endpoints, load.journal))
 
 
 async def test_two_inventory_workers_share_the_partitions(whole: LocalStack) -> None:
@@ -133,8 +138,8 @@ async def test_two_inventory_workers_share_the_partitions(whole: LocalStack) -> 
         sold_at = [share[n % len(share)] for share in shares(whole) for n in range(3)]
         paced = Sale(units=20, buyers=100, declined_share=0.1, arrivals_per_s=15, patience_s=120)
         sales = [replace(paced, product_id=product_in(number)) for number in sold_at]
-        for journal in await sell_beside(Killer(whole, 4, ("inventory-1",)), sales):
-            check(journal, await prove(whole.endpoints, journal))
+        for load in await sell_beside(Killer(whole, 4, ("inventory-1",)), sales):
+            check(load.sale, load.journal, await prove(whole.layout.endpoints, load.journal))
     finally:
         await asyncio.to_thread(whole.scale, inventory=1)
         await asyncio.to_thread(eventually, lambda: owns_all(whole), 30, "the partitions of the worker that left")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 from tests.tour.purchase import SERVICES, follow, visits
 from tests.tour.stays import Stay
 

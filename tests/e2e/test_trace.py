@@ -6,8 +6,8 @@ import subprocess
 import sys
 from typing import Any
 
-from devstack.crowd import Crowd, Sale
-from tests.support.stack import LocalStack, eventually
+from devstack.load_generator import LoadGenerator, Sale
+from tests.support.processes.stack import LocalStack, eventually
 
 STEPS = {
     ("gateway", "POST /v1/purchases"),
@@ -27,7 +27,7 @@ def spans(running: LocalStack) -> list[dict[str, Any]]:
 
 async def test_a_declined_purchase_is_one_trace_through_all_services(whole: LocalStack) -> None:
     """Every step of it carries one trace id, and `make trace` shows them as a waterfall."""
-    journal = await Crowd(whole.endpoints, Sale(units=25, buyers=80, declined_share=0.5, seed=3)).run()
+    journal = await LoadGenerator(whole.endpoints, Sale(units=25, buyers=80, declined_share=0.5, seed=3)).run()
     purchase_id = next(a.purchase_id for a in journal.attempts if a.outcome == "released")
 
     def steps() -> list[dict[str, Any]]:

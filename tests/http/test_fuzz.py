@@ -5,10 +5,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.fuzz import fuzz
-from tests.support.gateway import ADMIN_KEY
-from tests.support.jwt_sale import with_tokens
-from tests.support.sale import Sale
+from tests.support.builders.gateway import ADMIN_KEY
+from tests.support.faults.fuzz import fuzz
+from tests.support.processes.jwt_sale import with_tokens
+from tests.support.processes.sale import Sale
 
 CASES = {"buyers": 8_000, "operators": 7_000}
 CASES_PER_ROUTE = 1_000

@@ -17,11 +17,11 @@ import pytest
 
 from stampede_schemas.codec import split_requests
 from stampede_schemas.topics import REQUESTS
-from tests.support import garbage
-from tests.support.inventory import Log
-from tests.support.raw import Talk, talk
-from tests.support.sale import Sale, buy, open_sale
-from tests.support.stack import eventually
+from tests.support.builders import garbage
+from tests.support.faults.raw import Talk, talk
+from tests.support.processes.inventory import Log
+from tests.support.processes.sale import Sale, buy, open_sale
+from tests.support.processes.stack import eventually
 
 CASES = int(os.environ.get("RAW_CASES", "6000"))
 SEED = int(os.environ.get("RAW_SEED", "1"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.sale import Sale, open_sale
+from tests.support.processes.sale import Sale, open_sale
 
 
 @pytest.fixture(scope="session")

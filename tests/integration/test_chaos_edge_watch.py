@@ -7,8 +7,8 @@ from redis import Redis
 
 from tests.chaos.edge.account import Memory
 from tests.chaos.edge.watch import Watch, watching
-from tests.support.redis_server import RedisServer, redis_server
-from tests.support.stack import eventually
+from tests.support.processes.redis_server import RedisServer, redis_server
+from tests.support.processes.stack import eventually
 
 
 @pytest.fixture

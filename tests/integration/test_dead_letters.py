@@ -13,7 +13,7 @@ from replay.__main__ import main
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested, PaymentReported, RefundReported
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS, REQUESTS, partition_of
-from tests.support.orders import Installation, letters, listed, reserved, until
+from tests.support.builders.orders import Installation, letters, listed, reserved, until
 
 Replay = Callable[..., tuple[int, str]]
 

@@ -17,7 +17,7 @@ from redis.exceptions import AuthenticationError
 
 from devstack import control, endpoints, orphans
 from devstack.layout import Layout
-from tests.support.stack import LocalStack, components, eventually
+from tests.support.processes.stack import LocalStack, components, eventually
 
 
 @pytest.fixture(scope="module", params=["auto", "wheels"])

@@ -18,9 +18,9 @@ from devstack import control, probes
 from devstack.failure import StackError
 from devstack.layout import Layout, read_json, write_atomically
 from devstack.ports import Ports
-from devstack.supervisor import Kept, ProcessSpec, State, Supervisor, run_once
+from devstack.supervisor import ManagedProcess, ProcessSpec, State, Supervisor, run_once
 
-STUB = str(Path(__file__).resolve().parents[1] / "support" / "devstack_stub.py")
+STUB = str(Path(__file__).resolve().parents[1] / "support" / "fakes" / "devstack_stub.py")
 SOON_S = 20.0
 
 
@@ -30,9 +30,9 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[tuple[str, State]] = []
 
-    def __call__(self, kept: Kept) -> None:
+    def __call__(self, process: ManagedProcess) -> None:
         """Note it."""
-        self.seen.append((kept.spec.name, kept.state))
+        self.seen.append((process.spec.name, process.state))
 
 
 @pytest.fixture
@@ -79,9 +79,9 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_started_process_is_healthy_in_a_session_of_its_own(layout: Layout, supervisor: Supervisor) -> None:
     """`start` returns when the probe is content; the child leads its session, logs to its file and has a pid file."""
     await supervisor.start([stub("one")])
-    kept = supervisor.kept["one"]
-    assert kept.state is State.HEALTHY
-    pid = kept.pid
+    process = supervisor.processes["one"]
+    assert process.state is State.HEALTHY
+    pid = process.pid
     assert pid is not None
     assert os.getsid(pid) == pid
     assert "a plain stub starts" in layout.log("one").read_text()
@@ -94,18 +94,18 @@ async def test_a_started_process_is_healthy_in_a_session_of_its_own(layout: Layo
 async def test_a_killed_process_is_started_again(supervisor: Supervisor) -> None:
     """kill -9 of a child brings another one with the same name, healthy, and counts a restart."""
     await supervisor.start([stub("one")])
-    kept = supervisor.kept["one"]
+    process = supervisor.processes["one"]
     old = supervisor.send("one", signal.SIGKILL)
-    await until(lambda: kept.state is State.HEALTHY and kept.pid != old)
-    assert kept.restarts == 1
+    await until(lambda: process.state is State.HEALTHY and process.pid != old)
+    assert process.restarts == 1
 
 
 async def test_a_process_that_never_becomes_healthy_is_given_up(supervisor: Supervisor) -> None:
     """Five ends in a row stop the attempt with the last log lines in the sentence."""
     with pytest.raises(StackError, match=r"one ended 5 times in a row .*exit code 1(.|\n)*STAMPEDE_X is missing"):
         await supervisor.start([stub("one", "crash")])
-    assert supervisor.kept["one"].state is State.FAILED
-    assert supervisor.kept["one"].restarts == 4
+    assert supervisor.processes["one"].state is State.FAILED
+    assert supervisor.processes["one"].restarts == 4
 
 
 async def test_a_program_that_is_not_there_is_one_sentence(supervisor: Supervisor) -> None:
@@ -125,7 +125,7 @@ async def test_stopping_always_ends(supervisor: Supervisor, behaviour: str) -> N
     async with asyncio.timeout(SOON_S):
         await supervisor.stop(["one"])
     assert not psutil.pid_exists(pid)
-    assert supervisor.kept == {}
+    assert supervisor.processes == {}
 
 
 async def test_services_stop_before_components(supervisor: Supervisor, recorder: Recorder) -> None:
@@ -143,18 +143,18 @@ async def test_a_stranger_that_answers_is_not_taken_for_the_child(supervisor: Su
     port = int(stranger.command[2])
     deaf = ProcessSpec("deaf", "deaf", (sys.executable, STUB, "0", "deaf"), dict(os.environ), probes.ready(port))
     starting = asyncio.create_task(supervisor.start([deaf]))
-    await until(lambda: "deaf" in supervisor.kept and "another program's" in supervisor.kept["deaf"].detail)
-    assert supervisor.kept["deaf"].state is State.STARTING
+    await until(lambda: "deaf" in supervisor.processes and "another program's" in supervisor.processes["deaf"].detail)
+    assert supervisor.processes["deaf"].state is State.STARTING
     starting.cancel()
 
 
 async def test_restart_is_graceful_and_waits(supervisor: Supervisor) -> None:
     """`restart` returns when the successor is healthy."""
     await supervisor.start([stub("one")])
-    old = supervisor.kept["one"].pid
+    old = supervisor.processes["one"].pid
     await supervisor.restart(["one"])
-    assert supervisor.kept["one"].state is State.HEALTHY
-    assert supervisor.kept["one"].pid != old
+    assert supervisor.processes["one"].state is State.HEALTHY
+    assert supervisor.processes["one"].pid != old
 
 
 async def test_a_failing_one_shot_says_its_last_line(layout: Layout) -> None:

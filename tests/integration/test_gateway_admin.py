@@ -9,9 +9,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.support.gateway import ADMIN_KEY
-from tests.support.jwt_sale import with_tokens
-from tests.support.sale import Sale, buy, listing
+from tests.support.builders.gateway import ADMIN_KEY
+from tests.support.processes.jwt_sale import with_tokens
+from tests.support.processes.sale import Sale, buy, listing
 
 
 def test_an_operator_has_the_key_or_the_role(sale: Sale, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from stampede_schemas.topics import REQUESTS
-from tests.support.inventory import Log
-from tests.support.raw import Answer, ask, talk
-from tests.support.sale import Sale
+from tests.support.faults.raw import Answer, ask, talk
+from tests.support.processes.inventory import Log
+from tests.support.processes.sale import Sale
 
 GOOD = b'{"product_id":"%b","quantity":1}'
 HEAD = {"Host": "x", "Content-Type": "application/json", "X-User-Id": "ann", "Idempotency-Key": "k"}

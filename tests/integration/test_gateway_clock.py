@@ -4,8 +4,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.support.gateway import GatewayProcess
-from tests.support.sale import Sale, buy
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.processes.sale import Sale, buy
 
 QUIET_S = 5.0
 NOWHERE = "postgresql://stampede@127.0.0.1:1/stampede"

@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from gateway.http.problems import KINDS
-from tests.support.raw import Answer, ask
-from tests.support.sale import Sale, buy
+from tests.support.faults.raw import Answer, ask
+from tests.support.processes.sale import Sale, buy
 
 FORM = "application/x-www-form-urlencoded"  # what curl says of a POST without being asked
 

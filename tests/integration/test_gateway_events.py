@@ -19,9 +19,9 @@ from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId
 from stampede_schemas.order_events import OrderConfirmed, OrderRefunded, OrderReleased
 from stampede_schemas.topics import ORDERS, partition_of
-from tests.support.gateway import GatewayProcess
-from tests.support.sale import Sale, buy, order
-from tests.support.stack import eventually
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.processes.sale import Sale, buy, order
+from tests.support.processes.stack import eventually
 
 Event = tuple[str | None, str, dict[str, Any]]  # id, name, data
 
@@ -70,7 +70,7 @@ def tell(sale: Sale, purchase: dict[str, Any], buyer_id: str, version: int, **ch
 def buyer_of(sale: Sale, name: str) -> str:
     """A buyer's pseudonym."""
     from gateway.auth.ids import IdentityKey, Subject
-    from tests.support.gateway import IDENTITY_KEY
+    from tests.support.builders.gateway import IDENTITY_KEY
 
     return IdentityKey(IDENTITY_KEY).buyer_id(Subject("header", name))
 

@@ -12,10 +12,10 @@ import pytest
 from gateway.auth.ids import IdentityKey, Subject
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import REQUESTS, partition_of
-from tests.support.gateway import IDENTITY_KEY, GatewayProcess
-from tests.support.inventory import Log
-from tests.support.sale import Sale, buy, listing, order
-from tests.support.stack import eventually
+from tests.support.builders.gateway import IDENTITY_KEY, GatewayProcess
+from tests.support.processes.inventory import Log
+from tests.support.processes.sale import Sale, buy, listing, order
+from tests.support.processes.stack import eventually
 
 
 def test_a_purchase_is_accepted_decided_and_shown(sale: Sale) -> None:

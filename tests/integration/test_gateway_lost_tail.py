@@ -11,10 +11,10 @@ import httpx
 
 from eventlog.__main__ import provision
 from stampede_schemas.topics import REQUESTS, partition_of
-from tests.support.gateway import ADMIN_KEY, GatewayProcess
-from tests.support.inventory import Log, worker
-from tests.support.sale import buy, listing
-from tests.support.stack import LocalStack, components, eventually
+from tests.support.builders.gateway import ADMIN_KEY, GatewayProcess
+from tests.support.processes.inventory import Log, worker
+from tests.support.processes.sale import buy, listing
+from tests.support.processes.stack import LocalStack, components, eventually
 
 TEA = "tea"
 

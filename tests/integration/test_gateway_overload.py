@@ -17,10 +17,10 @@ import pytest
 from eventlog.__main__ import provision
 from stampede_schemas.codec import split_requests
 from stampede_schemas.topics import REQUESTS
-from tests.support.gateway import ADMIN_KEY, GatewayProcess
-from tests.support.inventory import InventoryProcess, Log
-from tests.support.sale import Sale, buy, order
-from tests.support.stack import components, eventually
+from tests.support.builders.gateway import ADMIN_KEY, GatewayProcess
+from tests.support.processes.inventory import InventoryProcess, Log
+from tests.support.processes.sale import Sale, buy, order
+from tests.support.processes.stack import components, eventually
 
 BUYERS = 24
 

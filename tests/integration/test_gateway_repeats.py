@@ -15,9 +15,9 @@ from replay.evidence import Evidence
 from replay.journal import Attempt, Journal, Limits
 from replay.judge import Finding, judge
 from replay.rules import s11_limiter
-from tests.support.sale import order
-from tests.support.stack import eventually
-from tests.support.two_gateways import TwoGateways, body_of, two_gateways
+from tests.support.processes.sale import order
+from tests.support.processes.stack import eventually
+from tests.support.processes.two_gateways import TwoGateways, body_of, two_gateways
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.http.requests import BODY_BYTES_MAX
 from gateway.http.server import PIPELINED_MAX, URL_BYTES_MAX, Listener
-from tests.support.listening import REQUEST_S, Told, listening
-from tests.support.raw import Answer, ask, talk
-from tests.support.stack import eventually
+from tests.support.faults.raw import Answer, ask, talk
+from tests.support.processes.listening import REQUEST_S, Told, listening
+from tests.support.processes.stack import eventually
 
 GIVE_UP_S = 20.0  # what does not come to its end within REQUEST_S would go on for ever: a busy machine has time
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"

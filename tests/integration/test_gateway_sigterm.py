@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support.gateway import GatewayProcess
-from tests.support.raw import talk
-from tests.support.sale import Sale
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.faults.raw import talk
+from tests.support.processes.sale import Sale
 
 CROWD = 64
 IN_FLIGHT = 20
@@ -50,7 +50,7 @@ uvloop.run(main())
 
 def crowd(port: int) -> "subprocess.Popen[str]":
     """It has begun to knock."""
-    command = [sys.executable, "-m", "tests.support.knocking", str(port), str(CROWD)]
+    command = [sys.executable, "-m", "tests.support.faults.knocking", str(port), str(CROWD)]
     knocking = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert knocking.stdout is not None
     assert knocking.stdout.readline() == "knocking\n"

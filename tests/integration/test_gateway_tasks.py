@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import GatewayProcess
-from tests.support.sale import Sale
-from tests.support.stack import eventually
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.processes.sale import Sale
+from tests.support.processes.stack import eventually
 
 TASKS = (
     "batch requests",
@@ -31,7 +31,7 @@ END_S_MAX = 20.0
 class MortalGateway(GatewayProcess):
     """A gateway whose tasks can be killed."""
 
-    program = ("-m", "tests.support.mortal_task", "gateway")
+    program = ("-m", "tests.support.faults.mortal_task", "gateway")
 
 
 def struck(sale: Sale, folder: Path, **task: str) -> MortalGateway:

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from gateway.auth import jwks
-from tests.support.gateway import GatewayProcess
-from tests.support.raw import ask
-from tests.support.sale import Sale, buy
-from tests.support.tokens import AUDIENCE, ISSUER, Issuer, JwksServer, forged, jwks_server
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.builders.tokens import AUDIENCE, ISSUER, Issuer, JwksServer, forged, jwks_server
+from tests.support.faults.raw import ask
+from tests.support.processes.sale import Sale, buy
 
 KNOWN, ROTATED = Issuer("ES256", "known"), Issuer("ES256", "rotated")
 
@@ -77,6 +77,7 @@ def test_what_is_no_token_of_ours_is_nobody(sale: Sale, gateway: GatewayProcess,
         Issuer("RS256", "known").token(),
         KNOWN.token(iss="https://other.example"),
         KNOWN.token(aud="other"),
+        KNOWN.token("\ud800"),
         KNOWN.token(exp=time.time() - 100),
         KNOWN.token(nbf=time.time() + 100),
         KNOWN.token(headers={"kid": "../../../etc/passwd"}),
@@ -132,12 +133,19 @@ def test_settings_that_are_missing_stop_the_start(sale: Sale, tmp_path: Path) ->
 
 
 def test_a_document_is_fetched_within_bounds() -> None:
-    """One that is too large, or an error, is no document."""
+    """One that is too large, an error, or a redirect to anything but https is no document."""
     with jwks_server(Issuer()) as server:
         assert jwks.fetch(server.url) == server.body
         server.body = b" " * (jwks.JWKS_BYTES_MAX + 1)
         with pytest.raises(ValueError, match="bytes"):
             jwks.fetch(server.url)
-        server.status = 500
+        server.status = 302
+        for server.location in ("http://127.0.0.1:1/keys", "/keys", "ftp://127.0.0.1/keys"):
+            with pytest.raises(ValueError, match="no https URL"):
+                jwks.fetch(server.url)
+        server.location = "https://127.0.0.1:1/keys"
+        with pytest.raises(OSError, match="refused"):  # it is followed: nothing listens there
+            jwks.fetch(server.url)
+        server.status, server.location = 500, ""
         with pytest.raises(OSError, match="500"):
             jwks.fetch(server.url)

@@ -17,8 +17,8 @@ from eventlog.kafka import admin_client, consumer
 from stampede_schemas.codec import decode_snapshot, encode_requests
 from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, PARTITIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
-from tests.support.inventory import InventoryProcess, Log, digest_of, kinds, listing, purchase, worker
-from tests.support.stack import components, eventually
+from tests.support.processes.inventory import InventoryProcess, Log, digest_of, kinds, listing, purchase, worker
+from tests.support.processes.stack import components, eventually
 
 
 @pytest.fixture(scope="module")

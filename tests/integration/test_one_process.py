@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 
 REACHES = (
     "socket.socket()",

@@ -17,7 +17,7 @@ from stampede_schemas.codec import decode_order_event
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import Position, WriterEpoch
 from stampede_schemas.topics import ORDERS
-from tests.support.orders import Installation, rejected, released, reserved, waiting_messages
+from tests.support.builders.orders import Installation, rejected, released, reserved, waiting_messages
 
 SHARDS = (0, 7)
 # Decisions on one purchase: X rejected, S reserved, R that reservation released.

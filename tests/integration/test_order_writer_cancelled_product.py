@@ -15,8 +15,8 @@ from stampede_schemas.codec import encode
 from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, partition_of
-from tests.support.orders import Installation, apply_decisions, insert_orders, letters, listed, reserved, until
-from tests.support.reports import all_of
+from tests.support.builders.orders import Installation, apply_decisions, insert_orders, letters, listed, reserved, until
+from tests.support.builders.reports import all_of
 
 HERE = partition_of("shoe")
 NOW = datetime.now(UTC)

@@ -19,7 +19,7 @@ from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, partition_of
-from tests.support.orders import (
+from tests.support.builders.orders import (
     Installation,
     applied_until,
     apply_decisions,
@@ -30,7 +30,7 @@ from tests.support.orders import (
     until,
     waiting_messages,
 )
-from tests.support.reports import all_of, cancelled, paid
+from tests.support.builders.reports import all_of, cancelled, paid
 
 NOW = datetime.now(UTC)
 

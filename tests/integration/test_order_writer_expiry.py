@@ -17,7 +17,7 @@ from stampede_schemas.codec import decode_request, split_requests
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDER_COMMANDS, REQUESTS, partition_of
-from tests.support.orders import Installation, applied_until, insert_orders, until, waiting_messages
+from tests.support.builders.orders import Installation, applied_until, insert_orders, until, waiting_messages
 
 GRACE_S = 5.0
 

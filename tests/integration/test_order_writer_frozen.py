@@ -9,8 +9,8 @@ import httpx
 
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
-from tests.support.mortal import freeze_and_succeed, settled
-from tests.support.orders import Installation, empty, listed, released, reserved, until
+from tests.support.builders.orders import Installation, empty, listed, released, reserved, until
+from tests.support.faults.mortal import freeze_and_succeed, settled
 
 
 async def test_a_frozen_writer_has_a_successor_and_thaws_harmlessly(place: Installation, tmp_path: Path) -> None:

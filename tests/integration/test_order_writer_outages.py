@@ -20,11 +20,11 @@ import pytest
 
 from eventlog.kafka import consumer, read_range, watermarks
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic, partition_of
-from tests.support.orders import Installation, until
-from tests.support.outages import EACH, at_rest, nothing_lost_or_undone, sell, stored, through
-from tests.support.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
-from tests.support.reports import all_of
-from tests.support.stack import LocalStack
+from tests.support.builders.orders import Installation, until
+from tests.support.builders.reports import all_of
+from tests.support.faults.outages import EACH, at_rest, nothing_lost_or_undone, sell, stored, through
+from tests.support.faults.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Proxy, Way, proxy
+from tests.support.processes.stack import LocalStack
 
 pytestmark = pytest.mark.own_servers  # Postgres is frozen and cut off
 

@@ -19,7 +19,7 @@ from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import ORDERS, partition_of
-from tests.support.orders import TRACEPARENT, Installation, empty, listed, rejected, released, reserved, until
+from tests.support.builders.orders import TRACEPARENT, Installation, empty, listed, rejected, released, reserved, until
 
 ENDED = """
 SELECT purchase_id, version, buyer_id, product_id, quantity, status, partition, source_offset, source_index,

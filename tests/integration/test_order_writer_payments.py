@@ -20,9 +20,9 @@ from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_events import OrderRefunded, OrderReleased
 from telemetry import names
 from telemetry.tracing import configure
-from tests.support.orders import Installation, insert_orders, installation, listed, reserved, until
-from tests.support.reports import paid, refunded
-from tests.support.stack import LocalStack
+from tests.support.builders.orders import Installation, insert_orders, installation, listed, reserved, until
+from tests.support.builders.reports import paid, refunded
+from tests.support.processes.stack import LocalStack
 
 REPORT, REFUND = paid(), refunded()
 

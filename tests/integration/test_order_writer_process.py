@@ -11,7 +11,7 @@ import sys
 import httpx
 import pytest
 
-from tests.support.orders import Installation, listed, until
+from tests.support.builders.orders import Installation, listed, until
 
 GRACE_S = 30.0  # as long as Kubernetes waits before it kills
 

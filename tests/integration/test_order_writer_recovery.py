@@ -26,9 +26,9 @@ from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, Topic, partition_of
-from tests.support.orders import Installation, listed, rejected, released, reserved, until
-from tests.support.reports import all_of
-from tests.support.stack import LocalStack
+from tests.support.builders.orders import Installation, listed, rejected, released, reserved, until
+from tests.support.builders.reports import all_of
+from tests.support.processes.stack import LocalStack
 
 HERE = partition_of("shoe")
 RULES = (s05_every_hold_ends, s06_released_once, s07_no_invented_orders, s22_cancelled_by_command)

@@ -22,7 +22,7 @@ from stampede_schemas.order_commands import CancelRequested, PaymentReported, Re
 from stampede_schemas.order_events import OrderConfirmed
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDERS, REQUESTS
-from tests.support.orders import (
+from tests.support.builders.orders import (
     Installation,
     applied,
     applied_until,
@@ -34,7 +34,7 @@ from tests.support.orders import (
     until,
     waiting_messages,
 )
-from tests.support.reports import cancelled, paid, refunded
+from tests.support.builders.reports import cancelled, paid, refunded
 
 HERE = 3  # the partition of the purchases in tests without a log
 LONG_AGO = datetime.now(UTC) - timedelta(days=1)  # by a broker whose clock is a day behind

@@ -29,8 +29,8 @@ from order_writer.saga.decision_batch import Batch
 from order_writer.unit_of_work import UnitsOfWork
 from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
-from tests.support.orders import Installation, installation, listed, rejected, released, reserved, until
-from tests.support.stack import LocalStack
+from tests.support.builders.orders import Installation, installation, listed, rejected, released, reserved, until
+from tests.support.processes.stack import LocalStack
 
 pytestmark = pytest.mark.own_servers  # roles belong to the whole server, and it is taught TLS
 

@@ -18,7 +18,7 @@ from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.order_events import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import ReleaseRequested
-from tests.support.orders import (
+from tests.support.builders.orders import (
     TRACEPARENT,
     Installation,
     applied,
@@ -32,7 +32,7 @@ from tests.support.orders import (
     restocked,
     until,
 )
-from tests.support.stack import LocalStack
+from tests.support.processes.stack import LocalStack
 
 pytestmark = pytest.mark.own_servers  # the database is killed
 

@@ -12,7 +12,7 @@ from stampede_schemas.decisions import AnyDecision, Reserved
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS
-from tests.support.orders import Installation, applied, empty, listed, rejected, released, reserved, until
+from tests.support.builders.orders import Installation, applied, empty, listed, rejected, released, reserved, until
 
 
 def given_back(place: Installation) -> list[tuple[str, Position, str]]:

@@ -16,8 +16,8 @@ from stampede_schemas.identifiers import Position, PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested, PaymentReported
 from stampede_schemas.requests import ReleaseRequested
 from stampede_schemas.topics import DECISIONS, ORDERS
-from tests.support.orders import TRACEPARENT, Installation, empty, letters, listed, reserved, until
-from tests.support.reports import paid
+from tests.support.builders.orders import TRACEPARENT, Installation, empty, letters, listed, reserved, until
+from tests.support.builders.reports import paid
 
 
 async def row(place: Installation, purchase_id: str = "p1") -> dict[str, object]:

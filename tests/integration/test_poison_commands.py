@@ -10,7 +10,7 @@ from stampede_schemas.codec import encode
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.topics import DEAD_LETTERS, ORDER_COMMANDS
-from tests.support.orders import Installation, empty, listed, reserved, until
+from tests.support.builders.orders import Installation, empty, listed, reserved, until
 
 PARTITION = 6
 MONEY = {"type": "PaymentReported", "report_id": "r", "purchase_id": "p1", "outcome": "approved", "provider_ref": "x"}

@@ -14,8 +14,8 @@ from inventory.loading import Record
 from stampede_schemas.codec import encode_requests
 from stampede_schemas.decisions import Reserved
 from stampede_schemas.topics import DECISIONS, partition_of
-from tests.support.inventory import Log, digest_of, listing, purchase
-from tests.support.stack import LocalStack, stack
+from tests.support.processes.inventory import Log, digest_of, listing, purchase
+from tests.support.processes.stack import LocalStack, stack
 
 TEA = "tea-with-forgeries"
 PARTITION = partition_of(TEA)

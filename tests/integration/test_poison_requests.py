@@ -15,8 +15,8 @@ from stampede_schemas.codec import NESTING_MAX, RECORD_BYTES_MAX, encode_request
 from stampede_schemas.decisions import AnyDecision, Ignored, Reserved, Unreadable
 from stampede_schemas.identifiers import Position
 from stampede_schemas.topics import DEAD_LETTERS, MESSAGE_BYTES_MAX, PARTITIONS, REQUESTS, partition_of
-from tests.support.inventory import InventoryProcess, Log, digest_of, listing, purchase, worker
-from tests.support.stack import components, eventually
+from tests.support.processes.inventory import InventoryProcess, Log, digest_of, listing, purchase, worker
+from tests.support.processes.stack import components, eventually
 
 NEXT_DECIDED_S_MAX = 5.0  # what comes before it is one letter that is acknowledged; a busy machine has time for it
 DEEP = b"[" * 100_000 + b"]" * 100_000

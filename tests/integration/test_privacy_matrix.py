@@ -8,9 +8,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.support.gateway import ADMIN_KEY, GatewayProcess
-from tests.support.sale import Sale, buy, listing, order
-from tests.support.tokens import AUDIENCE, ISSUER, SECRET, Issuer
+from tests.support.builders.gateway import ADMIN_KEY, GatewayProcess
+from tests.support.builders.tokens import AUDIENCE, ISSUER, SECRET, Issuer
+from tests.support.processes.sale import Sale, buy, listing, order
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = {"get", "post", "put", "patch", "delete"}

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.support.proxy import Proxy, Way, proxy
-from tests.support.stack import eventually
+from tests.support.faults.proxy import Proxy, Way, proxy
+from tests.support.processes.stack import eventually
 
 WAIT_S = 5.0
 

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import httpx
 
-from tests.support.gateway import GatewayProcess
-from tests.support.sale import Sale, order
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.processes.sale import Sale, order
 
 LIMITS = "address:token_bucket:1/h"
 

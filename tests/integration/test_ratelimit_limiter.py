@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from devstack.ports import anywhere, is_free
 from ratelimit.limiter import POLICIES, REDIS_CONNECTIONS_MAX, REDIS_WAIT_S, Limiter, Subject, connect
 from ratelimit.policy import parse_policies
-from tests.support.proxy import HOST, proxy
-from tests.support.redis_server import RedisServer, redis_server
+from tests.support.faults.proxy import HOST, proxy
+from tests.support.processes.redis_server import RedisServer, redis_server
 
 ANSWERS_AGAIN_S_MAX = 20.0
 PATIENT_S = 5.0

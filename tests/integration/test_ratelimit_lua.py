@@ -11,7 +11,7 @@ from redis import Redis
 from ratelimit.bucket import Buckets, Cell, Outcome
 from ratelimit.limiter import BATCH_MAX, SCRIPT
 from ratelimit.policy import POLICIES_MAX, SLIDING_QUOTA_MAX, Algorithm, Policy
-from tests.support.redis_server import redis_server
+from tests.support.processes.redis_server import redis_server
 
 HOUR_US = 3_600_000_000  # so long that no key can expire by the server's clock within one history
 

@@ -19,9 +19,9 @@ import pytest
 from redis import Redis
 
 from ratelimit.limiter import POLICIES
-from tests.support.auth_request import README, Nginx
-from tests.support.redis_server import RedisServer, redis_server
-from tests.support.stack import ROOT
+from tests.support.fakes.auth_request import README, Nginx
+from tests.support.processes.redis_server import RedisServer, redis_server
+from tests.support.processes.stack import ROOT
 
 START_SECONDS_MAX = 20.0
 ADMIN_KEY = "operators-of-the-test"

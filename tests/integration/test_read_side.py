@@ -10,8 +10,8 @@ import pytest
 
 from gateway.read_side.order_queries import COLUMNS, STATUSES, After, Query, orders
 from order_writer.postgres.migrate import migrate
-from tests.support.order_book import EAGER_BUYER, LISTS, PLAIN_BUYER, RARE_PRODUCT, fill, touched
-from tests.support.stack import LocalStack
+from tests.support.builders.order_book import EAGER_BUYER, LISTS, PLAIN_BUYER, RARE_PRODUCT, fill, touched
+from tests.support.processes.stack import LocalStack
 
 ROWS = 200_000
 PAGE = 51

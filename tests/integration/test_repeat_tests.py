@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.stack import eventually
+from tests.support.processes.stack import eventually
 from tools import repeat_tests
 
 TOOL = Path(repeat_tests.__file__)

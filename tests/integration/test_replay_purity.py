@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from replay.__main__ import main
-from tests.support.replay import exported_sale
+from tests.support.builders.replay import exported_sale
 
 
 @pytest.fixture

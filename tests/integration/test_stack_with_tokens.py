@@ -19,9 +19,9 @@ from confluent_kafka import Consumer, TopicPartition
 from devstack.layout import Layout
 from replay.canaries import forms
 from stampede_schemas.topics import TOPICS, Topic
+from tests.support.processes.sale import buy, listing, order
+from tests.support.processes.stack import LocalStack, eventually, stack
 from tests.support.readme import README, buying, sold_and_taken_back, typed
-from tests.support.sale import buy, listing, order
-from tests.support.stack import LocalStack, eventually, stack
 
 ENDED = {"confirmed", "released", "rejected"}
 

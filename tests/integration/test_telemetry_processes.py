@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.stack import eventually
+from tests.support.processes.stack import eventually
 
 
 def test_a_process_logs_json_lines_to_stdout() -> None:

@@ -17,14 +17,13 @@ import asyncpg
 from confluent_kafka import KafkaException
 from msgspec.structs import replace
 
-from devstack.crowd import Crowd, Sale
-from devstack.crowd import Journal as Told
+from devstack.load_generator import LoadGenerator, Sale
 from devstack.processes import LIMITS
 from eventlog.__main__ import provision
 from eventlog.kafka import TopicsWrong, admin_client, producer
-from replay import judge, live, provider_statement
+from replay import judge, live
 from replay.failure import CannotCheck
-from replay.journal import Limits, from_crowd
+from replay.journal import Journal, Limits
 from stampede_schemas.codec import (
     decode_request,
     encode,
@@ -39,10 +38,10 @@ from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS, ORDERS, PARTITIONS, REQUESTS, TOPICS, partition_of
 from tests.planted.bugs import CONTROL, Planted
 from tests.planted.builds.planting import FILE
-from tests.support.inventory import Log, listing, purchase
-from tests.support.reports import all_of
-from tests.support.requests import retire
-from tests.support.stack import ROOT, LocalStack, eventually, stack
+from tests.support.builders.reports import all_of
+from tests.support.builders.requests import retire
+from tests.support.processes.inventory import Log, listing, purchase
+from tests.support.processes.stack import ROOT, LocalStack, eventually, stack
 
 BUILDS = {
     "inventory": "tests.planted.builds.inventory",
@@ -89,7 +88,8 @@ class Stage:
         began = time.monotonic()
         stirring = threading.Thread(target=self._stir, args=(bug, sale.product_id))
         stirring.start()
-        told = asyncio.run(Crowd(self._running.endpoints, sale).run())
+        told = asyncio.run(LoadGenerator(self._running.endpoints, sale).run())
+        told.limits = Limits(LIMITS)
         stirring.join()
         if bug.zombie:
             self._zombie(sale.product_id)
@@ -179,7 +179,7 @@ class Stage:
         log.flush()
         eventually(lambda: _answered(log, partition) > end, what="the request after the zombie answered")
 
-    def _look(self, bug: Planted, told: Told) -> dict[str, str]:
+    def _look(self, bug: Planted, told: Journal) -> dict[str, str]:
         """Judge again and again: until the bug is named, or for as long as it may take."""
         deadline = time.monotonic() + bug.wait_s
         violated: dict[str, str] = {}
@@ -193,19 +193,16 @@ class Stage:
             time.sleep(LOOK_EVERY_S)
         return violated
 
-    def _verdict(self, told: Told) -> dict[str, str]:
+    def _verdict(self, told: Journal) -> dict[str, str]:
         """What `replay verify --journal` finds."""
-        addresses = live.addresses(self._running.layout.endpoints)
-        states = live.states(addresses.inventory)
-        database = live.database(addresses.postgres)
-        evidence = live.log(addresses.kafka)
-        evidence.states, evidence.database, evidence.journal = states, database, from_crowd(told, Limits(LIMITS))
-        evidence.payments = provider_statement.beside(self._running.layout.endpoints)
+        endpoints = self._running.layout.endpoints
+        evidence = live.system(endpoints, live.states(live.addresses(endpoints).inventory))
+        evidence.journal = told
         return {found.name: found.first[0].at for found in judge.judge(evidence) if found.violations}
 
 
-def _quiet(told: Told) -> bool:
-    return told.count("confirmed") >= told.sale.units
+def _quiet(told: Journal) -> bool:
+    return told.count("confirmed") >= UNITS
 
 
 def _others(partition: int) -> list[str]:

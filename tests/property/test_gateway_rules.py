@@ -14,7 +14,16 @@ from service.problem_details import Problem
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Position
 from stampede_schemas.order_events import AnyOrderEvent
-from tests.support.gateway import LAMP, answered_before, confirmed, given_back, listed, rejected, released, reserved
+from tests.support.builders.gateway import (
+    LAMP,
+    answered_before,
+    confirmed,
+    given_back,
+    listed,
+    rejected,
+    released,
+    reserved,
+)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -15,7 +15,7 @@ from stampede_schemas.decisions import AnyDecision, Envelope, Reserved
 from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.requests import AnyRequest, ReleaseRequested
 from tests.simulation.other_rules import thrifty
-from tests.support.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
+from tests.support.builders.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
 
 Rules = Callable[[StockTable, AnyRequest, Millis], AnyDecision]
 Asked = list[tuple[AnyRequest, int]]

@@ -9,7 +9,7 @@ from order_writer.saga.decision_batch import Batch, Row
 from order_writer.saga.orders import Message
 from stampede_schemas.decisions import AnyDecision, Rejected, Reserved
 from stampede_schemas.identifiers import Position, PurchaseId
-from tests.support.orders import listed, rejected, released, reserved, restocked
+from tests.support.builders.orders import listed, rejected, released, reserved, restocked
 
 IDS = st.sampled_from(["p1", "p2", "p3"])
 DECISIONS: st.SearchStrategy[AnyDecision] = st.one_of(

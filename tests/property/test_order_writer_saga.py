@@ -27,7 +27,7 @@ from order_writer.saga.orders import (
     react,
 )
 from stampede_schemas.identifiers import Position
-from tests.support.orders import order
+from tests.support.builders.orders import order
 
 ORDER = order()
 ELSEWHERE = Position(5, 1, 0)

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from order_writer.saga import orders
 from stampede_schemas.identifiers import Position
-from tests.support.orders import order
+from tests.support.builders.orders import order
 
 ORDER = order()
 PRICE = ORDER.unit_price_minor * ORDER.quantity

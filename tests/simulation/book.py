@@ -19,7 +19,7 @@ from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.topics import REQUESTS
 from tests.simulation.buyers import Buyers, Provider
 from tests.simulation.reference import Reference, Violation
-from tests.support.log import MemoryLog
+from tests.support.fakes.log import MemoryLog
 
 React = Callable[[orders.Purchase, orders.Message], tuple[orders.Effect, ...]]
 WRITERS = 2

@@ -6,8 +6,8 @@ from order_writer.saga.decision_batch import Batch, Row
 from stampede_schemas.codec import decode_decisions, encode_requests
 from stampede_schemas.identifiers import PurchaseId
 from stampede_schemas.topics import REQUESTS
-from tests.support.log import MemoryLog
-from tests.support.requests import purchase
+from tests.support.builders.requests import purchase
+from tests.support.fakes.log import MemoryLog
 
 
 class Provider:

@@ -25,9 +25,9 @@ from stampede_schemas.topics import REQUESTS
 from tests.simulation.other_rules import thrifty
 from tests.simulation.reference import Reference, Violation
 from tests.simulation.world import SHIPPED, Variant
-from tests.support.log import TOPIC_IDS, MemoryLog, run_load
-from tests.support.partition import settle
-from tests.support.requests import listing, purchase
+from tests.support.builders.requests import listing, purchase
+from tests.support.fakes.log import TOPIC_IDS, MemoryLog, run_load
+from tests.support.fakes.partition import settle
 
 PIPELINE_DEPTH = 2  # deliveries a worker takes before the first of them is reported
 

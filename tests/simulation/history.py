@@ -11,7 +11,7 @@ from stampede_schemas.topics import STOCK_SNAPSHOTS
 from tests.simulation.plan import SLOTS, Plan, Step, draw
 from tests.simulation.reference import Violation
 from tests.simulation.world import NEEDS, OWNER, PIPE, SHIPPED, Variant, World
-from tests.support.log import MemoryLog, run_load
+from tests.support.fakes.log import MemoryLog, run_load
 
 _WEIGHTS: tuple[tuple[int, str, tuple[int, ...]], ...] = (
     (9, "append", (1, 2, 3)),

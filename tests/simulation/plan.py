@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from stampede_schemas.codec import encode, encode_requests
 from stampede_schemas.requests import AnyRequest
-from tests.support.requests import ELSEWHERE, LAMP, MUG, listing, purchase, release, restock, retire
+from tests.support.builders.requests import ELSEWHERE, LAMP, MUG, listing, purchase, release, restock, retire
 
 REQUESTS_MAX = 12
 STEPS_MAX = 60

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import msgspec
 
-from tests.support.requests import ELSEWHERE
+from tests.support.builders.requests import ELSEWHERE
 
 Json = dict[str, Any]
 _json = msgspec.json.Decoder().decode

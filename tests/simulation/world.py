@@ -24,7 +24,7 @@ from tests.simulation.other_rules import forgetful, thrifty
 from tests.simulation.plan import SLOTS, Plan, Step
 from tests.simulation.reference import Counts, Reference, Violation, counts
 from tests.simulation.worker import Worker
-from tests.support.log import TOPIC_IDS, MemoryLog
+from tests.support.fakes.log import TOPIC_IDS, MemoryLog
 
 Follower = Callable[[Progress], CountingReader]
 

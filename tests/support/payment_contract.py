@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from order_writer.payments.provider import Approved, Declined, Provider, Unknown, Verdict, Voided, provider_named
 from order_writer.saga.orders import Order
-from tests.support.orders import order
+from tests.support.builders.orders import order
 
 
 async def keeps_the_contract(provider: Provider, approved: str, lost: str) -> list[Order]:

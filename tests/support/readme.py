@@ -4,7 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.support.stack import ROOT, LocalStack
+from tests.support.processes.stack import ROOT, LocalStack
 
 README = (ROOT / "README.md").read_text()
 

@@ -12,7 +12,7 @@ import httpx
 
 from gateway.auth.ids import IdentityKey, Subject
 from stampede_schemas.identifiers import ProductId
-from tests.support.stack import ROOT, LocalStack, eventually, stack
+from tests.support.processes.stack import ROOT, LocalStack, eventually, stack
 from tests.tour.stays import FOLDER, Stay, stays
 
 SERVICES = {"gateway": "gateway", "inventory": "inventory", "order-writer": "order_writer"}

@@ -199,9 +199,12 @@ def test_a_service_may_meet_somebody_on_its_way_to_a_component(tmp_path: Path) -
     """Only this service, only this component; the broker must know both ports; nonsense is one sentence."""
     given = ["--detour", "gateway:redis=77", "--detour", "gateway:kafka=88,99"]
     plan = plan_of(parser().parse_args(["up", *given]))
-    assert plan.detours == (processes.Detour("gateway", "redis", 77), processes.Detour("gateway", "kafka", 88, 99))
+    assert plan.proxied == (
+        processes.ProxiedRoute("gateway", "redis", 77),
+        processes.ProxiedRoute("gateway", "kafka", 88, 99),
+    )
     real = processes.Addresses("127.0.0.1:1", "postgresql://u:p:w@127.0.0.1:2/d?x=1", "redis://:p@127.0.0.1:3/0")
-    met = real.by(plan.detours)
+    met = real.by(plan.proxied)
     assert met == processes.Addresses("127.0.0.1:88", real.postgres, "redis://:p@127.0.0.1:77/0")
     for wrong in ("gateway:kafka=88", "gateway:redis=7,8", "gateways:redis=7", "gateway:mongo=7", "gateway:redis=x"):
         with pytest.raises(StackError, match="is not of the form SERVICE:COMPONENT=PORT"):

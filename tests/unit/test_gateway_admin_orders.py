@@ -18,7 +18,7 @@ from gateway.read_side.lookup import Lookup
 from stampede_schemas.codec import decode_command
 from stampede_schemas.order_commands import CancelProductRequested
 from stampede_schemas.topics import partition_of
-from tests.support.gateway import IDENTITY_KEY, LAMP, EndOfRequests, MemoryProducer, folded, listed
+from tests.support.builders.gateway import IDENTITY_KEY, LAMP, EndOfRequests, MemoryProducer, folded, listed
 
 PATH = f"/admin/v1/products/{LAMP}/cancel-orders"
 KEY = IdentityKey(IDENTITY_KEY)

@@ -10,7 +10,7 @@ from gateway.http.requests import pick
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import ProductId
 from stampede_schemas.topics import PARTITIONS, partition_of
-from tests.support.gateway import IDENTITY_KEY
+from tests.support.builders.gateway import IDENTITY_KEY
 
 GOOD = b'{"product_id":"lamp","quantity":1}'
 

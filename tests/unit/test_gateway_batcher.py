@@ -14,12 +14,12 @@ from ratelimit.limiter import Subject
 from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.topics import partition_of
-from tests.support.batching import AT, HERE, SOLD_OUT, Rig, asked, kinds, other_body, running
-from tests.support.gateway import (
+from tests.support.builders.gateway import (
     rejected,
     reserved,
     wanted,
 )
+from tests.support.fakes.batching import AT, HERE, SOLD_OUT, Rig, asked, kinds, other_body, running
 
 # ---- batches
 

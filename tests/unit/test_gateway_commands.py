@@ -11,7 +11,7 @@ from stampede_schemas.codec import decode_command
 from stampede_schemas.identifiers import PurchaseId, RequestId
 from stampede_schemas.order_commands import CancelRequested
 from stampede_schemas.topics import partition_of
-from tests.support.gateway import MemoryProducer
+from tests.support.builders.gateway import MemoryProducer
 
 WISH = CancelRequested(request_id=RequestId("r1"), purchase_id=PurchaseId("97ee-1"), actor="ann")
 

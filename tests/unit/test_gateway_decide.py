@@ -7,7 +7,7 @@ import pytest
 
 from gateway.admission.decide import Gate, Known, Limits, View, decide, gate_of
 from gateway.read_side.projection import OPENING_GRACE_MS
-from tests.support.gateway import LAMP, folded, listed, reserved
+from tests.support.builders.gateway import LAMP, folded, listed, reserved
 
 ANY: set[str] = set()  # all of them
 CLOSED = {"sold out", "not open", "unknown product"}

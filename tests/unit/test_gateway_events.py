@@ -10,7 +10,7 @@ from gateway.api import sse
 from gateway.api.sse import EventStream, SaleFeed, Streams
 from gateway.read_side.broker_clock import BrokerClock
 from gateway.read_side.projection import Projection
-from tests.support.gateway import listed, reserved
+from tests.support.builders.gateway import listed, reserved
 
 
 async def endless() -> AsyncGenerator[bytes, None]:

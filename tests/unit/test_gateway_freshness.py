@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.read_side.freshness import Freshness
-from tests.support.gateway import EndOfRequests
+from tests.support.builders.gateway import EndOfRequests
 
 LONG, SHORT = 20.0, 0.02
 

@@ -14,7 +14,7 @@ from gateway.read_side.projection import Projection
 from gateway.read_side.purchase_memory import PurchaseMemory, accepted, decided
 from gateway.read_side.purchase_state import Answered, Purchase, Rejected, Reserved
 from stampede_schemas.identifiers import Position, PurchaseId
-from tests.support.gateway import IDENTITY_KEY, EndOfRequests, rejected, reserved, wanted
+from tests.support.builders.gateway import IDENTITY_KEY, EndOfRequests, rejected, reserved, wanted
 
 KEY = IdentityKey(IDENTITY_KEY)
 HERE = 3

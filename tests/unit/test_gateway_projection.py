@@ -8,7 +8,7 @@ from gateway.read_side.purchase_memory import accepted
 from gateway.read_side.purchase_state import Answered, Ordered, Reserved
 from stampede_schemas.decisions import ProductChanged, Unreadable
 from stampede_schemas.identifiers import BuyerId, Millis, Position, PurchaseId, RequestId
-from tests.support.gateway import (
+from tests.support.builders.gateway import (
     LAMP,
     answered_before,
     confirmed,

@@ -3,7 +3,7 @@
 from gateway.read_side.purchase_memory import PurchaseMemory, accepted, decided
 from gateway.read_side.purchase_state import Accepted, Answered, Rejected
 from stampede_schemas.identifiers import Position, PurchaseId
-from tests.support.gateway import rejected, reserved, wanted
+from tests.support.builders.gateway import rejected, reserved, wanted
 
 
 def acknowledged(memory: PurchaseMemory, purchase: str, offset: int) -> None:

@@ -18,7 +18,7 @@ from gateway.auth.jwks import Jwks, Key, OneKey, key_set
 from gateway.auth.tokens import VERIFIED_MAX, Algorithm, TokenAuthenticator, TokenRules, keys_of
 from gateway.http import problems
 from service.problem_details import Problem
-from tests.support.tokens import AUDIENCE, ISSUER, SECRET, Issuer, forged
+from tests.support.builders.tokens import AUDIENCE, ISSUER, SECRET, Issuer, forged
 
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA", "HS256")
 
@@ -75,6 +75,7 @@ async def test_a_good_token_names_its_subject_and_roles(algorithm: str, tmp_path
         ({"sub": None}, "claims"),
         ({"sub": ""}, "verified"),
         ({"sub": "x" * 256}, "verified"),
+        ({"sub": "half a pair \ud800"}, "verified"),
         ({"roles": 7}, "verified"),
     ],
     ids=str,

@@ -15,7 +15,7 @@ from gateway.http.asgi import BodyLimit
 from gateway.read_side.order_queries import After
 from service.problem_details import Problem, ProblemError
 from stampede_schemas.order_commands import PaymentReported, RefundReported
-from tests.support.webhook import signature
+from tests.support.builders.webhook import signature
 
 NOW = 1_700_000_000
 OLD, NEW = "the-secret-of-last-month-of-the-provider", "the-secret-of-this-month-of-the-provider"

@@ -20,8 +20,8 @@ from stampede_schemas.decisions import (
 )
 from stampede_schemas.identifiers import STOCK_MAX, BuyerId, Millis, Position, PurchaseId
 from stampede_schemas.requests import AnyRequest
-from tests.support.decided import given, refused
-from tests.support.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
+from tests.support.builders.decided import given, refused
+from tests.support.builders.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
 
 # ---- purchases
 

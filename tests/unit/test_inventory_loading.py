@@ -13,9 +13,9 @@ from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
 from stampede_schemas.identifiers import Millis, Position, PurchaseId, WriterEpoch
 from stampede_schemas.requests import AnyRequest
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
-from tests.support.log import TOPIC_IDS, MemoryLog, run_load
-from tests.support.partition import settle
-from tests.support.requests import listing, purchase
+from tests.support.builders.requests import listing, purchase
+from tests.support.fakes.log import TOPIC_IDS, MemoryLog, run_load
+from tests.support.fakes.partition import settle
 
 
 def sold(*requests: AnyRequest, snapshot_after: int = 10**9) -> MemoryLog:

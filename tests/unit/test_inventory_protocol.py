@@ -13,14 +13,21 @@ from inventory.effects import (
     WriteCommit,
     WriteParts,
 )
-from inventory.protocol import BATCHES_IN_FLIGHT_MAX, READ_RECORDS_MAX, TAKEOVERS_MAX, PartitionProcessor, snapshot_due
+from inventory.protocol import (
+    BATCHES_IN_FLIGHT_MAX,
+    READ_RECORDS_MAX,
+    SNAPSHOT_DECISIONS_MIN,
+    TAKEOVERS_MAX,
+    PartitionProcessor,
+    snapshot_due,
+)
 from stampede_schemas.codec import decode_snapshot, encode_requests
 from stampede_schemas.identifiers import WriterEpoch
 from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
-from tests.support.log import TOPIC_IDS, MemoryLog, run_load
-from tests.support.partition import carry_out, settle
-from tests.support.requests import listing, purchase
+from tests.support.builders.requests import listing, purchase
+from tests.support.fakes.log import TOPIC_IDS, MemoryLog, run_load
+from tests.support.fakes.partition import carry_out, settle
 
 
 class Stage:
@@ -314,10 +321,27 @@ def test_a_snapshot_is_committed_when_its_parts_are_durable() -> None:
 
 
 def test_snapshots_are_due_by_what_was_decided_and_what_is_remembered() -> None:
-    """More than 50,000, and at least as many as the table has things."""
+    """More than 50,000, and at least as many as the last snapshot can have held."""
     assert not snapshot_due(50_000, 0)
-    assert snapshot_due(50_001, 50_000)
-    assert not snapshot_due(60_000, 60_001)
+    assert snapshot_due(50_001, 100_002)
+    assert not snapshot_due(60_000, 120_001)
+
+
+@pytest.mark.parametrize(
+    ("adds", "written"),
+    [(1.0, 5), (0.5, 9), (0.0, 19)],
+    ids=["every decision adds something", "every other does", "none does"],
+)
+def test_snapshots_never_stop(adds: float, written: int) -> None:
+    """A million decisions: what must be folded again is never more than twice the minimum, or than all there is."""
+    snapshots = since = 0
+    for decided in range(1, 1_000_001):
+        since += 1
+        remembered = int(decided * adds)
+        if snapshot_due(since, remembered):
+            snapshots, since = snapshots + 1, 0
+        assert since <= max(2 * SNAPSHOT_DECISIONS_MIN, remembered)
+    assert snapshots == written
 
 
 def test_a_revoked_partition_does_nothing_until_it_is_assigned_again() -> None:

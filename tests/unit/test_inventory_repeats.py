@@ -6,8 +6,8 @@ from inventory.table import REJECTED_GENERATION, StockTable
 from stampede_schemas.decisions import Ignored, Released, Reserved
 from stampede_schemas.identifiers import Position, PurchaseId
 from stampede_schemas.requests import AnyRequest, PurchaseRequested
-from tests.support.decided import Sale, given
-from tests.support.requests import LAMP, listing, purchase, release, restock, retire
+from tests.support.builders.decided import Sale, given
+from tests.support.builders.requests import LAMP, listing, purchase, release, restock, retire
 
 
 def repeat(of: tuple[int, int], *, mismatch: bool) -> Ignored:

@@ -5,7 +5,7 @@ from order_writer.saga import orders
 from order_writer.saga.decision_batch import Batch, entry_of
 from stampede_schemas.decisions import Ignored, Restocked, Unreadable
 from stampede_schemas.identifiers import Position, ProductId, PurchaseId, RequestId
-from tests.support.orders import TRACEPARENT, listed, rejected, released, reserved
+from tests.support.builders.orders import TRACEPARENT, listed, rejected, released, reserved
 
 
 def test_a_purchase_has_one_row_its_first_reservation_or_else_its_first_rejection() -> None:

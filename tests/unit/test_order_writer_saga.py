@@ -31,7 +31,7 @@ from order_writer.saga.orders import (
 )
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseReason
-from tests.support.orders import order
+from tests.support.builders.orders import order
 
 ORDER = order()
 HELD = Reserved(ORDER)

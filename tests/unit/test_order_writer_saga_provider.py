@@ -13,7 +13,7 @@ from order_writer.saga.orders import Order
 from payment_simulator.journal import Journal
 from payment_simulator.provider import Simulated
 from stampede_schemas.identifiers import PurchaseId
-from tests.support.orders import order
+from tests.support.builders.orders import order
 
 P1 = PurchaseId("p1")
 

@@ -9,8 +9,8 @@ import pytest
 from replay import salefile
 from replay.__main__ import main
 from replay.rules import RULES, claim
-from tests.support.replay import SmallSale, exported_sale, rewrite
-from tests.support.requests import listing, purchase
+from tests.support.builders.replay import SmallSale, exported_sale, rewrite
+from tests.support.builders.requests import listing, purchase
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_PROCESS = [

@@ -9,9 +9,9 @@ import pytest
 from replay import journal, salefile
 from replay.failure import CannotCheck
 from replay.journal import Attempt, Journal, JournalUnreadable, Told
-from tests.support.replay import SmallSale
-from tests.support.reports import all_of
-from tests.support.requests import LAMP, listing, purchase
+from tests.support.builders.replay import SmallSale
+from tests.support.builders.reports import all_of
+from tests.support.builders.requests import LAMP, listing, purchase
 
 
 def sale() -> SmallSale:
@@ -82,7 +82,7 @@ def test_zstd_needs_a_python_that_has_it(tmp_path: Path) -> None:
 
 def test_a_journal_comes_back_as_it_was(tmp_path: Path) -> None:
     """Bodies are bytes, not text; a line of it that is missing is noticed."""
-    told = Journal("tea", [Attempt(2, "ann", "k", "p", "confirmed", True, [Told(202, b"\xff{}")], [(1, "reserved")])])
+    told = Journal("tea", [Attempt("ann", "k", "p", "confirmed", True, [Told(202, b"\xff{}")], [(1, "reserved")], 2)])
     file = tmp_path / "journal.jsonl"
     journal.write(file, told)
     assert journal.read(file) == told

@@ -15,8 +15,8 @@ from replay.rules import RULES
 from stampede_schemas.codec import UnreadableMessage, decode_request, encode, split_requests
 from stampede_schemas.decisions import Reserved
 from stampede_schemas.requests import AnyRequest
-from tests.support.replay import BEGAN_MS, SmallSale
-from tests.support.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
+from tests.support.builders.replay import BEGAN_MS, SmallSale
+from tests.support.builders.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
 
 QUICK = tuple(rule for rule in RULES if rule.NAME != "S13")
 products = st.sampled_from([LAMP, LAMP, LAMP, MUG])

@@ -7,10 +7,10 @@ from replay.evidence import Evidence, Violation
 from replay.journal import Told
 from replay.judge import judge
 from replay.rules import RULES
-from tests.support.replay import BEGAN_MS, SmallSale, change_row, drop_row, edit, invent_row, rewrite
-from tests.support.reports import all_of, cancelled
-from tests.support.requests import LAMP, MUG, change, listing, purchase, release, restock, retire
-from tests.support.tampering import (
+from tests.support.builders.replay import BEGAN_MS, SmallSale, change_row, drop_row, edit, invent_row, rewrite
+from tests.support.builders.reports import all_of, cancelled
+from tests.support.builders.requests import LAMP, MUG, change, listing, purchase, release, restock, retire
+from tests.support.builders.tampering import (
     Tamper,
     attempt,
     beware,

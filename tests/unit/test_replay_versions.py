@@ -15,9 +15,9 @@ from replay.rules.s12_same_tables import fold
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import ReleaseReason
 from stampede_schemas.topics import partition_of
-from tests.support.replay import SmallSale, change_row, edit, rewrite
-from tests.support.requests import ELSEWHERE, LAMP, listing, purchase, release, restock, retire
-from tests.support.tampering import decisions_at, told
+from tests.support.builders.replay import SmallSale, change_row, edit, rewrite
+from tests.support.builders.requests import ELSEWHERE, LAMP, listing, purchase, release, restock, retire
+from tests.support.builders.tampering import decisions_at, told
 
 LOST, WON = (0, 1, 0), (0, 7, 0)  # where the purchase was rejected, and where it won
 BETWEEN = 4  # rejections between the two
@@ -39,7 +39,7 @@ def evidence_of(small: SmallSale, *polled: tuple[int, str]) -> Evidence:
     """What is known of a sale; ann followed her purchase and saw this."""
     evidence = small.evidence()
     accepted = [told(202, purchase_id="a", status="pending")]
-    evidence.journal = Journal(LAMP, [Attempt(2, "ann", "k", "a", "confirmed", False, accepted, list(polled))])
+    evidence.journal = Journal(LAMP, [Attempt("ann", "k", "a", "confirmed", False, accepted, list(polled), 2)])
     return evidence
 
 
@@ -164,7 +164,8 @@ def test_a_key_is_one_purchase_for_each_product() -> None:
     assert evidence.journal is not None
     (ann,) = evidence.journal.attempts
     answers = [told(202, purchase_id="a", product_id=LAMP), told(202, purchase_id="x", product_id="another")]
-    evidence.journal = evidence.journal._replace(attempts=[ann._replace(answers=answers)])
+    ann.answers = answers
+    evidence.journal.attempts = [ann]
     assert violated(evidence) == set()
     answers[1] = told(202, purchase_id="x", product_id=LAMP)
     assert violated(evidence) == {"S9"}

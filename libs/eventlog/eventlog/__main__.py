@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
@@ -14,7 +14,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from eventlog.kafka import TopicsWrong, admin_client, topic_ids
+from eventlog.kafka import IN_SYNC_MIN, REPLICAS_MIN, TopicsWrong, admin_client, topic_ids
 from stampede_schemas.topics import TOPICS
 
 TIMEOUT_S = 30.0
@@ -23,40 +23,63 @@ SETTLE_POLL_S = 0.1
 
 
 def provision(kafka: str, replication: int) -> dict[str, str]:
-    """Make what is missing, set every topic's configuration, check the result. Returns Kafka's topic ids by name."""
+    """Make what is missing, set every topic's configuration, check the result. Returns Kafka's topic ids by name.
+
+    Raises:
+        TopicsWrong: a topic differs in what no configuration corrects. KafkaException: Kafka refused.
+    """
     admin = admin_client(kafka)
-    durability = {"min.insync.replicas": "2" if replication > 2 else "1", "unclean.leader.election.enable": "false"}
+    durable = replication >= REPLICAS_MIN
+    in_sync = str(IN_SYNC_MIN if durable else 1)
+    durability = {"min.insync.replicas": in_sync, "unclean.leader.election.enable": "false"}
     wanted = [
         NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication, config=t.config | durability)
         for t in TOPICS
     ]
-    for future in admin.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S).values():
+    found: list[str] = []
+    creating = admin.create_topics(wanted, operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S)
+    for name, future in creating.items():
         try:
             future.result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
+            found.append(name)
+    _check_replicas(kafka, found, replication)
     changes = [
         ConfigResource(
             ResourceType.TOPIC,
             t.name,
             incremental_configs=[
-                ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in t.config.items()
+                ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+                for key, value in (t.config | durability).items()
             ],
         )
         for t in TOPICS
     ]
     for future in admin.incremental_alter_configs(changes, request_timeout=TIMEOUT_S).values():
         future.result()
-    return _settled(kafka)
+    return _settled(kafka, production=True if durable else None)
 
 
-def _settled(kafka: str) -> dict[str, str]:
+def _check_replicas(kafka: str, names: list[str], wanted: int) -> None:
+    """Raise TopicsWrong if a topic has fewer: with `min.insync.replicas` above that, nothing could be appended."""
+    described = admin_client(kafka).describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
+    for name in names:
+        has = min(len(partition.replicas) for partition in described[name].result().partitions)
+        if has < wanted:
+            raise TopicsWrong(
+                f"topic {name} has {has} replicas, not {wanted}: add brokers with `kafka-reassign-partitions.sh`, "
+                "then provision again. Nothing was changed."
+            )
+
+
+def _settled(kafka: str, *, production: bool | None) -> dict[str, str]:
     """The ids, once the broker shows every new topic with its leaders: services may start right after this."""
     deadline = time.monotonic() + SETTLE_S_MAX
     while True:
         try:
-            return topic_ids(kafka)
+            return topic_ids(kafka, production=production)
         except TopicsWrong:
             if time.monotonic() > deadline:
                 raise

@@ -3,13 +3,15 @@
 Blocking calls of confluent-kafka; callers on an event loop run them in a thread.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, ResourceType, TopicDescription
 
 from eventlog.reader import CountingReader, LogBroken, Progress, check_anchor
 from stampede_schemas.topics import MESSAGE_BYTES_MAX, TOPICS, Topic
@@ -20,7 +22,10 @@ READ_STALL_S_MAX = 30.0
 METADATA_TIMEOUT_S = 10.0
 ELECTION_S_MAX = 10.0
 ELECTION_POLL_S = 0.1
+REPLICAS_MIN, IN_SYNC_MIN = 3, 2  # in production: one broker may be lost, and one restarted meanwhile
 
+_PROVISION_DURABLE = "Correct it with `python -m eventlog provision --replication 3`."
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 _CLIENT: dict[str, str | int | float | bool] = {
     "reconnect.backoff.ms": 100,
@@ -194,13 +199,16 @@ def admin_client(kafka: str) -> AdminClient:
     return AdminClient(_CLIENT | {"bootstrap.servers": kafka})
 
 
-def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS) -> dict[str, str]:
+def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS, *, production: bool | None = None) -> dict[str, str]:
     """Kafka's own id of each topic, and a check of existence, partitions and configuration.
 
     A topic that was deleted and made again has another id: positions remembered for the old one mean nothing.
 
+    Args:
+        production: whether topics that can lose what they acknowledged are refused, or only warned of; None: neither.
+
     Raises:
-        TopicsWrong: a topic is missing or differs from the registry.
+        TopicsWrong: a topic is missing or differs from the registry, or may not be used in production.
     """
     admin = admin_client(kafka)
     names = [topic.name for topic in topics]
@@ -208,6 +216,7 @@ def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS) -> dict[str, str]:
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     configs = {r.name: f for r, f in admin.describe_configs(resources, request_timeout=METADATA_TIMEOUT_S).items()}
     ids: dict[str, str] = {}
+    weak: defaultdict[str, list[str]] = defaultdict(list)
     for topic in topics:
         try:
             found = described[topic.name].result()
@@ -228,7 +237,27 @@ def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS) -> dict[str, str]:
                     "correct it with `python -m eventlog provision`."
                 )
         ids[topic.name] = str(found.topic_id)
+        for weakness in weaknesses(found, config):
+            weak[weakness].append(topic.name)
+    if weak and production is not None:
+        said = "; ".join(
+            f"{weakness} ({', '.join(found) if len(found) < len(topics) else 'every topic'})"
+            for weakness, found in weak.items()
+        )
+        if production:
+            raise TopicsWrong(f"Kafka can lose what it acknowledged: {said}. {_PROVISION_DURABLE}")
+        _log.warning("Kafka can lose what it acknowledged; for demonstrations only: %s", said)
     return ids
+
+
+def weaknesses(found: TopicDescription, config: Mapping[str, ConfigEntry]) -> Iterator[str]:
+    """How a topic can lose records that were acknowledged."""
+    if min(len(partition.replicas) for partition in found.partitions) < REPLICAS_MIN:
+        yield f"fewer than {REPLICAS_MIN} replicas"
+    if int(config["min.insync.replicas"].value or 1) < IN_SYNC_MIN:
+        yield f"min.insync.replicas is below {IN_SYNC_MIN}"
+    if config["unclean.leader.election.enable"].value != "false":
+        yield "unclean.leader.election.enable is not false"
 
 
 def _wrong(kafka: str, topic: Topic, error: KafkaException) -> TopicsWrong:

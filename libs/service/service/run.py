@@ -30,6 +30,11 @@ class ServiceSettings(BaseSettings):
     ops_port: int = Field(default=0, ge=0, le=65_535, description="health and metrics; 0 takes a free port")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    @property
+    def production(self) -> bool:
+        """Whether what is fit for demonstrations only must be refused."""
+        return self.env == "prod"
+
 
 class TracedSettings(ServiceSettings):
     """The same with traces."""

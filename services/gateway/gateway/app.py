@@ -70,7 +70,7 @@ class Gateway:
         """
         self._stopping, settings = stopping, self._settings
         self._who = who = authenticator(
-            settings.auth, production=settings.env == "prod", host=settings.http_host, tokens=settings.tokens
+            settings.auth, production=settings.production, host=settings.http_host, tokens=settings.tokens
         )
         try:
             identity, webhook_secrets = settings.identity(), settings.webhook_secrets()
@@ -163,7 +163,9 @@ class Gateway:
                 task.cancel()
 
     async def _start_follower(self, follower: Follower, store: Store, projection: Projection, fingerprint: str) -> None:
-        ids = await asyncio.to_thread(topic_ids, self._settings.kafka, (REQUESTS, DECISIONS, ORDERS))
+        ids = await asyncio.to_thread(
+            topic_ids, self._settings.kafka, (REQUESTS, DECISIONS, ORDERS), production=self._settings.production
+        )
         await follower.open()
         snapshot = await self._snapshot(store, projection, fingerprint)
         if snapshot is None:

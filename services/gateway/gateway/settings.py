@@ -79,9 +79,8 @@ class Settings(TracedSettings):
         rules = TokenRules(
             self.jwt_algorithm, self.jwt_issuer, self.jwt_audience, self.jwt_leeway_s, self.jwt_roles_claim
         )
-        production = self.env == "prod"
         keys = keys_of(
-            self.jwt_algorithm, key_file=self.jwt_key_file, jwks_url=self.jwt_jwks_url, production=production
+            self.jwt_algorithm, key_file=self.jwt_key_file, jwks_url=self.jwt_jwks_url, production=self.production
         )
         return TokenAuthenticator(rules, keys)
 

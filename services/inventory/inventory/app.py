@@ -45,7 +45,7 @@ class Inventory:
         self._registry: CollectorRegistry = build_registry("inventory", settings.instance, self._tracing)
         self._was_assigned = False
         # Positions are only good for the topics they were read from; a wrong or missing topic stops us here.
-        self._topic_ids = topic_ids(settings.kafka, TOPICS)
+        self._topic_ids = topic_ids(settings.kafka, TOPICS, production=settings.production)
         self._reader = LogReader(settings.kafka)
         self._producer = producer(settings.kafka, **{"message.timeout.ms": DELIVERY_TIMEOUT_MS})
         self.faust = _faust_app(settings)

@@ -63,8 +63,12 @@ SnapshotDue = Callable[[int, int], bool]
 
 
 def snapshot_due(decided: int, remembered: int, decided_min: int = SNAPSHOT_DECISIONS_MIN) -> bool:
-    """Whether so many decisions since the last snapshot make one of so many things worth its writing."""
-    return decided > decided_min and decided >= remembered
+    """Whether so many decisions since the last snapshot make one of so many things worth its writing.
+
+    A decision adds one thing at most, so the last snapshot held `remembered - decided` of them or more. Compared with
+    what is remembered now, a table in which every decision adds something would never be written down again.
+    """
+    return decided > decided_min and decided >= remembered - decided
 
 
 class PartitionProcessor:

@@ -51,8 +51,8 @@ async def run(settings: Settings, stopping: asyncio.Event, provider: Provider | 
         ProviderWrong, TopicsWrong, LogBroken, DatabaseWrong, KafkaException, OSError: it cannot run; the message says
             why.
     """
-    paying = provider or provider_named(settings.payment, os.environ, production=settings.env == "prod")
-    ids = await asyncio.to_thread(topic_ids, settings.kafka)
+    paying = provider or provider_named(settings.payment, os.environ, production=settings.production)
+    ids = await asyncio.to_thread(topic_ids, settings.kafka, production=settings.production)
     ends = await asyncio.to_thread(retry_on_election, partial(_ends, settings.kafka))
     guard = ProgressGuard()
     pool = await open_pool(

@@ -38,7 +38,7 @@ class Settings(TracedSettings):
 
     @model_validator(mode="after")
     def _paid_in_production(self) -> Self:
-        if self.env == "prod" and self.payment == "none" and not self.sell_unpaid:
+        if self.production and self.payment == "none" and not self.sell_unpaid:
             raise ValueError(
                 "STAMPEDE_PAYMENT=none sells for nothing: set another with STAMPEDE_ENV=prod, "
                 "or STAMPEDE_SELL_UNPAID=true if nobody is to pay"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ratelimit.limiter import BATCH_MAX, Limiter, RedisAway, Subject, Verdict
+from ratelimit.limiter import BATCH_MAX, Limiter, RedisUnavailable, Subject, Verdict
 from service.operator_key import holds_key
 from service.problem_details import Kind, Problem, ProblemError
 from service.problem_handlers import add_problem_handlers, answer
@@ -171,7 +171,7 @@ class Api:
             version = await self._limiter.change(change.limits)
         except ValueError as error:
             raise ProblemError(Problem(INVALID_BODY, f"limits: {error}")) from None
-        except RedisAway:
+        except RedisUnavailable:
             detail = "Redis does not answer: whether the limits were changed is not known. Send the same again."
             raise ProblemError(Problem(UNAVAILABLE, detail)) from None
         told = {"action": "change limits", "before": before, "version": version, "limits": change.limits}

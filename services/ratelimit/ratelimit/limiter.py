@@ -45,7 +45,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, list[int]]).decode
 
 
-class RedisAway(Exception):
+class RedisUnavailable(Exception):
     """Redis did not answer a command in time."""
 
 
@@ -208,7 +208,7 @@ class Limiter:
 
     async def open(self) -> None:
         """Connect, bring the script and learn the policies, if Redis is there: the first batch has no time for it."""
-        with contextlib.suppress(RedisAway):
+        with contextlib.suppress(RedisUnavailable):
             await self._command("SCRIPT", "LOAD", SCRIPT)
         await self.refresh()
 
@@ -236,7 +236,7 @@ class Limiter:
         """Put other policies in force, for everyone and for good; their version.
 
         Raises:
-            ValueError: the line cannot be read. RedisAway: nothing was changed, or it is not known.
+            ValueError: the line cannot be read. RedisUnavailable: nothing was changed, or it is not known.
         """
         parse_policies(line)
         kept = await self._keep(self._force.version, line, "change")
@@ -252,7 +252,7 @@ class Limiter:
             async with asyncio.timeout(COMMAND_S_MAX):
                 return await self.redis.execute_command(*words)  # type: ignore[no-untyped-call]
         except (RedisError, OSError, TimeoutError) as error:
-            raise RedisAway(f"{type(error).__name__}: {error}") from None
+            raise RedisUnavailable(f"{type(error).__name__}: {error}") from None
 
     def _adopt(self, kept: str) -> None:
         """Put what Redis keeps in force, if it is newer."""

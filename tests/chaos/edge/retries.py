@@ -38,7 +38,7 @@ from tests.chaos.faults.edge import BEHIND_S_MAX
 from tests.chaos.plan import product
 from tests.chaos.verdict import at_rest
 from tests.planted.builds.planting import FILE
-from tests.support.stack import ROOT, LocalStack, stack
+from tests.support.processes.stack import ROOT, LocalStack, stack
 
 PRODUCTS, AT_ONCE = 8, 16
 RELEASE_LEAD_S = (0.0, 0.02)  # before the first send, which has to wait at the gate then

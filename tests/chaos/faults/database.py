@@ -10,7 +10,7 @@ import asyncpg
 from tests.chaos.arena import LOOK_S, Arena
 from tests.chaos.faults.fault import Fault
 from tests.chaos.links import named
-from tests.support.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Way
+from tests.support.faults.proxy import POSTGRES_COMMIT, POSTGRES_COMMITTED, Way
 
 LINK = named("order-writer", "postgres")
 PASSES_S_MAX = 12.0

@@ -149,7 +149,7 @@ def plan_of(arguments: argparse.Namespace) -> Plan:
     return Plan(
         counts=counts,
         modules=modules,
-        detours=tuple(_detour(text) for text in arguments.detour),
+        proxied=tuple(_detour(text) for text in arguments.detour),
         ports={name: port for name, port in ports.items() if port is not None},
         env=_chosen() | dict(_pair(text, "KEY=VALUE") for text in arguments.env),
         components_only=arguments.components_only,
@@ -162,7 +162,7 @@ def _chosen() -> dict[str, str]:
     return {name: os.environ[name] for name in ("STAMPEDE_AUTH",) if name in os.environ}
 
 
-def _detour(text: str) -> processes.Detour:
+def _detour(text: str) -> processes.ProxiedRoute:
     form = "SERVICE:COMPONENT=PORT, and for kafka SERVICE:COMPONENT=PORT,BEHIND"
     way, ports = _pair(text, form)
     role, _, component = way.partition(":")
@@ -171,7 +171,7 @@ def _detour(text: str) -> processes.Detour:
         raise StackError(f"`{text}` is not of the form {form}.")
     if len(numbers) != (2 if component == "kafka" else 1) or not all(number.isdecimal() for number in numbers):
         raise StackError(f"`{text}` is not of the form {form}.")
-    return processes.Detour(role, component, *map(int, numbers))
+    return processes.ProxiedRoute(role, component, *map(int, numbers))
 
 
 def _up(layout: Layout, plan: Plan, console: Console) -> int:

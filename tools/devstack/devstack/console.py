@@ -18,7 +18,7 @@ from rich.text import Text
 
 from devstack import jars
 from devstack.layout import Layout
-from devstack.supervisor import Kept, State
+from devstack.supervisor import ManagedProcess, State
 
 COLOURS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta", "bright_blue", "bright_green")
 STATE_STYLES = {"healthy": "green", "starting": "yellow", "restarting": "red", "failed": "bold red", "stopped": "dim"}
@@ -93,21 +93,21 @@ class Watcher:
         self._components: dict[str, bool] = {}
         self._follower = Follower()
 
-    def tell(self, kept: Kept) -> None:
+    def tell(self, process: ManagedProcess) -> None:
         """One line per change of state."""
-        name, now = kept.spec.name, time.monotonic()
+        name, now = process.spec.name, time.monotonic()
         if name not in self._components:
-            self._components[name] = kept.spec.component
+            self._components[name] = process.spec.component
             self._follower.new_lines(self._layout.log(name))
-        text = str(kept.state)
-        if kept.state is State.STARTING:
+        text = str(process.state)
+        if process.state is State.STARTING:
             self._since[name] = now
-            text += f", pid {kept.pid}"
-        elif kept.state is State.HEALTHY:
+            text += f", pid {process.pid}"
+        elif process.state is State.HEALTHY:
             text += f" after {now - self._since.get(name, now):.1f} s"
-        if kept.detail:
-            text += f": {kept.detail.splitlines()[0]}"
-        self._console.print(prefixed(name, text, STATE_STYLES[kept.state]), soft_wrap=True)
+        if process.detail:
+            text += f": {process.detail.splitlines()[0]}"
+        self._console.print(prefixed(name, text, STATE_STYLES[process.state]), soft_wrap=True)
 
     async def watch_logs(self) -> None:
         """Show warnings as they are written, until cancelled."""

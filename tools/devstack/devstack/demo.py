@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from devstack import control
-from devstack.crowd import Crowd, Journal, Sale
-from devstack.endpoints import Endpoints, read
+from devstack.endpoints import read
 from devstack.failure import StackError
 from devstack.layout import Layout
+from devstack.load_generator import LoadGenerator, Sale
 from devstack.proof import Proof, prove
+from replay.failure import CannotCheck
+from replay.journal import Journal
 
 SALE = {"units": 100, "buyers": 1_000, "declined_share": 0.1, "duplicates_share": 0.05}
 
@@ -38,11 +40,16 @@ def sell(layout: Layout, console: Console) -> bool:
         f"{sale.declined_share:.0%} of payments are declined, {sale.duplicates_share:.0%} send everything twice.",
         soft_wrap=True,
     )
-    journal, proof = asyncio.run(_sale(endpoints, sale, console))
+    load = LoadGenerator(endpoints, sale)
+    journal = asyncio.run(_sale(load, console))
+    try:
+        proof = asyncio.run(prove(layout.endpoints, journal))
+    except CannotCheck as error:
+        raise StackError(f"The sale cannot be checked: {error}") from None
     wrong = [*proof.wrong]
     if proof.confirmed != sale.units:
         wrong.append(f"{proof.confirmed} of {sale.units} units were sold within {sale.patience_s:.0f} s")
-    console.print(_table(journal, proof))
+    console.print(_table(load, proof))
     for sentence in wrong[:10]:
         console.print(f"  [red]wrong:[/] {sentence}")
     console.print(f"VERDICT: {'FAIL' if wrong else 'PASS'}", style="bold red" if wrong else "bold green")
@@ -52,7 +59,7 @@ def sell(layout: Layout, console: Console) -> bool:
     return not wrong
 
 
-async def _sale(endpoints: Endpoints, sale: Sale, console: Console) -> tuple[Journal, Proof]:
+async def _sale(load: LoadGenerator, console: Console) -> Journal:
     columns = (
         TextColumn("selling"),
         BarColumn(),
@@ -61,45 +68,48 @@ async def _sale(endpoints: Endpoints, sale: Sale, console: Console) -> tuple[Jou
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("selling", total=sale.units, said="")
+        bar = progress.add_task("selling", total=load.sale.units, said="")
 
-        def tell(journal: Journal) -> None:
+        def show(journal: Journal) -> None:
             turned_away = journal.count("rejected") + journal.count("sold_out")
             said = (
                 f"{len(journal.attempts):,} attempts, {turned_away:,} turned away, {journal.count('released')} released"
             )
             progress.update(bar, completed=journal.count("confirmed"), said=said)
 
-        journal = await Crowd(endpoints, sale, tell).run()
-        tell(journal)
-    return journal, await prove(endpoints, journal)
+        journal = await load.run(show)
+        show(journal)
+    return journal
 
 
-def _table(journal: Journal, proof: Proof) -> Table:
+def _table(load: LoadGenerator, proof: Proof) -> Table:
     """One line per claim."""
+    journal = load.journal
     table = Table(
         title="What the log, the database and the buyers say", box=SIMPLE, show_header=False, title_justify="left"
     )
     table.add_column()
     table.add_column(justify="right")
     table.add_column(style="dim")
-    log, twins = proof.log, [a for a in journal.attempts if a.twin and a.purchase_id]
-    same = sum(len({body for status, body in a.answers if status == 202}) <= 1 for a in twins)
-    oversold = max(0, proof.confirmed + proof.held - log.listed, -log.lowest)
+    duplicates = [attempt for attempt in journal.logged if attempt.duplicate]
+    same = sum(len({told.body for told in one.answers if told.status == 202}) <= 1 for one in duplicates)
     table.add_row("accepted", f"{len(journal.logged):,}", "durable before anyone was told")
     table.add_row("sold", f"{proof.confirmed:,}", "confirmed rows in Postgres")
     table.add_row(
         "rejected",
-        f"{len(log.rejected):,}",
+        f"{proof.rejected:,}",
         f"by the log; {journal.count('sold_out'):,} more refused early",
     )
-    table.add_row("released and resold", f"{len(log.released):,}", "payment declined, sold again")
-    table.add_row("duplicates", f"{same} of {len(twins)}", "sent twice, answered as one")
-    table.add_row("oversold", f"{oversold}", "must be 0")
-    table.add_row("log = Postgres = table", "NO" if proof.wrong else "yes", f"SHA-256 {log.digest[:12]}…")
-    table.add_row("last durable order", f"{proof.last_durable_s:.2f} s", "after the doors opened")
-    if len(journal.answered_ms) > 1:
-        cuts = statistics.quantiles(journal.answered_ms, n=100)
+    table.add_row("released and resold", f"{len(proof.released):,}", "payment declined, sold again")
+    table.add_row("duplicates", f"{same} of {len(duplicates)}", "sent twice, answered as one")
+    table.add_row("oversold", f"{proof.oversold}", "must be 0")
+    table.add_row("log = Postgres = table", "NO" if proof.wrong else "yes", f"SHA-256 {proof.digest[:12]}…")
+    if proof.last_durable_ms is not None:
+        durable_s = proof.last_durable_ms / 1_000 - load.began_at
+        table.add_row("last durable order", f"{durable_s:.2f} s", "after the doors opened")
+    took = [told.answered_ms - told.sent_ms for one in journal.attempts for told in one.answers if told.status]
+    if len(took) > 1:
+        cuts = statistics.quantiles(took, n=100)
         table.add_row("answered in", f"{cuts[49]:.0f} / {cuts[98]:.0f} ms", "p50 / p99, decision included")
     return table
 

@@ -32,9 +32,9 @@ class Addresses:
     postgres: str
     redis: str
 
-    def by(self, detours: Iterable["Detour"]) -> "Addresses":
+    def by(self, proxied: Iterable["ProxiedRoute"]) -> "Addresses":
         """The same, where what stands in between is met first."""
-        ports = {detour.component: detour.port for detour in detours}
+        ports = {route.component: route.port for route in proxied}
         return Addresses(
             f"127.0.0.1:{ports['kafka']}" if "kafka" in ports else self.kafka,
             _moved(self.postgres, ports.get("postgres")),
@@ -42,7 +42,7 @@ class Addresses:
         )
 
 
-class Detour(NamedTuple):
+class ProxiedRoute(NamedTuple):
     """A service reaches a component by `port` of this machine, where somebody (a test) stands in between.
 
     A broker tells its clients where to come back to: for such clients it listens at `behind` and tells them `port`.

@@ -19,7 +19,7 @@ from devstack import components, control, endpoints, machine, orphans, processes
 from devstack.failure import StackError
 from devstack.layout import FILES, PARTS, Layout, read_json, write_atomically
 from devstack.ports import Ports
-from devstack.supervisor import Kept, ProcessSpec, Supervisor, run_once
+from devstack.supervisor import ManagedProcess, ProcessSpec, Supervisor, run_once
 
 INSTANCES_MAX = 12  # as many as there are partitions
 PARENT_CHECK_S = 0.5
@@ -31,14 +31,14 @@ class Plan:
     """What one `up` was asked for; `env` overrides the services' environment, also of those started later.
 
     `modules` names, by role, what runs in a service's place; also for restarts and for those started later.
-    `detours` are what services meet on their way to components.
+    `proxied` are what services meet on their way to components.
     """
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(processes.SERVICES, 1))
     ports: dict[str, int] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     modules: dict[str, str] = field(default_factory=dict)
-    detours: tuple[processes.Detour, ...] = ()
+    proxied: tuple[processes.ProxiedRoute, ...] = ()
     components_only: bool = False
     with_parent: bool = False
 
@@ -61,7 +61,7 @@ def held(layout: Layout) -> Iterator[TextIO]:
 class Stack:
     """One run of the stack, from the first start to the last stop."""
 
-    def __init__(self, layout: Layout, plan: Plan, tell: Callable[[Kept], None]) -> None:
+    def __init__(self, layout: Layout, plan: Plan, tell: Callable[[ManagedProcess], None]) -> None:
         self._layout = layout
         self._plan = plan
         self._tell = tell
@@ -103,7 +103,7 @@ class Stack:
     async def _start(self) -> None:
         programs = await asyncio.to_thread(machine.find)
         layout, ports, env = self._layout, self._ports, processes.inherited()
-        aside = {detour.behind: detour.port for detour in self._plan.detours if detour.component == "kafka"}
+        aside = {route.behind: route.port for route in self._plan.proxied if route.component == "kafka"}
         kafka = components.kafka(layout, programs.java, ports.take("kafka"), ports.take("kafka.controller"), env, aside)
         postgres = components.postgres(layout, programs.postgres, ports.take("postgres"), env)
         redis = components.redis(layout, programs.redis, ports.take("redis"), env)
@@ -132,7 +132,7 @@ class Stack:
 
     def _service(self, role: str, index: int) -> ProcessSpec:
         plan = self._plan
-        addresses = self._addresses.by(detour for detour in plan.detours if detour.role == role)
+        addresses = self._addresses.by(route for route in plan.proxied if route.role == role)
         among = {"STAMPEDE_GATEWAYS": str(max(1, plan.counts[role]))} if role == "gateway" else {}
         env = among | plan.env
         return processes.service(role, index, self._layout, self._ports, addresses, env, plan.modules.get(role))
@@ -146,18 +146,18 @@ class Stack:
     def _remember_ports(self) -> None:
         write_atomically(self._layout.ports, json.dumps({**self._ports.remembered, **self._ports.chosen}, indent=1))
 
-    def _changed(self, kept: Kept) -> None:
-        self._tell(kept)
+    def _changed(self, process: ManagedProcess) -> None:
+        self._tell(process)
         if self.ready.is_set():
             self._write_endpoints()
 
     def _write_endpoints(self) -> None:
-        kept = sorted(self._supervisor.kept.values(), key=lambda one: one.spec.name)
-        live = [(one.spec.role, one.pid, one.spec.ops) for one in kept if one.pid is not None]
+        managed = sorted(self._supervisor.processes.values(), key=lambda one: one.spec.name)
+        live = [(one.spec.role, one.pid, one.spec.ops) for one in managed if one.pid is not None]
         endpoints.write(
             self._layout.endpoints,
             endpoints.Endpoints(
-                gateway=[one.spec.address for one in kept if one.spec.role == "gateway"],
+                gateway=[one.spec.address for one in managed if one.spec.role == "gateway"],
                 admin=self._admin,
                 admin_key=self._layout.secret("admin-key"),
                 auth=self._plan.env.get("STAMPEDE_AUTH", "header"),
@@ -192,7 +192,7 @@ class Stack:
                 "ops": one.spec.ops,
                 "detail": one.detail,
             }
-            for one in self._supervisor.kept.values()
+            for one in self._supervisor.processes.values()
         ]
         return {"ready": self.ready.is_set(), "pid": os.getpid(), "processes": rows}
 
@@ -213,11 +213,13 @@ class Stack:
             added, removed = [], []
             for role, count in counts.items():
                 names = {f"{role}-{index}" for index in range(count)}
-                removed += [n for n, one in self._supervisor.kept.items() if one.spec.role == role and n not in names]
+                removed += [
+                    n for n, one in self._supervisor.processes.items() if one.spec.role == role and n not in names
+                ]
                 added += [
                     self._service(role, index)
                     for index in range(count)
-                    if f"{role}-{index}" not in self._supervisor.kept
+                    if f"{role}-{index}" not in self._supervisor.processes
                 ]
             self._remember_ports()
             await self._supervisor.stop(removed)
@@ -236,7 +238,7 @@ class Stack:
 
     def _named(self, name: str) -> list[str]:
         """A process by its name (`inventory-1`), or all of a service (`inventory`)."""
-        kept = self._supervisor.kept
+        kept = self._supervisor.processes
         names = [name] if name in kept else [one for one, what in kept.items() if what.spec.role == name]
         if not names:
             raise StackError(f"There is no process or service {name}; there are {', '.join(kept) or 'none'}.")

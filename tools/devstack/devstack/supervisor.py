@@ -63,7 +63,7 @@ class ProcessSpec:
 
 
 @dataclass(slots=True)
-class Kept:
+class ManagedProcess:
     """A spec and what has become of it so far."""
 
     spec: ProcessSpec
@@ -79,25 +79,25 @@ class Kept:
 
 
 class Supervisor:
-    """All kept processes of one stack. `on_change(kept)` is called after each change of state or pid."""
+    """All managed processes of one stack. `on_change(process)` is called after each change of state or pid."""
 
-    def __init__(self, layout: Layout, on_change: Callable[[Kept], None]) -> None:
+    def __init__(self, layout: Layout, on_change: Callable[[ManagedProcess], None]) -> None:
         self._layout = layout
         self._on_change = on_change
-        self.kept: dict[str, Kept] = {}
+        self.processes: dict[str, ManagedProcess] = {}
         self.gave_up: asyncio.Future[StackError] = asyncio.get_running_loop().create_future()
 
     async def start(self, specs: Iterable[ProcessSpec]) -> None:
         """Start all at once and return when every one is healthy; raises StackError when one is given up."""
         started = [self._keep(spec) for spec in specs]
-        for kept in started:
-            await self.settled(kept)
+        for process in started:
+            await self.settled(process)
 
-    async def settled(self, kept: Kept) -> None:
+    async def settled(self, process: ManagedProcess) -> None:
         """Wait until it is healthy (or no longer wanted); raises StackError if the supervisor gives up meanwhile."""
-        while kept.wanted and kept.state is not State.HEALTHY:
-            kept.changed.clear()
-            waiting: asyncio.Future[Any] = asyncio.ensure_future(kept.changed.wait())
+        while process.wanted and process.state is not State.HEALTHY:
+            process.changed.clear()
+            waiting: asyncio.Future[Any] = asyncio.ensure_future(process.changed.wait())
             given_up: asyncio.Future[Any] = self.gave_up
             await asyncio.wait({waiting, given_up}, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
@@ -106,88 +106,88 @@ class Supervisor:
 
     async def stop(self, names: Iterable[str]) -> None:
         """Ask them to end, all at once, and end them after their deadline; they are forgotten."""
-        stopping = [self.kept[name] for name in names if name in self.kept]
-        for kept in stopping:
-            kept.wanted = False
-            kept.changed.set()
-        await asyncio.gather(*(self._end(kept) for kept in stopping))
-        for kept in stopping:
-            self._become(kept, State.STOPPED)
-            del self.kept[kept.spec.name]
+        stopping = [self.processes[name] for name in names if name in self.processes]
+        for process in stopping:
+            process.wanted = False
+            process.changed.set()
+        await asyncio.gather(*(self._end(process) for process in stopping))
+        for process in stopping:
+            self._become(process, State.STOPPED)
+            del self.processes[process.spec.name]
 
     async def stop_all(self) -> None:
         """Services first, so that they can still commit what they hold; then the components."""
         for component in (False, True):
-            await self.stop([name for name, kept in self.kept.items() if kept.spec.component is component])
+            await self.stop([name for name, process in self.processes.items() if process.spec.component is component])
 
     def send(self, name: str, number: signal.Signals) -> int:
         """Signal the process itself (not its children), as a crash or an orchestrator would; its pid."""
-        kept = self.kept[name]
-        if kept.pid is None:
-            raise StackError(f"{name} is not running now ({kept.state}).")
-        os.kill(kept.pid, number)
-        return kept.pid
+        process = self.processes[name]
+        if process.pid is None:
+            raise StackError(f"{name} is not running now ({process.state}).")
+        os.kill(process.pid, number)
+        return process.pid
 
     async def restart(self, names: Iterable[str]) -> None:
         """End them gracefully and wait until their successors are healthy."""
-        for kept in [self.kept[name] for name in names]:
-            await self._ask_to_end(kept)
-            await self.settled(kept)
+        for process in [self.processes[name] for name in names]:
+            await self._ask_to_end(process)
+            await self.settled(process)
 
-    def _keep(self, spec: ProcessSpec) -> Kept:
-        kept = self.kept[spec.name] = Kept(spec)
+    def _keep(self, spec: ProcessSpec) -> ManagedProcess:
+        process = self.processes[spec.name] = ManagedProcess(spec)
         rotate(self._layout.log(spec.name))
-        kept.task = asyncio.create_task(self._run(kept), name=f"keep {spec.name}")
-        return kept
+        process.task = asyncio.create_task(self._run(process), name=f"keep {spec.name}")
+        return process
 
-    async def _run(self, kept: Kept) -> None:
+    async def _run(self, process: ManagedProcess) -> None:
         """Start it again and again; what cannot be started at all ends the stack."""
         try:
-            while kept.wanted:
-                await self._one_life(kept)
-                if not kept.wanted:
+            while process.wanted:
+                await self._one_life(process)
+                if not process.wanted:
                     return
-                if kept.backoff.exhausted:
-                    self._give_up(kept, StackError(self._obituary(kept)))
+                if process.backoff.exhausted:
+                    self._give_up(process, StackError(self._obituary(process)))
                     return
-                self._become(kept, State.RESTARTING, kept.detail)
-                await asyncio.sleep(kept.backoff.delay_s)
-                kept.restarts += 1
+                self._become(process, State.RESTARTING, process.detail)
+                await asyncio.sleep(process.backoff.delay_s)
+                process.restarts += 1
         except (StackError, OSError) as error:
-            self._give_up(kept, error)
+            self._give_up(process, error)
 
-    def _give_up(self, kept: Kept, error: Exception) -> None:
-        self._become(kept, State.FAILED, str(error))
+    def _give_up(self, process: ManagedProcess, error: Exception) -> None:
+        self._become(process, State.FAILED, str(error))
         if not self.gave_up.done():
             self.gave_up.set_result(
                 error
                 if isinstance(error, StackError)
-                else StackError(f"Cannot run {kept.spec.name}: {error} ({type(error).__name__}).")
+                else StackError(f"Cannot run {process.spec.name}: {error} ({type(error).__name__}).")
             )
 
-    async def _one_life(self, kept: Kept) -> None:
-        spec = kept.spec
+    async def _one_life(self, process: ManagedProcess) -> None:
+        spec = process.spec
         await spec.prepare()
-        if not kept.wanted:
+        if not process.wanted:
             return
         child = await self._spawn(spec)
-        kept.pid, born = child.pid, time.monotonic()
-        kept.ended.clear()
+        process.pid, born = child.pid, time.monotonic()
+        process.ended.clear()
         orphans.record(self._layout.pids, spec.name, child.pid, spec.command, spec.component, spec.stop_signal)
-        self._become(kept, State.STARTING)
-        probing = asyncio.create_task(self._probe(kept, child.pid))
+        self._become(process, State.STARTING)
+        probing = asyncio.create_task(self._probe(process, child.pid))
         try:
             code = await child.wait()
         finally:
             probing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await probing
-        was_healthy = kept.state is State.HEALTHY
-        kept.pid = None
-        kept.ended.set()
+        was_healthy = process.state is State.HEALTHY
+        process.pid = None
+        process.ended.set()
         orphans.forget(self._layout.pids, spec.name)
-        kept.backoff = kept.backoff.after_exit(was_healthy, time.monotonic() - born)
-        kept.detail = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+        process.backoff = process.backoff.after_exit(was_healthy, time.monotonic() - born)
+        process.detail = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
 
     async def _spawn(self, spec: ProcessSpec) -> asyncio.subprocess.Process:
         with self._layout.log(spec.name).open("ab") as log:
@@ -202,55 +202,55 @@ class Supervisor:
                 **run_as(spec.user),
             )
 
-    async def _probe(self, kept: Kept, pid: int) -> None:
+    async def _probe(self, process: ManagedProcess, pid: int) -> None:
         """Until healthy; a process that does not get there in time is killed, which counts as a failure."""
-        deadline = time.monotonic() + kept.spec.start_wait_s
+        deadline = time.monotonic() + process.spec.start_wait_s
         try:
-            while (why_not := await kept.spec.probe(pid)) is not None:
-                kept.detail = why_not
+            while (why_not := await process.spec.probe(pid)) is not None:
+                process.detail = why_not
                 if time.monotonic() > deadline:
                     os.kill(pid, signal.SIGKILL)
                     return
                 await asyncio.sleep(PROBE_EVERY_S)
         except Exception as error:  # a bug in a probe must end the stack, not leave it waiting for ever
-            self._give_up(kept, error)
+            self._give_up(process, error)
             return
-        self._become(kept, State.HEALTHY)
+        self._become(process, State.HEALTHY)
 
-    async def _end(self, kept: Kept) -> None:
-        await self._ask_to_end(kept)
-        if kept.task is not None:
-            kept.task.cancel()
+    async def _end(self, process: ManagedProcess) -> None:
+        await self._ask_to_end(process)
+        if process.task is not None:
+            process.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await kept.task
+                await process.task
 
-    async def _ask_to_end(self, kept: Kept) -> None:
+    async def _ask_to_end(self, process: ManagedProcess) -> None:
         """The stop signal, then SIGKILL at the deadline; returns when the process is gone."""
-        if (pid := kept.pid) is None:
+        if (pid := process.pid) is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, kept.spec.stop_signal)
+            os.kill(pid, process.spec.stop_signal)
             os.kill(pid, signal.SIGCONT)  # a stopped process could not answer
         for last_resort in (False, True):
             try:
-                await asyncio.wait_for(kept.ended.wait(), kept.spec.stop_wait_s)
+                await asyncio.wait_for(process.ended.wait(), process.spec.stop_wait_s)
             except TimeoutError:
                 if not last_resort:
                     os.kill(pid, signal.SIGKILL)
             else:
                 return
 
-    def _become(self, kept: Kept, state: State, detail: str = "") -> None:
-        kept.state, kept.detail = state, detail
-        kept.changed.set()
-        self._on_change(kept)
+    def _become(self, process: ManagedProcess, state: State, detail: str = "") -> None:
+        process.state, process.detail = state, detail
+        process.changed.set()
+        self._on_change(process)
 
-    def _obituary(self, kept: Kept) -> str:
-        log = self._layout.log(kept.spec.name)
+    def _obituary(self, process: ManagedProcess) -> str:
+        log = self._layout.log(process.spec.name)
         tail = "".join(f"\n  {line}" for line in last_lines(log, LAST_LINES))
         return (
-            f"{kept.spec.name} ended {kept.backoff.failures} times in a row without becoming healthy "
-            f"({kept.detail}); the last lines of {log}:{tail}"
+            f"{process.spec.name} ended {process.backoff.failures} times in a row without becoming healthy "
+            f"({process.detail}); the last lines of {log}:{tail}"
         )
 
 

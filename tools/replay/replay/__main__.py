@@ -93,11 +93,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
                 evidence = _log(live.addresses(arguments.endpoints), console, _partitions(arguments))
             return _judge(arguments, console, evidence)
         case "verify":
-            evidence, unasked = _everything(live.addresses(arguments.endpoints), console)
-            paid = arguments.payments
-            evidence.payments = (
-                provider_statement.read(paid) if paid else provider_statement.beside(arguments.endpoints)
-            )
+            evidence, unasked = _everything(arguments.endpoints, console)
+            if arguments.payments:
+                evidence.payments = provider_statement.read(arguments.payments)
             return _judge(arguments, console, evidence, unasked)
         case "digest":
             return _digest(arguments.file)
@@ -132,21 +130,20 @@ def _export(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _everything(addresses: live.Addresses, console: Console) -> tuple[Evidence, CannotCheck | None]:
-    """Tables first, then rows, then the log: the log then holds whatever the others speak of.
+def _everything(endpoints: Path, console: Console) -> tuple[Evidence, CannotCheck | None]:
+    """All there is, and why the workers' tables could not be asked for, if so.
 
-    Workers stop at a log that cannot be right, so their silence (the second value) must not keep it from being judged.
+    Workers stop at a log that cannot be right, so their silence must not keep it from being judged.
     """
     states, unasked = None, None
-    with console.status("asking the workers and Postgres"):
+    addresses = live.addresses(endpoints)
+    with console.status("asking the workers"):
         try:
             states = live.states(addresses.inventory)
         except CannotCheck as error:
             unasked = error
-        database = live.database(addresses.postgres)
-    evidence = _log(addresses, console, range(PARTITIONS))
-    evidence.states, evidence.database = states, database
-    return evidence, unasked
+    with _bar(console) as tell:
+        return live.system(endpoints, states, tell), unasked
 
 
 def _judge(

@@ -18,7 +18,7 @@ STOCK_MAX = 1_000_000_000
 REJECTED_GENERATION = 250_000  # rejections; the fold of a partition remembers the newest generation and the one before
 _LAST_INSTANT = 253_402_300_799_999
 
-Place = tuple[int, int, int]  # partition, offset and index of a request: it names a reservation
+LogPosition = tuple[int, int, int]  # partition, offset and index of a request: it names a reservation
 Id = Annotated[str, Meta(min_length=1, max_length=96)]
 Plain = Annotated[str, Meta(min_length=1, max_length=96, pattern=r"^[!#-\[\]-~]+(?![\s\S])")]  # a byte a character
 Price = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
@@ -90,7 +90,7 @@ class ReleaseRequest(Request, tag="ReleaseRequested", kw_only=True, gc=False):
     """A reservation comes back."""
 
     purchase_id: Id
-    reservation: Place
+    reservation: LogPosition
     reason: Literal[
         "payment_declined", "hold_expired", "cancelled", "cancelled_by_operator", "row_error", "already_decided"
     ]
@@ -117,8 +117,8 @@ class Answer(Struct, omit_defaults=True, gc=False):
     unit_price_minor: int = 0
     currency: str = ""
     hold_ms: int = 0
-    reservation: Place | None = None
-    of: Place | None = None
+    reservation: LogPosition | None = None
+    of: LogPosition | None = None
     mismatch: bool = False
     name: str = ""
     stock: int = 0

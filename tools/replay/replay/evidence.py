@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from replay.contract import REJECTED_GENERATION, Answer, OrderEvent, Place, read_answers, read_envelope, split
+from replay.contract import REJECTED_GENERATION, Answer, LogPosition, OrderEvent, read_answers, read_envelope, split
 from replay.journal import Journal, Limits
 
 SETTLE_MS = 30_000  # after this long without a fault, nothing may be on its way any more
@@ -80,7 +80,7 @@ class Row(NamedTuple):
     currency: str | None
     payment_method: str
     fingerprint: str
-    place: Place
+    place: LogPosition
     hold_until_ms: int | None
     returned: bool
     version: int
@@ -125,12 +125,12 @@ class Database:
     products: dict[str, Catalogued]
     applied: dict[int, Applied]
 
-    def knows(self, partition: int, record: Counted) -> bool:
+    def knows(self, partition: int, record: Counted, settle_ms: int) -> bool:
         """Whether what this record says has been applied, or had the time to be."""
         applied = self.applied.get(partition)
         if applied is not None and record.source_offset <= applied.source_offset:
             return True
-        return record.at_ms < self.now_ms - SETTLE_MS
+        return record.at_ms < self.now_ms - settle_ms
 
 
 class State(NamedTuple):
@@ -192,7 +192,7 @@ class Partition:
         """The request records by offset."""
         return {record.offset: record for record in self.requests}
 
-    def answers(self) -> Iterator[tuple[Place, Answer]]:
+    def answers(self) -> Iterator[tuple[LogPosition, Answer]]:
         """Every decision with the place of its request, in order."""
         for record in self.counting:
             for index, answer in enumerate(record.answers or ()):
@@ -210,6 +210,8 @@ class Canaries(NamedTuple):
 class Evidence:
     """Everything there is to judge a sale by. What is None was not there to be looked at.
 
+    `at_rest`: nothing was on its way any more when it was taken, and the journal's driver acted alone; what is not done
+    by then is lost.
     `generation` is how many rejections a partition remembers at least; another number than that is for tests.
     """
 
@@ -224,6 +226,7 @@ class Evidence:
     canaries: Canaries | None = None
     payments: list[Payment] | None = None
     generation: int = REJECTED_GENERATION
+    at_rest: bool = False
     commands: list[CommandRecord] | None = None  # of every partition, in order of offsets
 
     @property
@@ -231,31 +234,36 @@ class Evidence:
         """What the journal says of the limits it was under."""
         return self.journal.limits if self.journal else None
 
+    @property
+    def settle_ms(self) -> int:
+        """How long something may still be on its way."""
+        return 0 if self.at_rest else SETTLE_MS
+
     def has(self, need: str) -> bool:
         """Whether this part (a field's name) is there."""
         return getattr(self, need) is not None
 
-    def answers(self) -> Iterator[tuple[Place, Answer]]:
+    def answers(self) -> Iterator[tuple[LogPosition, Answer]]:
         """Every decision of every partition."""
         for partition in self.partitions.values():
             yield from partition.answers()
 
     @cached_property
-    def reserved(self) -> dict[Place, Answer]:
+    def reserved(self) -> dict[LogPosition, Answer]:
         """Every reservation ever made."""
         return {place: answer for place, answer in self.answers() if answer.type == "Reserved"}
 
     @cached_property
-    def released(self) -> dict[Place, Place]:
+    def released(self) -> dict[LogPosition, LogPosition]:
         """Where each reservation that came back was first released, by its place."""
-        found: dict[Place, Place] = {}
+        found: dict[LogPosition, LogPosition] = {}
         for place, answer in self.answers():
             if answer.type == "Released" and answer.reservation is not None:
                 found.setdefault(answer.reservation, place)
         return found
 
     @cached_property
-    def undone(self) -> set[Place]:
+    def undone(self) -> set[LogPosition]:
         """Reservations that never counted: in old logs the second one of a purchase was given back as such."""
         given_back = (answer for _, answer in self.answers() if answer.reason == "already_decided")
         return {answer.reservation for answer in given_back if answer.reservation is not None}
@@ -273,7 +281,7 @@ class Evidence:
         return False
 
     @cached_property
-    def retired(self) -> dict[str, Place]:
+    def retired(self) -> dict[str, LogPosition]:
         """Products that were closed for good, and where: their reservations are forgotten from there on."""
         return {answer.product_id: place for place, answer in self.answers() if answer.type == "ProductRetired"}
 
@@ -283,7 +291,7 @@ class Evidence:
         return sum(1 if isinstance(requests := split(record.value), str) else len(requests) for record in records)
 
 
-def asked_at(place: Place) -> str:
+def asked_at(place: LogPosition) -> str:
     """A request's place, as dead letters name it."""
     return f"requests/{place[0]}/{place[1]}/{place[2]}"
 

@@ -1,20 +1,22 @@
-"""What a driver of a sale was told, as a file: one line an idempotency key, so that S8 to S11 can be judged later.
+"""The purchase journal: what the driver of a sale was told, one entry an idempotency key, for S8 to S11.
 
-The first line names the sale. Any driver can write it; `from_crowd` takes the journal of `devstack.crowd` as it is.
+As a file it has a line an entry; the first line names the sale. `devstack.load_generator` fills one; any driver can.
 """
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 FORMAT = "stampede-journal"
+FIRST_LINE = 2  # of an attempt: the first names the sale
 UNANSWERED = 0  # the status of a send that got no answer: it may or may not be in the log
 
 
 class JournalUnreadable(Exception):
-    """The file is no journal, or only a part of one; the message says which line."""
+    """The file is no purchase journal, or only a part of one; the message says which line."""
 
 
 class Told(NamedTuple):
@@ -38,20 +40,25 @@ class Told(NamedTuple):
         return found if isinstance(found, dict) else {}
 
 
-class Attempt(NamedTuple):
-    """One idempotency key of one buyer. `purchase_id` is empty if no answer named one; `twin`: sent twice at once.
+@dataclass(slots=True)
+class Attempt:
+    """One idempotency key of one buyer, and what came of it. `purchase_id` is empty if no answer named one.
 
-    `polled` are the (version, status) of a follower, in order; `outcome` the last thing the buyer was told.
+    `outcome` is the last status the buyer was told, or "sold_out" for an early rejection, with its `reason`;
+    `duplicate`: sent twice at once; `cancels`: when the buyer cancels it, "at once" or "later". `polled` are the
+    (version, status) of a follower, in order. `line` is where it stands in a file.
     """
 
-    line: int
     buyer: str
     key: str
-    purchase_id: str
-    outcome: str
-    twin: bool
-    answers: list[Told]
-    polled: list[tuple[int, str]]
+    purchase_id: str = ""
+    outcome: str = "unanswered"
+    duplicate: bool = False
+    answers: list[Told] = field(default_factory=list)
+    polled: list[tuple[int, str]] = field(default_factory=list)
+    line: int = 0
+    reason: str = ""
+    cancels: str = ""
 
 
 class Limits(NamedTuple):
@@ -65,50 +72,33 @@ class Limits(NamedTuple):
     losses: int = 0
 
 
-class Journal(NamedTuple):
+@dataclass(slots=True)
+class Journal:
     """Everything a driver was told about one product. Without `limits`, S11 cannot be judged."""
 
     product_id: str
-    attempts: list[Attempt]
+    attempts: list[Attempt] = field(default_factory=list)
     limits: Limits | None = None
 
+    def begin(self, attempt: Attempt) -> Attempt:
+        """Take in one more, on the line that it will have in a file."""
+        attempt.line = len(self.attempts) + FIRST_LINE
+        self.attempts.append(attempt)
+        return attempt
 
-class _CrowdSale(Protocol):
-    @property
-    def product_id(self) -> str: ...
-
-
-class _CrowdAttempt(Protocol):
-    buyer: str
-    key: str
-    purchase_id: str
-    outcome: str
-    twin: bool
-    answers: list[tuple[int, bytes]]
-    times: list[tuple[float, float]]
-
-
-class CrowdJournal(Protocol):
-    """The shape of `devstack.crowd.Journal`, so that neither tool imports the other."""
+    def count(self, outcome: str) -> int:
+        """How many attempts ended so."""
+        return sum(attempt.outcome == outcome for attempt in self.attempts)
 
     @property
-    def sale(self) -> _CrowdSale:
-        """What was sold."""
+    def sold(self) -> int:
+        """How many are confirmed and will not be cancelled."""
+        return sum(attempt.outcome == "confirmed" and not attempt.cancels for attempt in self.attempts)
 
     @property
-    def attempts(self) -> Iterable[Any]:
-        """Of `_CrowdAttempt`'s shape."""
-
-
-def from_crowd(told: CrowdJournal, limits: Limits | None = None) -> Journal:
-    """The journal of a crowd, and the limits it was under, if they are known."""
-    return Journal(told.sale.product_id, [_attempt(n, one) for n, one in enumerate(told.attempts, 2)], limits)
-
-
-def _attempt(line: int, one: _CrowdAttempt) -> Attempt:
-    answers = [Told(*answer, *times) for answer, times in zip(one.answers, one.times, strict=True)]
-    polled: list[tuple[int, str]] = list(getattr(one, "polled", []))
-    return Attempt(line, one.buyer, one.key, one.purchase_id, one.outcome, one.twin, answers, polled)
+    def logged(self) -> list[Attempt]:
+        """Those that were told a purchase id: the log has them."""
+        return [attempt for attempt in self.attempts if attempt.purchase_id]
 
 
 def write(path: Path, journal: Journal) -> None:
@@ -123,7 +113,7 @@ def _lines(journal: Journal) -> Iterator[dict[str, Any]]:
     for one in journal.attempts:
         yield {
             "buyer": one.buyer, "key": one.key, "purchase_id": one.purchase_id, "outcome": one.outcome,
-            "twin": one.twin, "polled": one.polled,
+            "twin": one.duplicate, "polled": one.polled,
             "answers": [
                 [told.status, base64.b64encode(told.body).decode(), told.sent_ms, told.answered_ms]
                 for told in one.answers
@@ -141,9 +131,9 @@ def read(path: Path) -> Journal:
         with path.open(encoding="utf-8") as file:
             head = json.loads(next(file, "null"))
             if not isinstance(head, dict) or (head.get("kind"), head.get("version")) != (FORMAT, 1):
-                raise JournalUnreadable(f"{path} is not a journal of a sale.")
+                raise JournalUnreadable(f"{path} is not a purchase journal.")
             limits = Limits(**head["limits"]) if "limits" in head else None
-            attempts = [_read_line(number, json.loads(line)) for number, line in enumerate(file, 2)]
+            attempts = [_read_line(number, json.loads(line)) for number, line in enumerate(file, FIRST_LINE)]
     except OSError as error:
         raise JournalUnreadable(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -157,5 +147,5 @@ def _read_line(number: int, line: dict[str, Any]) -> Attempt:
     answers = [Told(status, base64.b64decode(body), *times) for status, body, *times in line["answers"]]
     polled = [(int(version), str(status)) for version, status in line["polled"]]
     return Attempt(
-        number, line["buyer"], line["key"], line["purchase_id"], line["outcome"], line["twin"], answers, polled
+        line["buyer"], line["key"], line["purchase_id"], line["outcome"], line["twin"], answers, polled, number
     )

@@ -3,7 +3,7 @@
 from replay.contract import WHOLE, Answer
 
 
-class Shelf:
+class Stock:
     """One product: units listed and restocked, reserved, released, ever."""
 
     __slots__ = ("released", "reserved", "stock")
@@ -29,13 +29,13 @@ class Shelf:
                 self.released += answer.quantity
 
 
-class Shelves(dict[str, Shelf]):
+class Stocks(dict[str, Stock]):
     """All products of one partition."""
 
-    def of(self, answer: Answer) -> Shelf | None:
+    def of(self, answer: Answer) -> Stock | None:
         """The product a decision speaks of; None if it is on no product that was ever listed."""
         if answer.type == "ProductListed" and answer.product_id not in self:
-            self[answer.product_id] = Shelf()
+            self[answer.product_id] = Stock()
         return self.get(answer.product_id)
 
 

@@ -18,6 +18,7 @@ from msgspec import DecodeError
 
 from eventlog.kafka import TopicsWrong, consumer, read_range, topic_ids, watermarks
 from eventlog.reader import LogBroken
+from replay import provider_statement
 from replay.contract import OrderEvent, read_order_event
 from replay.evidence import (
     Applied,
@@ -75,6 +76,22 @@ def addresses(path: Path) -> Addresses:
         raise CannotCheck(f"{path} is not there: start the stack first, or name another with --endpoints.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CannotCheck(f"{path} does not say where the system is ({error!r}).") from None
+
+
+def system(endpoints: Path, known: list[State] | None, tell: Tell = lambda *_: None) -> Evidence:
+    """Everything there is: rows, then the log, then the provider statement; each holds what those before speak of.
+
+    `known` is what the workers say of their tables (`states`), which is asked for first.
+
+    Raises:
+        CannotCheck: a part of it does not answer.
+    """
+    where = addresses(endpoints)
+    rows = database(where.postgres)
+    evidence = log(where.kafka, tell=tell)
+    evidence.states, evidence.database = known, rows
+    evidence.payments = provider_statement.beside(endpoints)
+    return evidence
 
 
 def log(kafka: str, partitions: Iterable[int] = range(PARTITIONS), tell: Tell = lambda *_: None) -> Evidence:

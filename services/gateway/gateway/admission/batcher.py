@@ -103,10 +103,11 @@ class RequestBatcher:
         waiters: Waiters,
         clock: BrokerClock,
         metrics: Metrics,
+        gate_s_max: float = GATE_S_MAX,
     ) -> None:
         self._producer, self._limits, self._gate, self._rows = producer, limits, gate, rows
         self._memory, self._freshness, self._waiters = memory, freshness, waiters
-        self._clock, self._metrics = clock, metrics
+        self._clock, self._metrics, self._gate_s_max = clock, metrics, gate_s_max
         self._in_flight = InFlight(memory, Unsettled())
         self._spare = StaleAppends()
         self._waiting: list[Send] = []
@@ -272,11 +273,11 @@ class RequestBatcher:
         return passed
 
     def _view(self, partition: int, moment: float) -> "asyncio.Task[bool]":
-        return asyncio.create_task(self._freshness.fresh(partition, moment, GATE_S_MAX))
+        return asyncio.create_task(self._freshness.fresh(partition, moment, self._gate_s_max))
 
     async def _at_gate(self, partition: int, group: list[Send], moment: float, view: "asyncio.Task[bool]") -> None:
         """Wait until the view covers the arrival of each, then judge once more."""
-        give_up_at = moment + GATE_S_MAX
+        give_up_at = moment + self._gate_s_max
         while group:
             fresh = await view
             passed, remembered, later = list[Send](), list[Send](), list[Send]()

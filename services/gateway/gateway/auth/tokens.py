@@ -102,6 +102,7 @@ class TokenAuthenticator:
         name, roles = claims["sub"], claims.get(self._rules.roles_claim, ())
         if not 1 <= len(name) <= NAME_LENGTH_MAX:
             raise ValueError(f"a subject has 1 to {NAME_LENGTH_MAX} characters")
+        name.encode()  # JSON can hold half of a surrogate pair, UTF-8 cannot
         listed = roles.split() if isinstance(roles, str) else roles
         subject = Subject(self._rules.issuer, name, frozenset(str(role) for role in listed[:ROLES_MAX]))
         return subject, float(claims["exp"]) + self._rules.leeway_s

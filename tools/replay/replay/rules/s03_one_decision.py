@@ -1,7 +1,7 @@
 """Every request has exactly one decision, every decision a request."""
 
 from replay.contract import split
-from replay.evidence import SETTLE_MS, Evidence, Findings, Partition, Violation, asked_at, decided_at
+from replay.evidence import Evidence, Findings, Partition, Violation, asked_at, decided_at
 
 NAME = "S3"
 NEEDS: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ def check(evidence: Evidence) -> Findings:
                 yield Violation(at, f"{len(record.answers)} decisions on the {wanted} requests of offset {answered}")
         yield from _gaps(partition)
         for asked in partition.requests:
-            if asked.offset > answered and asked.at_ms < evidence.taken_at_ms - SETTLE_MS:
+            if asked.offset > answered and asked.at_ms < evidence.taken_at_ms - evidence.settle_ms:
                 waited_s = (evidence.taken_at_ms - asked.at_ms) / 1_000
                 what = f"no decision counts for it after {waited_s:.0f} s; {len(partition.void)} records are void"
                 yield Violation(asked_at((partition.number, asked.offset, 0)), what)

@@ -1,6 +1,6 @@
 """Every decision is the one a reference model makes from the requests."""
 
-from replay.contract import Answer, Place, read_request, split
+from replay.contract import Answer, LogPosition, read_request, split
 from replay.evidence import Counted, Evidence, Findings, Partition, Violation, asked_at
 from replay.model import Model
 
@@ -26,12 +26,12 @@ def check(evidence: Evidence) -> Findings:
     return looked
 
 
-def _second_rules(partition: Partition) -> Place | None:
+def _second_rules(partition: Partition) -> LogPosition | None:
     """Where the present rules began to decide: what they say differently is an `Ignored` of the second version."""
     return next((place for place, said in partition.answers() if (said.type, said.v) == ("Ignored", 2)), None)
 
 
-def _answers(model: Model, partition: Partition, record: Counted, newer: Place | None) -> list[Answer]:
+def _answers(model: Model, partition: Partition, record: Counted, newer: LogPosition | None) -> list[Answer]:
     asked = partition.asked.get(record.source_offset)
     if asked is None:
         return []

@@ -1,7 +1,7 @@
 """Every reservation ends confirmed or comes back once, and in time."""
 
-from replay.contract import Place
-from replay.evidence import SETTLE_MS, Database, Evidence, Findings, Row, Violation, asked_at
+from replay.contract import LogPosition
+from replay.evidence import Database, Evidence, Findings, Row, Violation, asked_at
 
 NAME = "S5"
 NEEDS: tuple[str, ...] = ("database",)
@@ -15,7 +15,7 @@ def check(evidence: Evidence) -> Findings:
     assert database is not None
     for partition in evidence.partitions.values():
         for record in partition.counting:
-            if not database.knows(partition.number, record):
+            if not database.knows(partition.number, record, evidence.settle_ms):
                 continue
             for index, answer in enumerate(record.answers or ()):
                 place = (partition.number, record.source_offset, index)
@@ -37,7 +37,7 @@ def check(evidence: Evidence) -> Findings:
     return len(evidence.reserved)
 
 
-def _reserved(evidence: Evidence, database: Database, place: Place, purchase_id: str) -> str:
+def _reserved(evidence: Evidence, database: Database, place: LogPosition, purchase_id: str) -> str:
     row = database.rows.get(purchase_id)
     if row is None:
         return "reserved, and there is no row"
@@ -45,13 +45,15 @@ def _reserved(evidence: Evidence, database: Database, place: Place, purchase_id:
     returned = place in evidence.released or forgotten
     if row.place != place:
         return "" if returned else "reserved, and its row is about another request"
-    return _ended(row, database.now_ms, returned=returned)
+    return _ended(row, evidence, database.now_ms, returned=returned)
 
 
-def _ended(row: Row, now_ms: int, *, returned: bool) -> str:
+def _ended(row: Row, evidence: Evidence, now_ms: int, *, returned: bool) -> str:
     if row.status == "reserved":
-        open_ms = now_ms - (row.hold_until_ms or 0) - GRACE_MS - SETTLE_MS
+        if evidence.at_rest:
+            return "neither sold nor given back, and nothing is on its way"
+        open_ms = now_ms - (row.hold_until_ms or 0) - GRACE_MS - evidence.settle_ms
         return f"open {open_ms / 1_000:.0f} s longer than a hold can be" if open_ms > 0 else ""
-    if row.status == "released" and not returned and row.updated_at_ms < now_ms - SETTLE_MS:
-        return "released in its row for more than 30 s, and its units never came back"
+    if row.status == "released" and not returned and row.updated_at_ms < now_ms - evidence.settle_ms:
+        return "released in its row, and its units never came back"
     return "reserved in the log, rejected in its row" if row.status == "rejected" else ""

@@ -1,6 +1,6 @@
 """A reservation comes back at most once, after it was made, and as it was."""
 
-from replay.contract import Answer, Place
+from replay.contract import Answer, LogPosition
 from replay.evidence import Evidence, Findings, Violation, asked_at
 
 NAME = "S6"
@@ -12,8 +12,8 @@ def check(evidence: Evidence) -> Findings:
     """Follow each partition's reservations in order."""
     looked = 0
     for partition in evidence.partitions.values():
-        held: dict[Place, Answer] = {}
-        released: dict[Place, Place] = {}
+        held: dict[LogPosition, Answer] = {}
+        released: dict[LogPosition, LogPosition] = {}
         for place, answer in partition.answers():
             if answer.type == "Reserved":
                 held[place] = answer
@@ -27,7 +27,7 @@ def check(evidence: Evidence) -> Findings:
     return looked
 
 
-def _wrong(answer: Answer, held: dict[Place, Answer], released: dict[Place, Place]) -> str:
+def _wrong(answer: Answer, held: dict[LogPosition, Answer], released: dict[LogPosition, LogPosition]) -> str:
     if answer.reservation is None or (was := held.get(answer.reservation)) is None:
         return f"released a reservation at {answer.reservation}, where none was made before"
     if answer.reservation in released:

@@ -1,6 +1,6 @@
 """Every row is its purchase's first reservation, else its first rejection, as the log has it."""
 
-from replay.contract import WHOLE, Answer, Place
+from replay.contract import WHOLE, Answer, LogPosition
 from replay.evidence import Database, Evidence, Findings, Row, Violation
 
 NAME = "S7"
@@ -18,7 +18,7 @@ _FIRST_EVENT = 3
 def check(evidence: Evidence) -> Findings:
     """Look up where each row says that its request stands; it must be the outcome that counts, with all its values."""
     assert evidence.database is not None
-    outcomes: dict[Place, Answer] = {}
+    outcomes: dict[LogPosition, Answer] = {}
     holds: dict[str, int] = {}
     for place, answer in evidence.answers():
         if answer.type in {"Reserved", "Rejected"}:
@@ -43,10 +43,12 @@ def check(evidence: Evidence) -> Findings:
     return len(evidence.database.rows)
 
 
-def _first(evidence: Evidence, database: Database, outcomes: dict[Place, Answer]) -> dict[tuple[int, str], Place]:
+def _first(
+    evidence: Evidence, database: Database, outcomes: dict[LogPosition, Answer]
+) -> dict[tuple[int, str], LogPosition]:
     """What counts of each purchase. A reservation replaces a rejection when Postgres has applied it."""
-    reserved: dict[tuple[int, str], Place] = {}
-    rejected: dict[tuple[int, str], Place] = {}
+    reserved: dict[tuple[int, str], LogPosition] = {}
+    rejected: dict[tuple[int, str], LogPosition] = {}
     for place, answer in outcomes.items():
         if place not in evidence.undone:
             (reserved if answer.type == "Reserved" else rejected).setdefault((place[0], answer.purchase_id), place)
@@ -59,7 +61,7 @@ def _is_stub(row: Row) -> bool:
     return row.reason == "row_error" and row.status == "released"
 
 
-def _wrong(row: Row, answer: Answer | None, first: Place | None) -> str:
+def _wrong(row: Row, answer: Answer | None, first: LogPosition | None) -> str:
     if answer is None:
         return f"nothing was reserved or rejected at {row.place}"
     if (row.status == "rejected") != (answer.type == "Rejected"):

@@ -1,6 +1,6 @@
 """What was accepted is in the log, what was refused is not."""
 
-from replay.contract import Place, PurchaseRequest, read_request, split
+from replay.contract import LogPosition, PurchaseRequest, read_request, split
 from replay.evidence import Evidence, Findings, Violation, asked_at
 from replay.journal import UNANSWERED, Attempt
 
@@ -40,9 +40,9 @@ def _unknown(attempt: Attempt) -> bool:
     return not attempt.purchase_id and (not last or any(status in {UNANSWERED, 503} for status in last))
 
 
-def _logged(evidence: Evidence) -> dict[str, tuple[Place, str]]:
+def _logged(evidence: Evidence) -> dict[str, tuple[LogPosition, str]]:
     """Where each purchase was logged first, and for which product."""
-    found: dict[str, tuple[Place, str]] = {}
+    found: dict[str, tuple[LogPosition, str]] = {}
     for partition in evidence.partitions.values():
         for record in partition.requests:
             requests = split(record.value)

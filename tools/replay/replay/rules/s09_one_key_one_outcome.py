@@ -5,7 +5,7 @@ The log alone shows a purchase that took units twice, or that stands where its i
 
 from collections import defaultdict
 
-from replay.contract import Place, home_of
+from replay.contract import LogPosition, home_of
 from replay.evidence import Evidence, Findings, Violation, asked_at
 from replay.journal import Attempt, Journal
 
@@ -16,7 +16,7 @@ LOOKS_AT = "purchases"
 
 def check(evidence: Evidence) -> Findings:
     """Look for a second reservation of any purchase; then compare the answers to each key with one another."""
-    reserved: dict[str, Place] = {}
+    reserved: dict[str, LogPosition] = {}
     seen: set[str] = set()
     for place, answer in evidence.answers():
         if not (name := answer.purchase_id):

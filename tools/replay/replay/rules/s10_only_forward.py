@@ -7,12 +7,13 @@ than its partition remembers.
 from itertools import pairwise
 from typing import NamedTuple
 
-from replay.evidence import Evidence, Findings, Violation
+from replay.evidence import Evidence, Findings, Row, Violation
 from replay.journal import Attempt
 
 NAME = "S10"
 NEEDS: tuple[str, ...] = ("journal",)
 LOOKS_AT = "keys"
+_ENDED = frozenset({"rejected", "confirmed", "released"})
 _RANK = {"pending": 0, "rejected": 1, "reserved": 2, "confirmed": 3, "released": 4}
 
 
@@ -24,14 +25,17 @@ class Seen(NamedTuple):
 
 
 def check(evidence: Evidence) -> Findings:
-    """Order what was seen of each purchase; the row comes last."""
+    """Order what was seen of each purchase; the row comes last. At rest, the buyer was told what it says."""
     assert evidence.journal is not None
     rows = evidence.database.rows if evidence.database else {}
     for attempt in evidence.journal.attempts:
         seen = _seen(attempt)
         if (row := rows.get(attempt.purchase_id)) is not None:
             seen.append(Seen(row.version, row.status))
-        if wrong := _backwards(seen) or _won_after_all(evidence, attempt.purchase_id, seen):
+        wrong = _backwards(seen) or _won_after_all(evidence, attempt.purchase_id, seen)
+        if evidence.at_rest and attempt.outcome in _ENDED and evidence.database is not None:
+            wrong = wrong or _told_otherwise(attempt.outcome, row)
+        if wrong:
             yield Violation(f"journal/{attempt.line}", f"{attempt.purchase_id} {wrong}")
     latest: dict[str, tuple[int, str]] = {}
     for event in evidence.orders or ():
@@ -43,9 +47,14 @@ def check(evidence: Evidence) -> Findings:
     return len(evidence.journal.attempts)
 
 
+def _told_otherwise(outcome: str, row: Row | None) -> str:
+    said = row.status if row else "nothing"
+    return f"is {said} in its row, and its buyer was told {outcome}" if said != outcome else ""
+
+
 def _seen(attempt: Attempt) -> list[Seen]:
     """In the order in which it was seen. Two sends at once cross on their way: of those only the end is in order."""
-    answers = [] if attempt.twin else [one.content for one in attempt.answers if one.status == 201]
+    answers = [] if attempt.duplicate else [one.content for one in attempt.answers if one.status == 201]
     told = [Seen(content.get("version"), str(content.get("status"))) for content in answers]
     seen = [*told, *(Seen(*polled) for polled in attempt.polled), Seen(None, attempt.outcome)]
     return [one for one in seen if one.status in _RANK]

@@ -19,7 +19,7 @@ LOOKS_AT = "tables"
 
 
 def check(evidence: Evidence) -> Findings:
-    """Fold each partition to where its worker was when it was asked."""
+    """Fold each partition to where its worker was when it was asked; at rest that is its end."""
     assert evidence.states is not None
     for state in evidence.states:
         partition = evidence.partitions.get(state.partition)
@@ -29,6 +29,9 @@ def check(evidence: Evidence) -> Findings:
         last = partition.counting[-1].source_offset if partition.counting else -1
         if state.source_offset > last:
             yield Violation(at, f"the worker has answered request {state.source_offset}, the log only {last}")
+            continue
+        if evidence.at_rest and state.source_offset < last:
+            yield Violation(at, f"the worker stopped here, and the log goes on to request {last}")
             continue
         digest = fold(partition, state.source_offset, evidence.generation)
         if isinstance(digest, Violation):

@@ -1,7 +1,7 @@
 """One history: loads take over in one line, and every table follows it."""
 
 from replay.evidence import Applied, Database, Evidence, Findings, Partition, Violation, asked_at, decided_at
-from replay.ledger import Shelves
+from replay.ledger import Stocks
 
 NAME = "S14"
 NEEDS: tuple[str, ...] = ()
@@ -15,7 +15,7 @@ def check(evidence: Evidence) -> Findings:
         looked += len(partition.decisions)
         yield from _line(partition)
         if evidence.database is not None:
-            yield from _readers(evidence.database, partition)
+            yield from _readers(evidence.database, partition, evidence.settle_ms)
     return looked
 
 
@@ -32,10 +32,10 @@ def _line(partition: Partition) -> Findings:
     return 0
 
 
-def _readers(database: Database, partition: Partition) -> Findings:
+def _readers(database: Database, partition: Partition, settle_ms: int) -> Findings:
     number = partition.number
     applied = database.applied.get(number)
-    late = next((record for record in partition.counting if database.knows(number, record)), None)
+    late = next((record for record in partition.counting if database.knows(number, record, settle_ms)), None)
     if applied is None:
         if late is not None:
             yield Violation(f"progress/{number}", "nothing of the partition was ever applied")
@@ -45,27 +45,30 @@ def _readers(database: Database, partition: Partition) -> Findings:
     if here != (applied.source_offset, applied.load, applied.anchor):
         said = Applied(applied.next_offset, *here)
         yield Violation(f"progress/{number}", f"the order-writer is at {tuple(applied)}, the line at {tuple(said)}")
-    behind = next((r for r in partition.counting[len(line) :] if database.knows(number, r)), None)
+    behind = next((r for r in partition.counting[len(line) :] if database.knows(number, r, settle_ms)), None)
     if behind is not None:
-        yield Violation(decided_at(number, behind.offset), "counts for more than 30 s, and Postgres has not applied it")
+        yield Violation(
+            decided_at(number, behind.offset),
+            f"counts for more than {settle_ms // 1_000} s, and Postgres has not applied it",
+        )
     yield from _catalogue(database, partition, applied)
     return 0
 
 
 def _catalogue(database: Database, partition: Partition, applied: Applied) -> Findings:
-    shelves = Shelves()
+    stocks = Stocks()
     for place, answer in partition.answers():
         if place[1] > applied.source_offset:
             break
-        shelf = shelves.of(answer)
-        if shelf is not None:
-            shelf.move(answer)
+        stock_now = stocks.of(answer)
+        if stock_now is not None:
+            stock_now.move(answer)
         if answer.type == "Rejected" and answer.purchase_id not in database.rows:
             yield Violation(asked_at(place), f"{answer.purchase_id} was rejected, and there is no row")
-    for product_id, shelf in shelves.items():
+    for product_id, stock_now in stocks.items():
         shown = database.products.get(product_id)
-        if shown is None or (shown.stock, shown.available) != (shelf.stock, shelf.left):
+        if shown is None or (shown.stock, shown.available) != (stock_now.stock, stock_now.left):
             said = f"{shown.available} of {shown.stock}" if shown else "nothing"
-            what = f"the catalogue says {said}, the line {shelf.left} of {shelf.stock}"
+            what = f"the catalogue says {said}, the line {stock_now.left} of {stock_now.stock}"
             yield Violation(f"products/{product_id}", what)
     return 0

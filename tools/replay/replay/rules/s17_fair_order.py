@@ -1,7 +1,7 @@
 """Fair: nobody is turned away for stock while enough of it is left."""
 
 from replay.evidence import Evidence, Findings, Violation, asked_at
-from replay.ledger import Shelves
+from replay.ledger import Stocks
 
 NAME = "S17"
 NEEDS: tuple[str, ...] = ()
@@ -12,10 +12,10 @@ def check(evidence: Evidence) -> Findings:
     """Walk each product in order: who was refused against what was left, and numbers given without a gap."""
     looked = 0
     for partition in evidence.partitions.values():
-        shelves, numbers = Shelves(), dict[str, int]()
+        stocks, numbers = Stocks(), dict[str, int]()
         for place, answer in partition.answers():
-            shelf = shelves.of(answer)
-            left = shelf.left if shelf else 0
+            stock_now = stocks.of(answer)
+            left = stock_now.left if stock_now else 0
             if answer.type == "Rejected":
                 looked += 1
                 if answer.reason in {"sold_out", "not_enough_left"} and left >= max(answer.quantity, 1):
@@ -30,6 +30,6 @@ def check(evidence: Evidence) -> Findings:
                     )
                     yield Violation(asked_at(place), what)
                     numbers[answer.product_id] = answer.reservation_no
-            if shelf is not None:
-                shelf.move(answer)
+            if stock_now is not None:
+                stock_now.move(answer)
     return looked

@@ -7,7 +7,7 @@ first does. Commands of before they had a place meant whatever was reserved when
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from replay.contract import Command, Place, read_command
+from replay.contract import Command, LogPosition, read_command
 from replay.evidence import SETTLE_MS, CommandRecord, Evidence, Findings, Violation, asked_at
 
 NAME = "S22"
@@ -24,7 +24,7 @@ class _Meant(NamedTuple):
     below: dict[str, int]
     placed: list[tuple[CommandRecord, Command, int]]
 
-    def holds(self, purchase_id: str, product_id: str, reservation: Place) -> bool:
+    def holds(self, purchase_id: str, product_id: str, reservation: LogPosition) -> bool:
         """Whether some command means this reservation."""
         return purchase_id in self.purchases or reservation[1] < self.below.get(product_id, 0)
 
@@ -60,7 +60,7 @@ def _read(records: list[CommandRecord]) -> _Meant:
     return meant
 
 
-def _cancelled(evidence: Evidence) -> Iterator[tuple[str, str, str, Place]]:
+def _cancelled(evidence: Evidence) -> Iterator[tuple[str, str, str, LogPosition]]:
     """Where it is seen, the purchase, its product and its reservation; a reservation may be seen twice."""
     for place, answer in evidence.answers():
         if answer.type == "Released" and answer.reason == REASON and answer.reservation is not None:

@@ -72,11 +72,12 @@ def forged(header: dict[str, Any], claims: dict[str, Any] | None = None, signatu
 
 @dataclass
 class JwksServer:
-    """A JWKS endpoint that counts how often it is asked; `body` may be replaced, `status` be an error."""
+    """A JWKS endpoint that counts how often it is asked; `body` may be replaced, `status` be an error or a redirect."""
 
     url: str = ""
     body: bytes = b"{}"
     status: int = 200
+    location: str = ""
     asked: list[str] = field(default_factory=list)
 
     def publish(self, *issuers: Issuer) -> None:
@@ -95,6 +96,8 @@ def jwks_server(*issuers: Issuer) -> Iterator[JwksServer]:
             """The document."""
             served.asked.append(self.path)
             self.send_response(served.status)
+            if served.location:
+                self.send_header("Location", served.location)
             self.end_headers()
             self.wfile.write(served.body)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 
 README = ROOT / "services/ratelimit/README.md"
 WAIT_S_MAX = 5.0

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.stack import ROOT
+from tests.support.processes.stack import ROOT
 
 SHOWN_MAX = 500  # of a line: bodies can be long
 HANG_S_MAX = 7.0  # the longest wait a caller can ask for is five seconds
@@ -42,7 +42,7 @@ def fuzz(
         ],
         env=os.environ
         | {
-            "SCHEMATHESIS_HOOKS": "tests.support.fuzz_hooks",
+            "SCHEMATHESIS_HOOKS": "tests.support.faults.fuzz_hooks",
             "FUZZ_WEBHOOK_SECRET": WEBHOOK_SECRET,
             "PYTHONPATH": str(ROOT),
         },

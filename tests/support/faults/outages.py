@@ -2,8 +2,8 @@
 
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.topics import DEAD_LETTERS
-from tests.support.orders import Installation, listed, reserved
-from tests.support.proxy import Proxy
+from tests.support.builders.orders import Installation, listed, reserved
+from tests.support.faults.proxy import Proxy
 
 EACH = 20
 

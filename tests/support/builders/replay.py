@@ -39,7 +39,7 @@ from stampede_schemas.decisions import AnyDecision, Rejected, Released, Reserved
 from stampede_schemas.identifiers import Millis, Position, WriterEpoch
 from stampede_schemas.order_commands import AnyCommand
 from stampede_schemas.requests import AnyRequest
-from tests.support.requests import listing, purchase
+from tests.support.builders.requests import listing, purchase
 
 BEGAN_MS = 1_700_000_000_000
 LATER_MS = 120_000  # everything that was to happen has had the time to
@@ -181,7 +181,7 @@ class SmallSale:
         outcomes = [decision for _, decision in self.decided if isinstance(decision, Reserved | Rejected)]
         told = {decision.purchase_id: decision for decision in outcomes}.values()
         attempts = [
-            Attempt(line, decision.buyer_id, f"key-{line}", decision.purchase_id, "", False, _accepted(decision), [])
+            Attempt(decision.buyer_id, f"key-{line}", decision.purchase_id, "", answers=_accepted(decision), line=line)
             for line, decision in enumerate(told, 2)
         ]
         product = next((str(name) for name in self.table.products), "")

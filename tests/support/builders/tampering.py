@@ -10,8 +10,8 @@ from replay.evidence import Canaries, Catalogued, CommandRecord, Evidence, Lette
 from replay.journal import Attempt, Limits, Told
 from stampede_schemas.codec import encode
 from stampede_schemas.order_commands import AnyCommand
-from tests.support.replay import BEGAN_MS, change_row
-from tests.support.requests import LAMP
+from tests.support.builders.replay import BEGAN_MS, change_row
+from tests.support.builders.requests import LAMP
 
 Tamper = Callable[[Evidence], object]
 
@@ -55,8 +55,7 @@ def progress(evidence: Evidence, **fields: Any) -> None:
 def attempt(evidence: Evidence, number: int, **fields: Any) -> None:
     """A buyer was told something else."""
     assert evidence.journal is not None
-    attempts = [one._replace(**fields) if n == number else one for n, one in enumerate(evidence.journal.attempts)]
-    evidence.journal = evidence.journal._replace(attempts=attempts)
+    evidence.journal.attempts[number] = replace(evidence.journal.attempts[number], **fields)
 
 
 def told(status: int, /, **body: object) -> Told:
@@ -73,12 +72,11 @@ def limited(evidence: Evidence, line: str, answers: list[Told], losses: int = 0,
     """Ann sent that often, each time with a key of its own, under these limits."""
     assert evidence.journal is not None
     first = evidence.journal.attempts[0]
-    ann = [first._replace(key=f"{n}", answers=[one]) for n, one in enumerate(answers)]
+    ann = [replace(first, key=f"{n}", answers=[one]) for n, one in enumerate(answers)]
     if len(ann) > 1:  # one purchase each, as far as the other rules are concerned
-        ann[1:] = [one._replace(purchase_id="", answers=[refusal(*one.answers)]) for one in ann[1:]]
-    evidence.journal = evidence.journal._replace(
-        attempts=[*ann, *evidence.journal.attempts[1:]], limits=Limits(line, gateways, losses)
-    )
+        ann[1:] = [replace(one, purchase_id="", answers=[refusal(*one.answers)]) for one in ann[1:]]
+    evidence.journal.attempts[:1] = ann
+    evidence.journal.limits = Limits(line, gateways, losses)
 
 
 def refusal(one: Told) -> Told:
@@ -89,8 +87,7 @@ def refusal(one: Told) -> Told:
 def unlist(evidence: Evidence) -> None:
     """A driver forgets that it was told of ann's purchase."""
     assert evidence.journal is not None
-    refused = Attempt(2, "ann", "key-2", "", "sold_out", False, [told(409)], [])
-    evidence.journal = evidence.journal._replace(attempts=[refused, *evidence.journal.attempts[1:]])
+    evidence.journal.attempts[0] = Attempt("ann", "key-2", outcome="sold_out", answers=[told(409)], line=2)
 
 
 def requests_end(evidence: Evidence, end: int) -> None:

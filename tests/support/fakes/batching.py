@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from eventlog.producer import RenewedProducer
-from gateway.admission.batcher import RequestBatcher
+from gateway.admission.batcher import GATE_S_MAX, RequestBatcher
 from gateway.admission.decide import Gate
 from gateway.admission.send import Answer
 from gateway.metrics import Metrics
@@ -22,7 +22,7 @@ from service.problem_details import Kind, Problem
 from stampede_schemas.identifiers import Position
 from stampede_schemas.requests import PurchaseRequested
 from stampede_schemas.topics import partition_of
-from tests.support.gateway import (
+from tests.support.builders.gateway import (
     AllowAll,
     EndOfRequests,
     MemoryProducer,
@@ -38,16 +38,11 @@ LONG_S = 20.0
 SOLD_OUT: dict[str, Gate] = {"lamp": "sold out"}
 
 
-class Patient(Freshness):
-    """A view that is waited for as long as it takes: what the gate does meanwhile is the test's matter, not time's."""
-
-    async def fresh(self, partition: int, moment: float, within_s: float) -> bool:
-        """See Freshness; `within_s` is for another test."""
-        return await super().fresh(partition, moment, LONG_S)
-
-
 class Rig:
-    """An batcher over an in-memory log, whose view is fresh as long as `end` is 0."""
+    """A batcher over an in-memory log, whose view is fresh as long as `end` is 0.
+
+    With `patient` the gate waits for a fresh view as long as it takes: the test is not about time then.
+    """
 
     def __init__(
         self,
@@ -61,7 +56,7 @@ class Rig:
         self.log, self.limits, self.gate = MemoryProducer(), AllowAll(), OpenGate(closed)
         self.memory, self.waiters, self.requests = PurchaseMemory(), Waiters(), EndOfRequests(end)
         self.rows = NoRows(self.memory, rows, away=rows_away)
-        self.freshness = (Patient if patient else Freshness)(self.requests.ends, lambda *_: None)
+        self.freshness = Freshness(self.requests.ends, lambda *_: None)
         producer: RenewedProducer = self.log  # type: ignore[assignment]  # the methods that the batcher uses
         self.batcher = RequestBatcher(
             producer,
@@ -73,6 +68,7 @@ class Rig:
             self.waiters,
             BrokerClock(),
             Metrics(CollectorRegistry()),
+            LONG_S if patient else GATE_S_MAX,
         )
 
     def send(self, purchase: str = "buy", product: str = "lamp", subject: Subject = BUYER) -> "asyncio.Task[Answer]":

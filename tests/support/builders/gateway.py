@@ -35,7 +35,7 @@ from stampede_schemas.decisions import (
 from stampede_schemas.identifiers import BuyerId, Millis, Position, ProductId, PurchaseId, RequestId
 from stampede_schemas.order_events import OrderConfirmed, OrderReleased
 from stampede_schemas.requests import PurchaseRequested
-from tests.support.stack import LocalStack, eventually
+from tests.support.processes.stack import LocalStack, eventually
 
 LAMP = ProductId("lamp")
 NOWHERE = Position(0, 0, 0)

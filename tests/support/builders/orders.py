@@ -28,7 +28,7 @@ from stampede_schemas.order_commands import AnyCommand, CancelProductRequested
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, ReleaseReason
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
-from tests.support.stack import eventually
+from tests.support.processes.stack import eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _databases = itertools.count()

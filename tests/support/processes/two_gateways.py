@@ -14,11 +14,11 @@ import httpx
 
 from replay.journal import Attempt, Told
 from stampede_schemas.topics import REQUESTS, partition_of
-from tests.support.inventory import Log
-from tests.support.proxy import Proxy, proxy
-from tests.support.redis_server import RedisServer, redis_server
-from tests.support.sale import listing, order
-from tests.support.stack import LocalStack, eventually, stack
+from tests.support.faults.proxy import Proxy, proxy
+from tests.support.processes.inventory import Log
+from tests.support.processes.redis_server import RedisServer, redis_server
+from tests.support.processes.sale import listing, order
+from tests.support.processes.stack import LocalStack, eventually, stack
 
 
 @dataclass
@@ -86,7 +86,7 @@ class TwoGateways:
             )
             told = Told(answer.status_code, answer.content, sent, time.perf_counter() * 1_000)
             purchase_id = answer.json().get("purchase_id", "")
-            attempts.append(Attempt(number, buyer, key, purchase_id, "", False, [told], []))
+            attempts.append(Attempt(buyer, key, purchase_id, "", answers=[told], line=number))
 
         async with httpx.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as group:
             for number in range(count):

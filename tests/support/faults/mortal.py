@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stampede_schemas.decisions import AnyDecision
 from tests.chaos.builds.points import FOLDER, GROUP, arm, struck
-from tests.support.orders import Installation, listed, reserved, until
+from tests.support.builders.orders import Installation, listed, reserved, until
 
 
 def mortal(place: Installation, folder: Path) -> "subprocess.Popen[bytes]":

@@ -8,7 +8,7 @@ import requests
 import schemathesis
 
 from gateway.api.webhook_signature import SIGNATURE_HEADER
-from tests.support.webhook import signature
+from tests.support.builders.webhook import signature
 
 BY_DESIGN = ("The cursor is none of ours", "closes_at must be after", "An instant must lie")
 

@@ -1,4 +1,4 @@
-"""A service whose tasks can be killed: `python -m tests.support.mortal_task SERVICE`. SIGUSR1 cancels $MORTAL_TASK.
+"""A service with tasks to kill, `python -m tests.support.faults.mortal_task SERVICE`: SIGUSR1 cancels $MORTAL_TASK.
 
 Without it the names of all tasks are printed then.
 """

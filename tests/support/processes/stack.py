@@ -26,7 +26,7 @@ from devstack.failure import StackError
 from devstack.layout import Layout
 from devstack.stack import remove
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 START_S = 180.0
 STOP_S = 60.0
 CALL_S = 90.0

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.fuzz import WEBHOOK_SECRET
-from tests.support.gateway import GatewayProcess
-from tests.support.sale import Sale
-from tests.support.tokens import AUDIENCE, ISSUER, Issuer
+from tests.support.builders.gateway import GatewayProcess
+from tests.support.builders.tokens import AUDIENCE, ISSUER, Issuer
+from tests.support.faults.fuzz import WEBHOOK_SECRET
+from tests.support.processes.sale import Sale
 
 
 @contextlib.contextmanager

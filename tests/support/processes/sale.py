@@ -14,9 +14,9 @@ import asyncpg
 import httpx
 
 from eventlog.__main__ import provision
-from tests.support.gateway import ADMIN_KEY, GatewayProcess
-from tests.support.inventory import InventoryProcess
-from tests.support.stack import LocalStack, components
+from tests.support.builders.gateway import ADMIN_KEY, GatewayProcess
+from tests.support.processes.inventory import InventoryProcess
+from tests.support.processes.stack import LocalStack, components
 
 
 @dataclass

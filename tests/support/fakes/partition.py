@@ -12,7 +12,7 @@ from inventory.effects import (
 )
 from inventory.protocol import PartitionProcessor
 from stampede_schemas.topics import DECISIONS, STOCK_SNAPSHOTS
-from tests.support.log import MemoryLog, run_load
+from tests.support.fakes.log import MemoryLog, run_load
 
 
 def carry_out(log: MemoryLog, partition: PartitionProcessor, effects: list[Effect]) -> list[Effect]:

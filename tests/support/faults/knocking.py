@@ -1,4 +1,4 @@
-"""`python -m tests.support.knocking PORT THREADS`: a crowd of clients that open one connection after the other.
+"""`python -m tests.support.faults.knocking PORT THREADS`: a crowd of clients that open one connection after the other.
 
 Each asks once on a connection of its own, and stops when it is refused one. A connection that is reset before its
 answer began is tried once more. Prints "knocking" when twice as many were answered as there are clients, and at the

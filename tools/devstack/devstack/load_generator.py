@@ -1,4 +1,4 @@
-"""A crowd of buyers over HTTP, as people are: they ask, wait for the answer, come back while units are left.
+"""The load generator: buyers over HTTP, as people are. They ask, wait for the answer, come back while units are left.
 
 It only talks to the gateway, on loopback, and ends by itself: after `patience_s`, or when every unit is sold.
 """
@@ -18,13 +18,13 @@ import aiohttp
 
 from devstack.endpoints import Endpoints
 from devstack.failure import StackError
+from replay.journal import UNANSWERED, Attempt, Journal, Told
 
 CONNECTIONS_MAX = 1_000
 ANSWER_S_MAX = 20.0
 WAIT_S = 5  # how long one request may wait for its outcome
-WINDOW_S = 0.05  # between two looks at the shop window
+POLL_S = 0.05  # between two reads of the product, or of a purchase
 RETRY_S = 0.2
-UNANSWERED = (0, b"")
 ENDED = frozenset({"confirmed", "released", "rejected"})
 
 
@@ -40,7 +40,7 @@ class Sale:
     buyers: int
     declined_share: float = 0.0
     unknown_share: float = 0.0  # pay in a way that never answers: their holds run out
-    cancelled_share: float = 0.0  # take it back, at once or when it is confirmed
+    cancelled_share: float = 0.0  # cancel, at once or when it is confirmed
     duplicates_share: float = 0.0
     arrivals_per_s: float = 0.0
     hold_ms: int = 60_000
@@ -49,91 +49,39 @@ class Sale:
     product_id: str = field(default_factory=lambda: f"tea-{uuid4().hex[:10]}")
 
 
-@dataclass(slots=True)
-class Attempt:
-    """One idempotency key of one buyer, and what came of it.
+class LoadGenerator:
+    """All buyers of one sale. `journal` is what they were told so far; `began_at` the time of the first, in seconds."""
 
-    `answers` are (status, body) of each POST, in order; status 0: no answer came, and nobody knows its fate. `times`:
-    when each was sent and answered, in ms. `polled` are the (version, status) that were seen later.
-    """
-
-    buyer: str
-    key: str
-    method: str
-    answers: list[tuple[int, bytes]] = field(default_factory=list)
-    times: list[tuple[float, float]] = field(default_factory=list)
-    polled: list[tuple[int, str]] = field(default_factory=list)
-    purchase_id: str = ""
-    outcome: str = "unanswered"  # confirmed, released, rejected; sold_out (an early rejection: nothing was logged)
-    reason: str = ""
-    twin: bool = False
-    regrets: str = ""  # "at once" or "later": will take it back
-
-    def answered(self, began: float, answer: tuple[int, bytes]) -> None:
-        """Note an answer to what was sent at `began` (of perf_counter)."""
-        self.answers.append(answer)
-        self.times.append((began * 1_000, time.perf_counter() * 1_000))
-
-
-@dataclass(slots=True)
-class Journal:
-    """Everything the crowd was told."""
-
-    sale: Sale
-    attempts: list[Attempt] = field(default_factory=list)
-    answered_ms: list[float] = field(default_factory=list)
-    began_at: float = 0.0
-    ended_at: float = 0.0
-
-    def count(self, outcome: str) -> int:
-        """How many attempts ended so."""
-        return sum(attempt.outcome == outcome for attempt in self.attempts)
-
-    @property
-    def sold(self) -> int:
-        """How many are confirmed for good."""
-        return sum(attempt.outcome == "confirmed" and not attempt.regrets for attempt in self.attempts)
-
-    @property
-    def logged(self) -> list[Attempt]:
-        """Those that were told a purchase id: the log has them."""
-        return [attempt for attempt in self.attempts if attempt.purchase_id]
-
-
-class Crowd:
-    """All buyers of one sale."""
-
-    def __init__(self, endpoints: Endpoints, sale: Sale, tell: Callable[[Journal], None] = lambda _: None) -> None:
+    def __init__(self, endpoints: Endpoints, sale: Sale) -> None:
         for url in [*endpoints.gateway, endpoints.admin]:
             if urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"}:
-                raise StackError(f"{url} is not on this machine: a crowd is only ever sent to loopback addresses.")
+                raise StackError(f"{url} is not on this machine: load is only ever sent to loopback addresses.")
         self._endpoints = endpoints
-        self._sale = sale
-        self._tell = tell
-        self._chance = random.Random(sale.seed)  # noqa: S311 - a repeatable crowd, not a secret
+        self.sale = sale
+        self._chance = random.Random(sale.seed)  # noqa: S311 - repeatable load, not a secret
         self._over = asyncio.Event()
         self._stock_seen = asyncio.Condition()
         self._available = 0
-        self.journal = Journal(sale)
+        self.journal = Journal(sale.product_id)
+        self.began_at = 0.0
 
-    async def run(self) -> Journal:
-        """List the product, let everyone buy, return what they were told."""
+    async def run(self, show: Callable[[Journal], None] = lambda _: None) -> Journal:
+        """List the product, let everyone buy, return what they were told. `show` is called with it now and then."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_S_MAX, sock_read=ANSWER_S_MAX)
         connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX)
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as http:
             await self._list(http)
-            self.journal.began_at = time.time()
-            window = asyncio.create_task(self._watch_window(http))
+            self.began_at = time.time()
+            poller = asyncio.create_task(self._poll_stock(http, show))
             buyers = [asyncio.create_task(self._buyer(http, *drawn)) for drawn in enumerate(self._arrivals())]
             try:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._sale.patience_s):
+                    async with asyncio.timeout(self.sale.patience_s):
                         await asyncio.gather(*buyers)
             finally:
-                for task in [window, *buyers]:
+                for task in [poller, *buyers]:
                     task.cancel()
-                results = await asyncio.gather(window, *buyers, return_exceptions=True)
-                self.journal.ended_at = time.time()
+                results = await asyncio.gather(poller, *buyers, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -141,72 +89,71 @@ class Crowd:
 
     async def _list(self, http: aiohttp.ClientSession) -> None:
         product = {
-            "product_id": self._sale.product_id,
+            "product_id": self.sale.product_id,
             "name": "First flush, 100 g",
             "unit_price_minor": 1_990,
             "currency": "EUR",
-            "stock": self._sale.units,
+            "stock": self.sale.units,
             "per_buyer_limit": 1,
-            "hold_ms": self._sale.hold_ms,
+            "hold_ms": self.sale.hold_ms,
         }
-        headers = {"Authorization": f"Bearer {self._endpoints.admin_key}", "Idempotency-Key": self._sale.product_id}
+        headers = {"Authorization": f"Bearer {self._endpoints.admin_key}", "Idempotency-Key": self.sale.product_id}
         async with http.post(f"{self._endpoints.admin}/admin/v1/products", json=product, headers=headers) as answer:
             if answer.status not in {200, 201, 202}:
                 raise StackError(f"The product could not be listed: {answer.status} {await answer.text()}")
-        url = f"{self._gateway()}/v1/products/{self._sale.product_id}"
+        url = f"{self._gateway()}/v1/products/{self.sale.product_id}"
         async with asyncio.timeout(ANSWER_S_MAX):
             while True:
                 async with http.get(url) as answer:
                     if answer.status == 200:
                         return
-                await asyncio.sleep(WINDOW_S)
+                await asyncio.sleep(POLL_S)
 
     def _gateway(self) -> str:
         return self._chance.choice(self._endpoints.gateway)
 
-    async def _watch_window(self, http: aiohttp.ClientSession) -> None:
-        """One pair of eyes on the shop window for all: who was turned away comes back when it shows stock."""
+    async def _poll_stock(self, http: aiohttp.ClientSession, show: Callable[[Journal], None]) -> None:
+        """Read the product for all buyers: those that were turned away come back when it has stock."""
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
-                async with http.get(f"{self._gateway()}/v1/products/{self._sale.product_id}") as answer:
+                async with http.get(f"{self._gateway()}/v1/products/{self.sale.product_id}") as answer:
                     if answer.status == 200:
                         self._available = (await answer.json())["available"]
             if self._available > 0:
                 async with self._stock_seen:
                     self._stock_seen.notify(3 * self._available)
-            self._tell(self.journal)
-            await asyncio.sleep(WINDOW_S)
+            show(self.journal)
+            await asyncio.sleep(POLL_S)
 
     def _arrivals(self) -> Iterator[tuple[float, str, bool, str]]:
         """Each buyer's delay in seconds, way to pay, whether everything is sent twice, and when it is taken back."""
-        at, sale = 0.0, self._sale
+        at, sale = 0.0, self.sale
         for _ in range(sale.buyers):
             at += self._chance.expovariate(sale.arrivals_per_s) if sale.arrivals_per_s else 0.0
             drawn = self._chance.random() - sale.declined_share
             method = "declined" if drawn < 0 else "unknown" if drawn < sale.unknown_share else "ok"
-            twin = self._chance.random() < sale.duplicates_share
-            regrets = bool(sale.cancelled_share) and self._chance.random() < sale.cancelled_share
-            yield at, method, twin, self._chance.choice(["at once", "later"]) if regrets else ""
+            duplicate = self._chance.random() < sale.duplicates_share
+            cancels = bool(sale.cancelled_share) and self._chance.random() < sale.cancelled_share
+            yield at, method, duplicate, self._chance.choice(["at once", "later"]) if cancels else ""
 
     async def _buyer(self, http: aiohttp.ClientSession, number: int, arrival: tuple[float, str, bool, str]) -> None:
-        delay_s, method, twin, regrets = arrival
+        delay_s, method, duplicate, cancels = arrival
         buyer, asked = f"buyer-{number}", False
         if delay_s:
             await asyncio.sleep(delay_s)
         while not self._over.is_set() or (delay_s and not asked):
             asked = True
-            attempt = Attempt(buyer, uuid4().hex, method, twin=twin, regrets=regrets)
-            self.journal.attempts.append(attempt)
-            posts = [self._post(http, attempt) for _ in range(2 if twin else 1)]
+            attempt = self.journal.begin(Attempt(buyer, uuid4().hex, duplicate=duplicate, cancels=cancels))
+            posts = [self._post(http, attempt, method) for _ in range(2 if duplicate else 1)]
             await asyncio.gather(*posts)
-            if regrets == "at once" and attempt.purchase_id:
+            if cancels == "at once" and attempt.purchase_id:
                 await self._cancel(http, attempt)
             elif attempt.purchase_id and attempt.outcome in {"unanswered", "sold_out"}:
                 # "Sold out" as an early rejection is no outcome: a concurrent duplicate may have got in a moment later.
                 await self._follow(http, attempt)
-            if regrets == "later" and attempt.outcome == "confirmed":
+            if cancels == "later" and attempt.outcome == "confirmed":
                 await self._cancel(http, attempt)
-            if self.journal.sold >= self._sale.units:
+            if self.journal.sold >= self.sale.units:
                 self._end()
             if attempt.outcome in {"confirmed", "released"}:
                 return
@@ -228,9 +175,9 @@ class Crowd:
                 task.cancel()
             await asyncio.gather(looking, over, return_exceptions=True)
 
-    async def _post(self, http: aiohttp.ClientSession, attempt: Attempt) -> None:
+    async def _post(self, http: aiohttp.ClientSession, attempt: Attempt, method: str) -> None:
         """Send it until it is answered for good; the same key, so that doubt cannot become a second purchase."""
-        body = {"product_id": self._sale.product_id, "quantity": 1, "payment_method": attempt.method}
+        body = {"product_id": self.sale.product_id, "quantity": 1, "payment_method": method}
         headers = {"X-User-Id": attempt.buyer, "Idempotency-Key": attempt.key, "Prefer": f"wait={WAIT_S}"}
         while True:
             began = time.perf_counter()
@@ -240,14 +187,13 @@ class Crowd:
                     found = _object(status, raw)
                     wait_s = float(answer.headers.get("Retry-After", RETRY_S))
             except asyncio.CancelledError:
-                attempt.answered(began, UNANSWERED)
+                _note(attempt, began)
                 raise
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
-                attempt.answered(began, UNANSWERED)
+                _note(attempt, began)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self.journal.answered_ms.append((time.perf_counter() - began) * 1_000)
-            attempt.answered(began, (status, raw))
+            _note(attempt, began, status, raw)
             if status in {429, 503} or (
                 status == 409 and "Location" not in answer.headers and "in-flight" in found["type"]
             ):
@@ -300,7 +246,12 @@ class Crowd:
                         raise StackError(f"A purchase was answered {answer.status}: {found}")
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
                 pass
-            await asyncio.sleep(WINDOW_S)
+            await asyncio.sleep(POLL_S)
+
+
+def _note(attempt: Attempt, began: float, status: int = UNANSWERED, body: bytes = b"") -> None:
+    """Write down what came of a send that began then, by `perf_counter`."""
+    attempt.answers.append(Told(status, body, began * 1_000, time.perf_counter() * 1_000))
 
 
 def _object(status: int, raw: bytes) -> dict[str, Any]:
