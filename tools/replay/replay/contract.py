@@ -13,6 +13,8 @@ from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, json
 REQUESTS_MAX = 500
 RECORD_BYTES_MAX = 512 * 1024
 NESTING_MAX = 600  # brackets within brackets
+LETTER_BYTES_MAX = 1024 * 1024  # of a dead letter that is whole; of more it holds the beginning
+LETTER_BEGINNING = 64 * 1024
 PURCHASE_BYTES_MAX = 768  # of a purchase or a release on the wire
 STOCK_MAX = 1_000_000_000
 REJECTED_GENERATION = 250_000  # rejections; the fold of a partition remembers the newest generation and the one before
