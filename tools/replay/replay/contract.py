@@ -171,7 +171,7 @@ _envelope, _answers = json.Decoder(Envelope).decode, json.Decoder(list[Answer]).
 read_order_event = json.Decoder(OrderEvent).decode
 _TYPES = frozenset(kind.__struct_config__.tag for kind in AnyRequest.__args__)
 _PARTITIONED_ID = re.compile(r"[a-z0-9]{4}-([0-9a-f]{2})-[0-9a-f]{32}")
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -196,7 +196,7 @@ def split(value: bytes | None) -> list[Raw] | str:
 
 def _depth(value: bytes) -> int:
     """How deep brackets outside of texts are nested."""
-    bare = _TEXT.sub(b"", value)
+    bare = b"".join(_ESCAPE.sub(b"", value).split(b'"')[::2])
     steps = (1 if byte in b"[{" else -1 for byte in bare if byte in b"[]{}")
     return max(accumulate(steps), default=0)
 
