@@ -1,6 +1,6 @@
 """The registry of topics: the only place that knows a topic's name, message types, writer, partitions and policy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import UnionType
 
 from stampede_schemas.decisions import DecisionsRecord
@@ -14,9 +14,12 @@ MESSAGE_BYTES_MAX = 1_048_576
 _MIB = 1_048_576
 _FOR_EVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 _SIZE = {"max.message.bytes": str(MESSAGE_BYTES_MAX)}
-# Room for the largest record of any topic and the headers that say where it stood: whatever was taken can be buried.
+# Room for the largest record that is kept whole and the headers that say where it stood (see `dead_letters`).
 _LETTER_SIZE = {"max.message.bytes": str(2 * MESSAGE_BYTES_MAX)}
 _BROKER_CLOCK = {"message.timestamp.type": "LogAppendTime"}
+# What we write. The broker packs anything else anew, and refuses what is over the limit then: no record that it took
+# inflates to more than 255 times the limit. (Of zstd it can be 30,000 times, and librdkafka never gets past that.)
+_CODEC = {"compression.type": "lz4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,14 @@ class Topic:
     name: str
     message: type | UnionType | None
     writers: tuple[str, ...]
-    config: dict[str, str] = field(default_factory=dict)
+    config: dict[str, str]
     partitions: int = PARTITIONS
 
 
-REQUESTS = Topic("stampede.requests", RequestBatch, ("gateway", "order-writer"), _FOR_EVER | _BROKER_CLOCK | _SIZE)
-DECISIONS = Topic("stampede.decisions", DecisionsRecord, ("inventory",), _FOR_EVER | _BROKER_CLOCK | _SIZE)
+REQUESTS = Topic(
+    "stampede.requests", RequestBatch, ("gateway", "order-writer"), _FOR_EVER | _BROKER_CLOCK | _SIZE | _CODEC
+)
+DECISIONS = Topic("stampede.decisions", DecisionsRecord, ("inventory",), _FOR_EVER | _BROKER_CLOCK | _SIZE | _CODEC)
 STOCK_SNAPSHOTS = Topic(
     "stampede.stock-snapshots",
     AnySnapshotRecord,
@@ -41,17 +46,20 @@ STOCK_SNAPSHOTS = Topic(
         "retention.ms": "-1",
         "retention.bytes": str(1024 * _MIB),
         "segment.bytes": str(64 * _MIB),
-    },
+    }
+    | _CODEC,
 )
 ORDER_COMMANDS = Topic(
-    "stampede.order-commands", AnyCommand, ("gateway",), {"cleanup.policy": "delete", "retention.ms": "-1"}
+    "stampede.order-commands", AnyCommand, ("gateway",), {"cleanup.policy": "delete", "retention.ms": "-1"} | _CODEC
 )
-ORDERS = Topic("stampede.orders", AnyOrderEvent, ("order-writer",), {"cleanup.policy": "delete", "retention.ms": "-1"})
+ORDERS = Topic(
+    "stampede.orders", AnyOrderEvent, ("order-writer",), {"cleanup.policy": "delete", "retention.ms": "-1"} | _CODEC
+)
 DEAD_LETTERS = Topic(
     "stampede.dead-letters",
     None,
     ("inventory", "order-writer"),
-    {"cleanup.policy": "delete", "retention.ms": "-1"} | _LETTER_SIZE,
+    {"cleanup.policy": "delete", "retention.ms": "-1"} | _LETTER_SIZE | _CODEC,
 )
 
 TOPICS: tuple[Topic, ...] = (REQUESTS, DECISIONS, STOCK_SNAPSHOTS, ORDER_COMMANDS, ORDERS, DEAD_LETTERS)

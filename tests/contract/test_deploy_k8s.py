@@ -202,6 +202,7 @@ def test_somebody_is_told_of_what_needs_somebody(objects: list[Document]) -> Non
     assert alerted == {
         f"{names.DEAD_LETTERS}_total",
         f"{names.ORDERS_OVERRULED}_total",
+        names.OUTBOX_AGE_SECONDS,
         names.PARTITIONS_STOPPED,
         names.PURCHASES_LOST,
     }

@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 
 from contracts.messages import messages_of
+from stampede_schemas.dead_letters import KEPT_BYTES, WHOLE_BYTES_MAX
 from stampede_schemas.decisions import AnyDecision
 from stampede_schemas.requests import AnyRequest, RequestBatch
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, MESSAGE_BYTES_MAX, PARTITIONS, REQUESTS, TOPICS, Topic
@@ -64,11 +65,17 @@ def test_answers_stand_in_the_partition_of_their_questions() -> None:
     assert MESSAGE_BYTES_MAX == 1024 * 1024
 
 
+def test_what_a_record_can_inflate_to_is_bounded() -> None:
+    """The broker packs every record as lz4, at most 255 to 1, or refuses it: no zstd of kilobytes becomes gigabytes."""
+    assert {topic.config["compression.type"] for topic in TOPICS} == {"lz4"}
+
+
 def test_a_letter_can_be_as_large_as_the_record_it_buries() -> None:
-    """Any record that the broker took for `requests` can be buried whole; else its worker would never get past it."""
+    """Any that was not compressed can be buried whole, and the beginning of others; else a worker would never get past
+    it."""
     record, letter = (int(topic.config["max.message.bytes"]) for topic in (REQUESTS, DEAD_LETTERS))
-    assert record == int(DECISIONS.config["max.message.bytes"]) == MESSAGE_BYTES_MAX
-    assert letter >= record + LETTER_HEADERS_BYTES_MAX
+    assert record == int(DECISIONS.config["max.message.bytes"]) == MESSAGE_BYTES_MAX == WHOLE_BYTES_MAX
+    assert letter >= record + KEPT_BYTES + LETTER_HEADERS_BYTES_MAX
 
 
 def test_the_reader_of_older_requests_knows_every_type() -> None:

@@ -113,7 +113,7 @@ class Crossed(Relay):
         super().__init__(place.kafka, "relay", pool, asyncio.Event(), lambda: None)
         self._meanwhile, self._loop = meanwhile, asyncio.get_running_loop()
 
-    def _send(self, rows: list[asyncpg.Record]) -> list[int]:
+    def _send(self, rows: list[asyncpg.Record]) -> dict[int, list[Outgoing]]:
         """Between reading the rows and deleting them."""
         asyncio.run_coroutine_threadsafe(self._meanwhile(), self._loop).result()
         return super()._send(rows)

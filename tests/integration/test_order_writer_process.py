@@ -77,7 +77,7 @@ async def test_health_is_told_and_sigterm_ends_it(place: Installation) -> None:
 
         await until(ready, "ready")
         checks = (await http.get("/readyz?verbose")).json()["checks"]
-        assert checks == {"postgres": True, "kafka": True, "caught up": True}
+        assert checks == {"postgres": True, "kafka": True, "caught up": True, "outbox": True}
         assert set((await http.get("/livez?verbose")).json()["checks"]) >= {
             "decision consumer",
             "payer",

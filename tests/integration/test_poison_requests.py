@@ -160,6 +160,8 @@ def poisonous_records(tea: str) -> dict[str, tuple[bytes | None, str]]:
         ),
         "a lone surrogate": (record(json.dumps(request(tea, buyer_id="\ud800")).encode()), "not_json"),
         "NaN": (record(number(tea, b"NaN")), "not_json"),
+        "quotation marks without an end": (b'{"requests":["' + b'\\"' * 50_000 + b"}" * (NESTING_MAX + 1), "not_json"),
+        "brackets": (b'{"requests":[' + b"[]" * 250_000 + b"]}", "not_json"),
         "an array": (b"[1]", "not_a_request"),
         "requests that are text": (b'{"requests":"x"}', "not_a_request"),
         "501 requests": (record(*[big] * 501), "too_many"),

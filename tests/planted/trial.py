@@ -51,6 +51,7 @@ BUILDS = {
 UNITS, BUYERS, ARRIVALS_PER_S, PATIENCE_S = 40, 120, 60.0, 7.0
 LOOK_EVERY_S = 0.5
 POISON = b"\xff no request \xff"
+LARGE_POISON = POISON + bytes(3 * 1024 * 1024)  # some kilobytes for the broker
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
 
 
@@ -123,6 +124,7 @@ class Stage:
         log.append(partition, again)
         log.append(partition, _with_another_body(again))
         log.append(partition, POISON)
+        log.append(partition, LARGE_POISON)
         only, retired = _others(partition)
         log.ask([listing(only, 1), *(purchase(only) for _ in range(3))])
         won = purchase(retired)

@@ -15,6 +15,7 @@ from inventory.effects import (
 )
 from inventory.protocol import (
     BATCHES_IN_FLIGHT_MAX,
+    LETTERS_BYTES_MAX,
     READ_RECORDS_MAX,
     SNAPSHOT_DECISIONS_MIN,
     TAKEOVERS_MAX,
@@ -114,6 +115,23 @@ def test_four_batches_are_in_flight_and_what_waits_becomes_one_batch() -> None:
     for _ in range(9):
         stage.log.append(REQUESTS.name, requests(1)[0])
     assert len(stage.deliver(*range(9, 18))) == BATCHES_IN_FLIGHT_MAX
+
+
+def test_a_batch_holds_few_bytes_of_dead_letters() -> None:
+    """Or a producer would refuse the letters of what piled up, and its worker meet them again after each restart."""
+    large = b"\xff" * 1_000_000
+    stage = Stage(*requests(1), *[large] * 30)
+    ask = stage.partition.assigned()
+    for offset in range(31):
+        stage.deliver(offset)
+    effects, batches = stage.load(ask), list[int]()
+    while effects:
+        for sending in (effect for effect in effects if isinstance(effect, SendDeadLetters)):
+            batches.append(sum(len(letter.content) for letter in sending.dead_letters))
+            effects = stage.partition.dead_letters_sent(sending.attempt)
+        effects = [effect for effect in (*effects, *stage.land(effects)) if isinstance(effect, SendDeadLetters)]
+    assert sum(batches) == 30 * len(large)
+    assert max(batches) <= LETTERS_BYTES_MAX + len(large)
 
 
 def test_a_batch_holds_at_most_500_requests() -> None:

@@ -99,6 +99,7 @@ def consumer(kafka: str, **settings: Any) -> Consumer:
             "enable.partition.eof": False,
             "fetch.wait.max.ms": 100,
             "fetch.error.backoff.ms": 100,
+            "fetch.max.bytes": MESSAGE_BYTES_MAX,  # in one answer: compressed values inflate all at once
             "queued.max.messages.kbytes": 16_384,
         }
         | settings

@@ -65,6 +65,7 @@ REQUESTS_LAG_RECORDS: Final = "stampede_requests_lag_records"
 ORDERS: Final = "stampede_orders"  # by status
 ORDER_BATCH_SECONDS: Final = "stampede_order_batch_seconds"
 OUTBOX_MESSAGES: Final = "stampede_outbox_messages"
+OUTBOX_AGE_SECONDS: Final = "stampede_outbox_age_seconds"
 PAYMENTS: Final = "stampede_payments"  # by outcome
 PAYMENTS_OPEN: Final = "stampede_payments_open"
 REFUNDS_DUE: Final = "stampede_refunds_due"

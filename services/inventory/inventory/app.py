@@ -34,7 +34,9 @@ STANDSTILL_S_MAX = 15.0
 DELIVERY_TIMEOUT_MS = 0  # none: a silent broker is waited for; nothing is known of a record's fate before it speaks
 SETTLE_S_MAX = 2.0
 LEAVE_S_MAX = 2.0
+QUEUE_KIB_MAX = 256 * 1024  # of 12 partitions: 4 batches of decisions, 5 MiB of dead letters and 8 snapshot parts each
 
+_PRODUCER = {"message.timeout.ms": DELIVERY_TIMEOUT_MS, "queue.buffering.max.kbytes": QUEUE_KIB_MAX}
 _log = logging.getLogger(__name__)
 
 
@@ -49,7 +51,7 @@ class Inventory:
         # Positions are only good for the topics they were read from; a wrong or missing topic stops us here.
         self._topic_ids = topic_ids(settings.kafka, TOPICS, production=settings.production)
         self._reader = LogReader(settings.kafka)
-        self._producer = producer(settings.kafka, **{"message.timeout.ms": DELIVERY_TIMEOUT_MS})
+        self._producer = producer(settings.kafka, **_PRODUCER)
         self.faust = _faust_app(settings)
         self.worker = Worker(
             topic_ids=self._topic_ids,

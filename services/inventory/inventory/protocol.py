@@ -49,6 +49,7 @@ from stampede_schemas.requests import AnyRequest
 from stampede_schemas.snapshots import SnapshotCommitted, SnapshotPart
 
 BATCHES_IN_FLIGHT_MAX = 4
+LETTERS_BYTES_MAX = 4 * 1024 * 1024  # of one batch: what is unreadable can be a thousand times what is not
 READ_RECORDS_MAX = 500  # of `requests`, in one go, when the stream skipped some
 SNAPSHOT_DECISIONS_MIN = 50_000  # since the last snapshot
 TAKEOVERS_MAX = 5  # within TAKEOVERS_WINDOW_S; beyond it two owners fight, and this one stays out
@@ -281,6 +282,8 @@ class PartitionProcessor:
             requests = _split(record)
             size = 1 if isinstance(requests, UnreadableMessage) else len(requests)
             if records and count + size > REQUESTS_PER_RECORD_MAX:
+                break
+            if dead_letters and sum(len(letter.content) for letter in dead_letters) > LETTERS_BYTES_MAX:
                 break
             self._waiting.popleft()
             count += size

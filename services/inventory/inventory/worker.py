@@ -36,6 +36,7 @@ from inventory.loading import Record, load
 from inventory.log_reader import LogReader
 from inventory.protocol import PartitionProcessor, SnapshotDue
 from inventory.snapshot_fork import PackingFailed, forked
+from stampede_schemas.dead_letters import Headers, letter
 from stampede_schemas.decisions import Rejected, Released, Reserved
 from stampede_schemas.identifiers import Millis, WriterEpoch
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, REQUESTS, STOCK_SNAPSHOTS, partition_of
@@ -237,7 +238,7 @@ class Worker:
         value: bytes,
         on_ack: Callable[[int], None],
         key: bytes | None = None,
-        headers: list[tuple[str, str | bytes | None]] | None = None,
+        headers: Headers = (),
     ) -> None:
         def report(error: Any, message: Message) -> None:
             self._outstanding -= 1
@@ -249,7 +250,7 @@ class Worker:
 
         self._outstanding += 1
         self._wake.set()
-        self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=headers)
+        self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=[*headers])
 
     def _produce(self, number: int, records: list[InFlightRecord]) -> None:
         now = time.time_ns()
@@ -329,22 +330,16 @@ class Worker:
         for dead_letter in dead_letters:
             self._meters.dead_letters.labels(dead_letter.reason).inc()
             position = f"{REQUESTS.name}/{number}/{dead_letter.source_offset}/{dead_letter.index}"
-            headers: list[tuple[str, str | bytes | None]] = [
-                ("reason", dead_letter.reason),
-                ("topic", REQUESTS.name),
-                ("partition", str(number)),
-                ("offset", str(dead_letter.source_offset)),
-                ("index", str(dead_letter.index)),
-                ("first_seen_ms", str(time.time_ns() // 1_000_000)),
-            ]
-            self._send(
-                DEAD_LETTERS.name,
-                partition_of(REQUESTS.name),
-                dead_letter.content,
-                acknowledged,
-                position.encode(),
-                headers,
-            )
+            about = {
+                "reason": dead_letter.reason,
+                "topic": REQUESTS.name,
+                "partition": number,
+                "offset": dead_letter.source_offset,
+                "index": dead_letter.index,
+                "first_seen_ms": time.time_ns() // 1_000_000,
+            }
+            value, headers = letter(dead_letter.content, [(name, str(it).encode()) for name, it in about.items()])
+            self._send(DEAD_LETTERS.name, partition_of(REQUESTS.name), value, acknowledged, position.encode(), headers)
 
     async def _write_parts(self, number: int, name: str, packing: AsyncIterator[bytes]) -> None:
         """Send a snapshot's parts as they are packed. Whatever goes wrong costs the snapshot, and nothing else."""

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer
 from order_writer import __main__ as program
 from order_writer import app
 from order_writer.consume.progress_consumer import ProgressConsumer
+from order_writer.outbox.messages import Outgoing
 from order_writer.outbox.relay import Relay
 from order_writer.payments.payer import Outcome, Payer
 from order_writer.unit_of_work import UnitOfWork, UnitsOfWork
@@ -48,11 +49,11 @@ class DyingConsumer(ProgressConsumer[Any]):
 class DyingRelay(Relay):
     """Dies with rows of the outbox in hand."""
 
-    def _send(self, rows: list[asyncpg.Record]) -> list[int]:
+    def _send(self, rows: list[asyncpg.Record]) -> dict[int, list[Outgoing]]:
         POINTS.passed("before the outbox is sent")
-        acknowledged = super()._send(rows)
+        left = super()._send(rows)
         POINTS.passed("after the outbox is sent")
-        return acknowledged
+        return left
 
 
 class DyingPayer(Payer):

@@ -15,6 +15,7 @@ from inventory.loading import Record, load
 from inventory.protocol import PartitionProcessor
 from inventory.table import Product, StockTable
 from stampede_schemas.codec import UnreadableMessage, encode_decisions
+from stampede_schemas.dead_letters import Headers
 from stampede_schemas.decisions import AnyDecision, Ignored, Released, Reserved
 from stampede_schemas.identifiers import Millis, Position, RequestId, WriterEpoch
 from stampede_schemas.requests import PurchaseRequested, ReleaseRequested
@@ -102,6 +103,10 @@ def _stamps_later(
     return encode_decisions(offset, crc, load, start, Millis(at + 1), decisions)
 
 
+def _whole(value: bytes, known: Headers) -> tuple[bytes, Headers]:
+    return value, known
+
+
 def _unchecked(*_: Any) -> None:
     """In the place of the fold's own check, which would notice at once."""
 
@@ -119,6 +124,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "a clock in the fold": lambda: exchange(domain, _apply_reserved=_remembers_when),
     "poison is passed over without a decision": lambda: exchange(worker, PartitionProcessor=SkipsPoison),
     "other bytes in the dead letter": lambda: exchange(worker, PartitionProcessor=SendsOtherBytes),
+    "a dead letter of any size is sent whole": lambda: exchange(worker, letter=_whole),
     "one load id for all loads": lambda: exchange(worker, token_hex=lambda size: "0" * 2 * size),
     "decisions by another clock": lambda: exchange(protocol, encode_decisions=_stamps_later),
 }

@@ -26,6 +26,7 @@ from stampede_schemas.requests import AnyRequest, ProductListRequested, Purchase
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS, partition_of
 
 WAIT_S = 60.0
+RECORD_BYTES_MAX = 1_000_000_000
 
 
 def purchase(product_id: str, purchase_id: str = "", quantity: int = 1, buyer_id: str = "") -> PurchaseRequested:
@@ -59,7 +60,9 @@ class Log:
     """The test's own hands on `requests` and eyes on `decisions`."""
 
     def __init__(self, kafka: str) -> None:
-        self._producer = producer(kafka)
+        # The broker's limit is one of the compressed form; what is far larger may come as well.
+        large = {"message.max.bytes": RECORD_BYTES_MAX, "queue.buffering.max.kbytes": 1_000_000}
+        self._producer = producer(kafka, **large)
         self._reader = consumer(kafka, **{"fetch.wait.max.ms": 10})
         self.asked: dict[int, int] = {}
 

@@ -39,11 +39,17 @@ _LETTER = {
     "partition": "where it stood",
     "offset": "where it stood; a request or decision has its `index` in the record as well",
     "first_seen_ms": "since when it lies here; of a command, since when it is in the log",
+    "size": "only of a record too large for a letter: its bytes; the value is then the beginning of it",
+    "sha256": "with `size`: of the whole value, in hex",
+    "kept": "with `size`: how many bytes of it are the value",
+    "headers_left_out": "how many headers of the record were too large to be kept",
 }
+_OPTIONAL = {"size", "sha256", "kept", "headers_left_out"}
 _HEADERS: dict[str, dict[str, str]] = {ORDERS.name: _CLOUD_EVENT, DEAD_LETTERS.name: _LETTER}
 _ABOUT: dict[str, str] = {
     "RequestBatch": f"At most {RECORD_BYTES_MAX} bytes.",
-    "DeadLetter": "The bytes that could not be acted on, unchanged; the record key is their position.",
+    "DeadLetter": "The bytes that could not be acted on, unchanged, or the beginning of very many; the record key is "
+    "their position.",
 }
 
 
@@ -120,7 +126,11 @@ def _message(name: str, topic: Topic) -> dict[str, Any]:
         message["description"] = _ABOUT[name]
     if headers := _HEADERS.get(topic.name):
         properties = {header: {"type": "string", "description": text} for header, text in headers.items()}
-        message["headers"] = {"type": "object", "properties": properties, "required": list(headers)}
+        message["headers"] = {
+            "type": "object",
+            "properties": properties,
+            "required": [h for h in headers if h not in _OPTIONAL],
+        }
     if topic.message is None:
         return message | {"contentType": "application/octet-stream"}
     return message | {"payload": {"schemaFormat": SCHEMA_FORMAT, "schema": {"$ref": f"./json/{name}.json"}}}

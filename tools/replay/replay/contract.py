@@ -13,6 +13,8 @@ from msgspec import DecodeError, Meta, Raw, Struct, ValidationError, json
 REQUESTS_MAX = 500
 RECORD_BYTES_MAX = 512 * 1024
 NESTING_MAX = 600  # brackets within brackets
+LETTER_BYTES_MAX = 1024 * 1024  # of a dead letter that is whole; of more it holds the beginning
+LETTER_BEGINNING = 64 * 1024
 PURCHASE_BYTES_MAX = 768  # of a purchase or a release on the wire
 STOCK_MAX = 1_000_000_000
 REJECTED_GENERATION = 250_000  # rejections; the fold of a partition remembers the newest generation and the one before
@@ -181,7 +183,7 @@ read_order_event = json.Decoder(OrderEvent).decode
 _command = json.Decoder(Command).decode
 _TYPES = frozenset(kind.__struct_config__.tag for kind in AnyRequest.__args__)
 _PARTITIONED_ID = re.compile(r"[a-z0-9]{4}-([0-9a-f]{2})-[0-9a-f]{32}")
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _UNREADABLE = (DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -206,7 +208,7 @@ def split(value: bytes | None) -> list[Raw] | str:
 
 def _depth(value: bytes) -> int:
     """How deep brackets outside of texts are nested."""
-    bare = _TEXT.sub(b"", value)
+    bare = b"".join(_ESCAPE.sub(b"", value).split(b'"')[::2])
     steps = (1 if byte in b"[{" else -1 for byte in bare if byte in b"[]{}")
     return max(accumulate(steps), default=0)
 

@@ -24,13 +24,13 @@ def listed(console: Console, letters: list[Letter]) -> None:
     for letter in letters:
         copies.setdefault(letter.source, []).append(letter)
     for source, same in copies.items():
-        value = same[0].value
-        table.add_row(source, same[0].reason, f"{len(value):,}", str(len(same)), escape(_text(value)[:PREVIEW_CHARS]))
+        value, (size, *_) = same[0].value, same[0].cut or (len(same[0].value),)
+        table.add_row(source, same[0].reason, f"{size:,}", str(len(same)), escape(_text(value)[:PREVIEW_CHARS]))
     console.print(table if letters else "There are no dead letters.")
 
 
 def shown(console: Console, letter: Letter) -> None:
-    """One letter whole: where it lies, its headers, its bytes."""
+    """One letter: where it lies, its headers, its bytes."""
     console.print(f"{letter.source}: {letter.reason}; dead-letters/{letter.partition}/{letter.offset}", highlight=False)
     for name, value in letter.headers:
         console.print(f"  {_text(name.encode())}: {_text(value)}", markup=False, highlight=False, soft_wrap=True)

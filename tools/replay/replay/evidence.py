@@ -43,6 +43,12 @@ class Letter(NamedTuple):
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()  # of the letter itself, while it is in a topic
 
+    @property
+    def cut(self) -> tuple[int, str] | None:
+        """Size and SHA-256 of the bytes whose beginning this is; None if it says that it is whole."""
+        said = dict(self.headers)
+        return (int(said["size"]), said["sha256"].decode()) if {"size", "sha256"} <= said.keys() else None
+
 
 class CommandRecord(NamedTuple):
     """A record of `order-commands`, and where it stands."""

@@ -16,6 +16,7 @@ from stampede_schemas.topics import ORDER_COMMANDS, REQUESTS, Topic
 
 HEADER = "redriven_of"
 ACKNOWLEDGE_S_MAX = 10.0
+RECORD_BYTES_MAX = 1_000_000_000  # of one that the broker took: its own limit is one of the compressed form
 TAKES_BACK: dict[str, Topic] = {"requests": REQUESTS, "order-commands": ORDER_COMMANDS}
 
 
@@ -29,6 +30,8 @@ class Redriven(NamedTuple):
 
 def redrive(kafka: str, letter: Letter) -> Redriven:
     """Append the letter's bytes to the topic and partition of its source, unless that was done before.
+
+    Of a letter that holds only a beginning, the bytes are those of its source.
 
     Raises:
         CannotCheck: they must not be sent again, or the broker did not take them.
@@ -85,10 +88,11 @@ def _send(kafka: str, topic: Topic, partition: int, original: Message, letter: L
             landed.append(offset)
 
     # A letter of one request in a readable batch holds that request alone: it goes back as a batch of one.
-    alone = topic is REQUESTS and letter.value != (original.value() or b"")
-    value = b'{"requests":[' + letter.value + b"]}" if alone else letter.value
+    whole = original.value() or b""
+    alone = topic is REQUESTS and not letter.cut and letter.value != whole
+    value = b'{"requests":[' + letter.value + b"]}" if alone else whole
     headers: list[tuple[str, str | bytes | None]] = [*_headers(original), (HEADER, letter.source)]
-    client = producer(kafka)
+    client = producer(kafka, **{"message.max.bytes": RECORD_BYTES_MAX})
     client.produce(topic.name, value, original.key(), partition, on_delivery=report, headers=headers)
     client.flush(ACKNOWLEDGE_S_MAX)
     if not landed:

@@ -25,6 +25,7 @@ from stampede_schemas.order_commands import CancelProductRequested, CancelReques
 from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 COMMANDS_PER_TRANSACTION_MAX = 500
+COMMAND_BYTES_MAX = 16 * 1024  # the longest that we write has some 2,000; it may have to wait in Postgres
 SWEEP_EVERY_S = 1.0
 PENDING_S_MAX = 600.0
 LOCK_PROGRESS = "SELECT 1 FROM command_progress WHERE partition = ANY($1::int[]) ORDER BY partition FOR UPDATE"
@@ -83,8 +84,8 @@ class Commands:
         return []
 
     def is_full(self, batch: list[Record]) -> bool:
-        """By commands."""
-        return len(batch) >= COMMANDS_PER_TRANSACTION_MAX
+        """By commands; one that is too large ends its batch, so that a transaction has a single large dead letter."""
+        return len(batch) >= COMMANDS_PER_TRANSACTION_MAX or (bool(batch) and len(batch[-1].value) > COMMAND_BYTES_MAX)
 
     def add(self, batch: list[Record], _progress: Progress, record: Record) -> Progress:
         """Add any record: one that is no command becomes a dead letter."""
@@ -163,7 +164,9 @@ def message_of(command: OfPurchase) -> orders.Message:
 
 
 def _read(value: bytes) -> OfPurchase | CancelProductRequested | None:
-    """None: no command, or one with a NUL, which no text in Postgres can hold."""
+    """None: no command, a far too long one, or one with a NUL, which no text in Postgres can hold."""
+    if len(value) > COMMAND_BYTES_MAX:
+        return None
     try:
         command = decode_command(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -15,6 +15,7 @@ from stampede_schemas.topics import DECISIONS, ORDER_COMMANDS
 
 CHECK_EVERY_S = 2.0
 CHECK_S_MAX = 2.0
+OUTBOX_S_MAX = 15.0  # longer than a lease and a round of the relay: what waits so long is not being sent
 SILENT_S_MAX = 90.0  # longer than any backoff: a loop that is silent so long is stuck
 
 
@@ -30,6 +31,7 @@ class Health:
         self._heartbeats: dict[str, float] = {}
         self._postgres: bool | str = "not checked yet"
         self._kafka: bool | str = "not checked yet"
+        self._outbox_age_s = 0.0
         self.caught_up = asyncio.Event()
 
     def heartbeat(self, loop: str) -> Callable[[], None]:
@@ -55,9 +57,15 @@ class Health:
         return {n: now - at < SILENT_S_MAX or f"silent for {now - at:.0f} s" for n, at in self._heartbeats.items()}
 
     def ready(self) -> dict[str, bool | str]:
-        """Postgres and Kafka answer, and the log is applied to where it ended at the start."""
+        """Postgres and Kafka answer, the log is applied to where it ended at the start, and what follows is sent."""
         behind = "still applying what was decided before the start"
-        return {"postgres": self._postgres, "kafka": self._kafka, "caught up": self.caught_up.is_set() or behind}
+        waits = f"something waits for {self._outbox_age_s:.0f} s to be sent"
+        return {
+            "postgres": self._postgres,
+            "kafka": self._kafka,
+            "caught up": self.caught_up.is_set() or behind,
+            "outbox": self._outbox_age_s < OUTBOX_S_MAX or waits,
+        }
 
     async def watch(self) -> None:
         """Check both every two seconds.
@@ -73,7 +81,9 @@ class Health:
         try:
             async with asyncio.timeout(CHECK_S_MAX):
                 waiting = await self._pool.fetchrow(
-                    "SELECT (SELECT count(*) FROM outbox) AS outbox, (SELECT count(*) FROM payments"
+                    "SELECT (SELECT count(*) FROM outbox) AS outbox,"
+                    " (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM outbox)"
+                    " AS outbox_age, (SELECT count(*) FROM payments"
                     " WHERE state IN ('due', 'unknown', 'void_due')) AS payments,"
                     " (SELECT count(*) FROM payments WHERE state = 'void_due' AND captured) AS refunds,"
                     " (SELECT count(*) FROM pending_commands) AS pending,"
@@ -84,6 +94,7 @@ class Health:
                 raise
             return f"does not answer: {describe(error)}"
         assert waiting is not None
+        self._outbox_age_s = waiting["outbox_age"]
         for column, count in waiting.items():
             self._metrics.waiting[column].set(count)
         return True

@@ -38,10 +38,11 @@ class Metrics:
         self.overruled = Counter(
             names.ORDERS_OVERRULED, "Confirmed orders that the log had released", registry=self.registry
         )
-        self.waiting = {  # by column of `Health.WAITING`
+        self.waiting = {  # by column of what `Health` asks Postgres
             column: Gauge(name, text, registry=self.registry)
             for column, name, text in (
                 ("outbox", names.OUTBOX_MESSAGES, "Transactions whose messages are not sent"),
+                ("outbox_age", names.OUTBOX_AGE_SECONDS, "Since when the oldest of them waits"),
                 ("payments", names.PAYMENTS_OPEN, "Payments and voids without an answer"),
                 ("refunds", names.REFUNDS_DUE, "Captured, to be given back, not yet answered"),
                 ("pending", names.COMMANDS_PENDING, "Commands that wait for their purchase"),

@@ -10,7 +10,8 @@ import msgspec
 
 from order_writer.saga import orders
 from order_writer.saga.decision_batch import Record
-from stampede_schemas.codec import REQUESTS_PER_RECORD_MAX, encode, encode_requests
+from stampede_schemas.codec import RECORD_BYTES_MAX, REQUESTS_PER_RECORD_MAX, encode, encode_requests
+from stampede_schemas.dead_letters import KEPT_BYTES, letter
 from stampede_schemas.identifiers import Millis
 from stampede_schemas.order_events import AnyOrderEvent, OrderConfirmed, OrderRefunded, OrderReleased
 from stampede_schemas.requests import AnyRequest, ReleaseRequested
@@ -19,6 +20,7 @@ from stampede_schemas.topics import DEAD_LETTERS, ORDERS, REQUESTS, partition_of
 CE_SOURCE = b"/stampede/order-writer"
 # The client places the record by murmur2 of its key, as `partition_of` does, in C: here it was half of an event's cost.
 BY_KEY = -1
+ORIGINAL = "original."  # begins the names of a dead letter's headers that were the record's own
 
 
 class Outgoing(msgspec.Struct, frozen=True, array_like=True):
@@ -49,10 +51,19 @@ def releases(effects: list[orders.RequestRelease]) -> list[Outgoing]:
             )
         )
     return [
-        Outgoing(REQUESTS.name, partition, None, encode_requests(requests[at : at + REQUESTS_PER_RECORD_MAX]), [])
+        Outgoing(REQUESTS.name, partition, None, value, [])
         for partition, requests in by_partition.items()
-        for at in range(0, len(requests), REQUESTS_PER_RECORD_MAX)
+        for value in _records(requests)
     ]
+
+
+def _records(requests: list[AnyRequest]) -> list[bytes]:
+    """The requests as records that can be read: a release is never given up, so each is made to fit here."""
+    value = encode_requests(requests)
+    if len(requests) == 1 or (len(requests) <= REQUESTS_PER_RECORD_MAX and len(value) <= RECORD_BYTES_MAX):
+        return [value]
+    middle = len(requests) // 2
+    return _records(requests[:middle]) + _records(requests[middle:])
 
 
 def order_event(state: orders.Confirmed | orders.Released, now_ms: Millis) -> Outgoing:
@@ -91,6 +102,8 @@ def dead_letter(
 ) -> Outgoing:
     """A record that can never be acted on: its bytes; where it stood, since when and why it lies here in the headers.
 
+    Of a record that is too large for a letter the beginning; see `stampede_schemas.dead_letters`.
+
     Args:
         topic, record: the bytes as they came and where they stood; the record's headers are kept under `original.`.
         reason: a stable word.
@@ -105,13 +118,20 @@ def dead_letter(
         "first_seen_ms": first_seen_ms,
     }
     known = {name: str(value).encode() for name, value in place.items() if value is not None}
+    about = [("reason", reason.encode()), *known.items()]
     return Outgoing(
         DEAD_LETTERS.name,
         partition_of(topic),
         "/".join(str(place[name]) for name in ("topic", "partition", "offset", "index") if name in known).encode(),
-        record.value,
-        [("reason", reason.encode()), *known.items(), *((f"original.{name}", value) for name, value in record.headers)],
+        *letter(record.value, about, [(f"{ORIGINAL}{name}", value) for name, value in record.headers]),
     )
+
+
+def cut(message: Outgoing) -> Outgoing:
+    """A dead letter that no broker takes as it is: the beginning of its value, and none of the record's own headers."""
+    about = [(name, value) for name, value in message.headers if not name.startswith(ORIGINAL)]
+    value, headers = letter(message.value, about, whole_bytes_max=KEPT_BYTES)
+    return Outgoing(message.topic, message.partition, message.key, value, headers)
 
 
 def _event(state: orders.Confirmed | orders.Released, now_ms: Millis) -> AnyOrderEvent:

@@ -3,6 +3,9 @@
 One relay at a time, by a lease row (session locks break behind transaction pooling). It selects without a cursor and
 deletes ids, never a range: ids are not commit order, and a range would lose the row of a slow transaction. A relay
 that outlives its lease repeats records, which is harmless.
+
+What fails is passed over for some seconds, so that it holds up nothing: a row keeps the messages that are still to be
+sent. A release or an order event is never given up; a dead letter that is too large is cut.
 """
 
 import asyncio
@@ -15,21 +18,24 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from eventlog.kafka import producer
 from eventlog.producer import RenewedProducer
-from order_writer.outbox.messages import Outgoing, decode_outbox
+from order_writer.outbox.messages import Outgoing, cut, decode_outbox, encode_outbox
 from order_writer.postgres.pool import Pool, repeat
+from stampede_schemas.topics import DEAD_LETTERS
 
 ROWS_PER_ROUND_MAX = 32
 LEASE_S = 5.0
 POLL_EVERY_S = 0.05  # for what other writers left; an own commit wakes at once
 SEND_S_MAX = 6.0  # longer than a record lives in the producer: every report is in
-AGAIN_AFTER_S = 1.0
+AGAIN_AFTER_S = 5.0  # what failed; of ten thousand such rows two thousand a second are tried, in some 60 rounds
 
 TAKE_LEASE = """
 INSERT INTO leases (name, holder, until) VALUES ('outbox', $1, now() + $2 * interval '1 second')
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
 WHERE leases.holder = excluded.holder OR leases.until < now()
 RETURNING true"""
-SELECT = "SELECT id, messages FROM outbox ORDER BY id LIMIT $1"
+SELECT = "SELECT id, messages FROM outbox WHERE id <> ALL($2::bigint[]) ORDER BY id LIMIT $1"
+# Whoever else has this row in hand writes what it was not told of: a message leaves a row only once it is acknowledged.
+KEEP = "UPDATE outbox SET messages = $2 WHERE id = $1"
 DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
 _log = logging.getLogger(__name__)
 
@@ -43,6 +49,7 @@ class Relay:
         self._producer = RenewedProducer(lambda: producer(kafka, partitioner="murmur2"))  # for what is placed BY_KEY
         self._instance, self._pool, self._filled, self._heartbeat = instance, pool, filled, heartbeat
         self._lease_ends = 0.0
+        self._passed_over: dict[int, float] = {}  # rows that failed, and until when
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Send until asked to stop."""
@@ -52,12 +59,17 @@ class Relay:
 
     async def round(self) -> bool:
         """Send what is there; whether there was anything, and it is ours to send."""
-        rows = await self._pool.fetch(SELECT, ROWS_PER_ROUND_MAX) if await self._leased() else []
+        now = asyncio.get_running_loop().time()
+        self._passed_over = {row_id: until for row_id, until in self._passed_over.items() if until > now}
+        taken = (ROWS_PER_ROUND_MAX, list(self._passed_over))
+        rows = await self._pool.fetch(SELECT, *taken) if await self._leased() else []
         if rows:
-            acknowledged = await asyncio.to_thread(self._send, rows)
-            await self._pool.execute(DELETE, acknowledged)
-            if len(acknowledged) < len(rows):
-                await asyncio.sleep(AGAIN_AFTER_S)
+            left = await asyncio.to_thread(self._send, rows)
+            await self._pool.execute(DELETE, [row_id for row_id, messages in left.items() if not messages])
+            for row in (row for row in rows if left[row["id"]]):
+                self._passed_over[row["id"]] = now + AGAIN_AFTER_S
+                if (value := encode_outbox(left[row["id"]])) != row["messages"]:
+                    await self._pool.execute(KEEP, row["id"], value)
         return bool(rows)
 
     async def _leased(self) -> bool:
@@ -68,25 +80,28 @@ class Relay:
         self._lease_ends = now + LEASE_S / 3 if held else 0.0
         return bool(held)
 
-    def _send(self, rows: list[asyncpg.Record]) -> list[int]:
-        """Produce every message; the ids of the rows of which each one was acknowledged."""
-        missing: dict[int, int] = {}
+    def _send(self, rows: list[asyncpg.Record]) -> dict[int, list[Outgoing]]:
+        """Produce every message; by row, those that were not acknowledged."""
+        left: dict[int, dict[int, Outgoing]] = {}
 
-        def report(row_id: int, error: KafkaError | None, message: Message) -> None:
+        def report(row_id: int, index: int, error: KafkaError | None, _message: Message | None) -> None:
+            message = left[row_id][index]
             if error is None:
-                missing[row_id] -= 1
-            else:
-                _log.warning("not sent to %s: %s", message.topic(), error.str())
+                del left[row_id][index]
+                return
+            _log.warning("not sent to %s: %s", message.topic, error.str())
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and message.topic == DEAD_LETTERS.name:
+                left[row_id][index] = cut(message)
 
         for row in rows:
             messages = decode_outbox(row["messages"])
-            missing[row["id"]] = len(messages)
-            for message in messages:
-                self._produce(message, partial(report, row["id"]))
+            left[row["id"]] = dict(enumerate(messages))
+            for index, message in enumerate(messages):
+                self._produce(message, partial(report, row["id"], index))
         self._producer.flush(SEND_S_MAX)
-        return [row_id for row_id, count in missing.items() if count == 0]
+        return {row_id: list(messages.values()) for row_id, messages in left.items()}
 
-    def _produce(self, message: Outgoing, report: Callable[[KafkaError | None, Message], None]) -> None:
+    def _produce(self, message: Outgoing, report: Callable[[KafkaError | None, Message | None], None]) -> None:
         while True:
             try:
                 self._producer.produce(
@@ -100,7 +115,7 @@ class Relay:
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:
-                _log.error("cannot be sent to %s: %s", message.topic, error)
+                report(error.args[0], None)
                 return
             else:
                 return
