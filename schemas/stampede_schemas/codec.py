@@ -21,6 +21,9 @@ RECORD_BYTES_MAX = 512 * 1024
 # Of one purchase or release; a plain one has at most some 620. A release is answered with texts of its purchase, so
 # without this limit 500 short releases of purchases full of emoji or escapes would get an answer that Kafka refuses.
 REQUEST_BYTES_MAX = 768
+# Its release names a reservation and a reason instead of buyer, method and fingerprint: at most 8 bytes more. One that
+# could not be read would hold the units for ever.
+PURCHASE_BYTES_MAX = REQUEST_BYTES_MAX - 8
 
 # How deep msgspec follows brackets (some 900) depends on how deep its caller stands: two readers could differ. What we
 # write is four deep.
@@ -124,7 +127,10 @@ def decode_request(raw: msgspec.Raw | bytes) -> AnyRequest:
         request = _request.decode(raw)
     except _NOT_READABLE:
         return _decode_older(raw)
-    if memoryview(raw).nbytes > REQUEST_BYTES_MAX and isinstance(request, PurchaseRequested | ReleaseRequested):
+    size = memoryview(raw).nbytes
+    if size > PURCHASE_BYTES_MAX and (
+        type(request) is PurchaseRequested or (size > REQUEST_BYTES_MAX and type(request) is ReleaseRequested)
+    ):
         raise UnreadableMessage("too_large")
     if type(request) is PurchaseRequested and _holds_a_nul(request):
         raise UnreadableMessage("not_a_request")

@@ -8,17 +8,20 @@ import json
 from functools import cache
 from itertools import islice, product
 from string import ascii_lowercase, digits
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 
 from inventory.domain import decide
 from inventory.table import Product, Reservation, StockTable
 from stampede_schemas.codec import (
+    PURCHASE_BYTES_MAX,
     RECORD_BYTES_MAX,
+    REQUEST_BYTES_MAX,
     REQUESTS_PER_RECORD_MAX,
     UnreadableMessage,
     decode_request,
+    encode,
     encode_decisions,
     encode_requests,
 )
@@ -30,12 +33,20 @@ from stampede_schemas.identifiers import (
     PRICE_MINOR_MAX,
     QUANTITY_MAX,
     STOCK_MAX,
+    BuyerId,
     Millis,
+    Position,
     ProductId,
     PurchaseId,
     WriterEpoch,
 )
-from stampede_schemas.requests import AnyRequest, ProductListRequested, PurchaseRequested
+from stampede_schemas.requests import (
+    AnyRequest,
+    ProductListRequested,
+    PurchaseRequested,
+    ReleaseReason,
+    ReleaseRequested,
+)
 from stampede_schemas.topics import MESSAGE_BYTES_MAX, partition_of
 
 PARTITION = 11
@@ -97,10 +108,11 @@ ANSWERS: dict[str, set[str]] = {
 }
 
 
-def read(fields: dict[str, Any]) -> AnyRequest | None:
+def read(fields: dict[str, Any], *, shortest: bool = False) -> AnyRequest | None:
     """The request, if the wire allows it."""
+    form: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False} if shortest else {}
     try:
-        return decode_request(json.dumps(fields).encode())
+        return decode_request(json.dumps(fields, **form).encode())
     except UnreadableMessage:
         return None
 
@@ -227,3 +239,51 @@ def test_full_batches_of_plain_text_are_legal_and_draw_every_answer(kind: str) -
     assert len(requests) == REQUESTS_PER_RECORD_MAX
     drawn = {type(decide(table, requests[-1], NOW)).__name__ for table in tables(case)}
     assert drawn == ANSWERS[kind]
+
+
+def longest_release(of: PurchaseRequested) -> ReleaseRequested:
+    """The release of its reservation that takes most bytes: the last position there can be, and the longest reason."""
+    return ReleaseRequested(
+        purchase_id=of.purchase_id,
+        product_id=of.product_id,
+        reservation=Position(PARTITION, OFFSET, REQUESTS_PER_RECORD_MAX - 1),
+        reason=max(get_args(ReleaseReason), key=len),
+        traceparent=of.traceparent,
+    )
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+def test_what_is_bought_can_be_given_back(filling: str) -> None:
+    """The release of every legal purchase can be read, alone and among 500: else its units were held for ever."""
+    least = BASES["purchase"] | {"purchase_id": "p", "product_id": "q", "traceparent": "t", "quantity": 1}
+    largest = 0
+    for length in range(ID_LENGTH_MAX):
+        for other in (0, 64, ID_LENGTH_MAX - 1):
+            for traced in (0, 31, 63):
+                tails = {"purchase_id": length, "product_id": other, "traceparent": traced}
+                fields = least | {name: least[name] + FILLINGS[filling] * size for name, size in tails.items()}
+                bought = read(fields, shortest=True)
+                if isinstance(bought, PurchaseRequested):
+                    release = encode(longest_release(bought))
+                    largest = max(largest, len(release))
+                    assert isinstance(decode_request(release), ReleaseRequested), len(release)
+    assert largest > REQUEST_BYTES_MAX // 2
+    assert REQUESTS_PER_RECORD_MAX * (REQUEST_BYTES_MAX + 1) + len(encode_requests([])) <= RECORD_BYTES_MAX
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_limit_of_a_purchase_is_that_of_its_release(over: int) -> None:
+    """The largest legal purchase of least other fields has a release of just what is legal; with a byte more none."""
+    bought = PurchaseRequested(
+        purchase_id=PurchaseId("\x01" * 60),
+        buyer_id=BuyerId("b"),
+        product_id=ProductId("\x01" * 32 + "q" * (63 + over)),
+        quantity=1,
+        payment_method="m",
+        fingerprint="f",
+        traceparent="",
+    )
+    size = len(encode(bought))
+    assert size == PURCHASE_BYTES_MAX + over
+    assert len(encode(longest_release(bought))) == REQUEST_BYTES_MAX + over
+    assert (read(json.loads(encode(bought)), shortest=True) is None) == bool(over)

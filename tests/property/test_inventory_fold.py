@@ -9,11 +9,21 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from inventory.domain import decide, evolve
-from inventory.table import SLICE_WEIGHT_MAX, StockTable, decode_slice, encode_slice, join, slices
+from inventory.table import (
+    SLICE_BYTES_MAX,
+    SLICE_WEIGHT_MAX,
+    StockTable,
+    decode_slice,
+    encode_slice,
+    encoded,
+    join,
+    slices,
+)
 from stampede_schemas.codec import decode_decisions
 from stampede_schemas.decisions import AnyDecision, Envelope, Reserved
-from stampede_schemas.identifiers import Millis, Position, WriterEpoch
+from stampede_schemas.identifiers import BuyerId, Millis, Position, WriterEpoch
 from stampede_schemas.requests import AnyRequest, ReleaseRequested
+from stampede_schemas.topics import MESSAGE_BYTES_MAX
 from tests.simulation.other_rules import thrifty
 from tests.support.builders.requests import ELSEWHERE, LAMP, MUG, change, listing, purchase, release, restock, retire
 
@@ -126,6 +136,22 @@ def test_a_table_cut_and_joined_goes_on_as_before(asked: Asked, later: Asked, ru
     assert joined.digest() == table.digest()
     assert sell(later, rules, joined, len(asked)) == sell(later, rules, table, len(asked))
     assert joined.digest() == table.digest()
+
+
+def test_pieces_are_small_in_bytes_whatever_is_in_them() -> None:
+    """Legal purchases of 700 bytes in characters of four: 2,000 of them were more than a record may hold."""
+    wide = "\N{ARTIST PALETTE}" * 64
+    asked: Asked = [(listing(stock=10_000, limit=1_000), 0)]
+    asked += [
+        (replace(purchase(f"{n}", f"{n % 50}"), buyer_id=BuyerId(f"{n % 50}{wide}"), fingerprint=wide), 0)
+        for n in range(3 * SLICE_WEIGHT_MAX)
+    ]
+    table = StockTable(0)
+    sell(asked, decide, table)
+    pieces = [value for piece in slices(table) for value in encoded(piece)]
+    assert max(len(encode_slice(piece)) for piece in slices(table)) > MESSAGE_BYTES_MAX
+    assert max(map(len, pieces)) <= SLICE_BYTES_MAX
+    assert join(0, map(decode_slice, pieces)).digest() == table.digest()
 
 
 def test_a_large_table_is_cut_into_small_pieces() -> None:

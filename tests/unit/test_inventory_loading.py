@@ -7,7 +7,7 @@ import pytest
 from eventlog.reader import LogBroken
 from inventory.domain import FoldBroken
 from inventory.effects import WriteCommit, WriteParts
-from inventory.loading import Ends, Range, Record, load
+from inventory.loading import Ends, Loaded, Range, Record, SnapshotsUnreadable, load
 from inventory.protocol import PartitionProcessor
 from stampede_schemas.codec import encode_decisions, encode_requests, source_crc
 from stampede_schemas.identifiers import Millis, Position, PurchaseId, WriterEpoch
@@ -294,3 +294,36 @@ def test_a_snapshot_names_the_last_counting_record() -> None:
     assert [type(e) for e in effects if isinstance(e, WriteParts | WriteCommit)] == [WriteParts, WriteCommit]
     assert run_load(log).snapshot_at == 2
     assert run_load(log).progress.load == "a"
+
+
+def load_without_snapshots(log: MemoryLog, refused: type[Ends | Range]) -> Loaded:
+    """Load while `stock-snapshots` gives no answer to this kind of question."""
+    loading = load(0, TOPIC_IDS)
+    ask = next(loading)
+    try:
+        while True:
+            if ask.topic == STOCK_SNAPSHOTS.name and isinstance(ask, refused):
+                ask = loading.throw(SnapshotsUnreadable("no leader"))
+            else:
+                ask = loading.send(log.answer(ask))
+    except StopIteration as end:
+        loaded: Loaded = end.value
+        return loaded
+
+
+@pytest.mark.parametrize("refused", [Ends, Range])
+def test_snapshots_that_cannot_be_read_cost_a_refold(refused: type[Ends | Range]) -> None:
+    """The table is that of the whole log; and nobody says for the first time which topics these are."""
+    log = sold(*THREE, snapshot_after=2)
+    plain, loaded = run_load(log), load_without_snapshots(log, refused)
+    assert plain.snapshot_at >= 0 > loaded.snapshot_at
+    assert (loaded.table.digest(), loaded.progress) == (plain.table.digest(), plain.progress)
+    assert loaded.known_topics
+
+
+def test_without_snapshots_half_a_log_is_still_refused() -> None:
+    """Its head is gone, and what stood there was in a snapshot."""
+    log = sold(*THREE, snapshot_after=2)
+    log.trim(DECISIONS.name, 1)
+    with pytest.raises(LogBroken, match="lost its head"):
+        load_without_snapshots(log, Ends)

@@ -22,6 +22,10 @@ from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 SNAPSHOT_SEARCH_STEP = 200  # records read at a time while walking back to the newest snapshot
 
 
+class SnapshotsUnreadable(Exception):
+    """`stock-snapshots` cannot be read now: thrown into a load, which then folds the whole log instead."""
+
+
 class Record(NamedTuple):
     """A record as any log gives it: value None is a tombstone."""
 
@@ -82,7 +86,11 @@ def load(
     Raises:
         LogBroken: the log lost a part, or a decision does not fit. Nobody may decide on half a history.
     """
-    snapshot = yield from _newest_snapshot(topic_ids)
+    try:
+        snapshot = yield from _newest_snapshot(topic_ids)
+        known_topics = snapshot is not None
+    except SnapshotsUnreadable:
+        snapshot, known_topics = None, True  # nothing is said of the topics: others may be named there
     progress, pieces = Progress(), list[Slice]()
     if snapshot is not None:
         at, pieces = snapshot
@@ -105,7 +113,7 @@ def load(
             raise LogBroken(f"decisions ends at {end} but gives nothing from {begin} on: a part of the log is gone")
     yield from _check_requests(reader.progress)
     start = reader.progress.next_offset
-    return Loaded(table, reader.progress, start, progress.source_offset, refolded, snapshot is not None)
+    return Loaded(table, reader.progress, start, progress.source_offset, refolded, known_topics)
 
 
 class Folded(NamedTuple):

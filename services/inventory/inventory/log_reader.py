@@ -8,8 +8,9 @@ from confluent_kafka import Consumer, KafkaException, Message
 
 from eventlog.kafka import consumer, read_range, watermarks
 from eventlog.reader import LogBroken
-from inventory.loading import Ends, Loaded, Loading, Range, Record
+from inventory.loading import Ends, Loaded, Loading, Query, QueryResult, Range, Record, SnapshotsUnreadable
 from stampede_schemas.identifiers import Millis
+from stampede_schemas.topics import STOCK_SNAPSHOTS
 
 
 class LogReader:
@@ -39,11 +40,9 @@ class LogReader:
             ask = next(loading)
             while True:
                 try:
-                    match ask:
-                        case Ends(topic):
-                            ask = loading.send(watermarks(client, topic, partition))
-                        case Range(topic, start, end):
-                            ask = loading.send(map(_record, read_range(client, topic, partition, start, end)))
+                    ask = loading.send(_answer(client, partition, ask))
+                except SnapshotsUnreadable as unreadable:
+                    ask = loading.throw(unreadable)
                 except StopIteration as done:
                     loaded: Loaded = done.value
                     return loaded
@@ -62,6 +61,31 @@ class LogReader:
         """Close the idle consumers."""
         while not self._idle.empty():
             self._idle.get_nowait().close()
+
+
+def _answer(client: Consumer, partition: int, ask: Query) -> QueryResult:
+    match ask:
+        case Ends(topic):
+            with _costs_the_snapshot(topic):
+                return watermarks(client, topic, partition)
+        case Range():
+            return _records(client, partition, ask)
+
+
+def _records(client: Consumer, partition: int, ask: Range) -> Iterator[Record]:
+    with _costs_the_snapshot(ask.topic):
+        yield from map(_record, read_range(client, ask.topic, partition, ask.start, ask.end))
+
+
+@contextmanager
+def _costs_the_snapshot(topic: str) -> Iterator[None]:
+    """Whatever is wrong with `stock-snapshots` ends no load: only decisions and requests have to be there."""
+    try:
+        yield
+    except (KafkaException, LogBroken) as error:
+        if topic != STOCK_SNAPSHOTS.name:
+            raise
+        raise SnapshotsUnreadable(str(error)) from error
 
 
 def _record(message: Message) -> Record:

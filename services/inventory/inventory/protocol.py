@@ -33,7 +33,7 @@ from inventory.effects import (
     WriteParts,
 )
 from inventory.loading import Loaded, Record
-from inventory.table import SLICE_FORM, StockTable, encode_slice, slices
+from inventory.table import SLICE_FORM, StockTable, encoded, slices
 from stampede_schemas.codec import (
     REQUESTS_PER_RECORD_MAX,
     UnreadableMessage,
@@ -390,8 +390,8 @@ class PartitionProcessor:
 
 
 def _pack(name: str, table: StockTable) -> Iterator[bytes]:
-    for index, piece in enumerate(slices(table)):
-        yield encode(SnapshotPart(name, index, Raw(encode_slice(piece))))
+    for index, value in enumerate(value for piece in slices(table) for value in encoded(piece)):
+        yield encode(SnapshotPart(name, index, Raw(value)))
 
 
 def _split(record: Record) -> list[Raw] | UnreadableMessage:

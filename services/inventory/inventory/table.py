@@ -17,7 +17,8 @@ REJECTED_GENERATION = 250_000
 FINGERPRINT_KEPT = 16  # characters of a rejected purchase's fingerprint: 8 bytes in hex
 OPERATOR_REQUESTS_MAX = 1_000  # request_ids remembered per product
 SLICE_FORM = 2  # of the pieces of a snapshot; a snapshot of another form is left aside, and the log folded instead
-SLICE_WEIGHT_MAX = 2_000  # entries in one snapshot part, a product counting for more: at most some 400 KiB
+SLICE_WEIGHT_MAX = 2_000  # entries in one snapshot part, a product counting for more: plain ones are some 400 KiB
+SLICE_BYTES_MAX = 512 * 1024  # of a part: half of what Kafka takes; a single entry has at most a quarter of it
 
 
 # Where a rejected purchase was asked for (offset, index), and the beginning of its fingerprint.
@@ -127,6 +128,19 @@ def slices(table: StockTable) -> Iterator[Slice]:
         entries: Iterator[tuple[Any, Any]] = iter(getattr(table, kind).items())
         while some := dict(islice(entries, SLICE_WEIGHT_MAX)):
             yield Slice(**{kind: some})
+
+
+def encoded(piece: Slice) -> Iterator[bytes]:
+    """A piece in its wire form, in halves of halves as long as one is too large for a record."""
+    value = encode_slice(piece)
+    if len(value) <= SLICE_BYTES_MAX:
+        yield value
+        return
+    kind = next(kind for kind in KINDS if getattr(piece, kind))
+    entries = list(getattr(piece, kind).items())
+    middle = len(entries) // 2
+    for half in (entries[:middle], entries[middle:]):
+        yield from encoded(Slice(**{kind: dict(half)}))
 
 
 def join(partition: int, pieces: Iterator[Slice], generation: int = REJECTED_GENERATION) -> StockTable:

@@ -15,8 +15,7 @@ from secrets import token_hex
 from typing import Any, TypeVar, assert_never
 
 from confluent_kafka import KafkaException, Message, Producer
-from prometheus_client import CollectorRegistry, Gauge, Histogram
-from prometheus_client import Counter as Metric
+from prometheus_client import CollectorRegistry
 
 from eventlog.reader import LogBroken, Progress
 from inventory.effects import (
@@ -34,6 +33,7 @@ from inventory.effects import (
 )
 from inventory.loading import Record, load
 from inventory.log_reader import LogReader
+from inventory.metrics import Meters
 from inventory.protocol import PartitionProcessor, SnapshotDue
 from inventory.snapshot_fork import PackingFailed, forked
 from stampede_schemas.dead_letters import Headers, letter
@@ -51,23 +51,6 @@ PARTS_IN_FLIGHT_MAX = 8
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
-class Meters:
-    """The worker's metrics, in the registry of its process."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.decisions = Metric(names.DECISIONS, "Decisions confirmed in the log", ["kind"], registry=registry)
-        self.dead_letters = Metric(names.DEAD_LETTERS, "Requests that cannot be read", ["reason"], registry=registry)
-        self.assigned = Gauge(names.PARTITIONS_ASSIGNED, "Partitions owned", registry=registry)
-        self.lag = Gauge(names.REQUESTS_LAG_RECORDS, "Request records not decided", ["partition"], registry=registry)
-        self.load_s = Histogram(names.PARTITION_LOAD_SECONDS, "Time to load a partition", registry=registry)
-        self.batch_s = Histogram(
-            names.BATCH_DECIDE_SECONDS,
-            "From decided to confirmed in the log",
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
-            registry=registry,
-        )
 
 
 class Worker:
@@ -213,7 +196,7 @@ class Worker:
                     self._spawn(self._write_parts(number, name, forked(pack)))
                     self._perform(number, self.partitions[number].packed(name))
                 case WriteCommit(value):
-                    self._send(STOCK_SNAPSHOTS.name, number, value, lambda _offset: None)
+                    self._send_snapshot(number, value)
                 case Stop():
                     self._stop(effect)
                 case _:
@@ -239,18 +222,26 @@ class Worker:
         on_ack: Callable[[int], None],
         key: bytes | None = None,
         headers: Headers = (),
+        on_failure: Callable[[str], None] | None = None,
     ) -> None:
-        def report(error: Any, message: Message) -> None:
+        """Produce a record. Without `on_failure` the process stops if it is not taken."""
+
+        def report(error: Any, message: Message | None) -> None:
             self._outstanding -= 1
-            offset = message.offset()
-            if error is not None or offset is None:
-                self._stop(Stop(f"{topic}/{partition} did not take a record: {error}"))
-            else:
+            offset = message.offset() if message else None
+            if error is None and offset is not None:
                 on_ack(offset)
+            elif on_failure:
+                on_failure(str(error))
+            else:
+                self._stop(Stop(f"{topic}/{partition} did not take a record: {error}"))
 
         self._outstanding += 1
         self._wake.set()
-        self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=[*headers])
+        try:
+            self._producer.produce(topic, value, key, partition=partition, on_delivery=report, headers=[*headers])
+        except (KafkaException, BufferError) as error:
+            report(error, None)
 
     def _produce(self, number: int, records: list[InFlightRecord]) -> None:
         now = time.time_ns()
@@ -344,23 +335,40 @@ class Worker:
     async def _write_parts(self, number: int, name: str, packing: AsyncIterator[bytes]) -> None:
         """Send a snapshot's parts as they are packed. Whatever goes wrong costs the snapshot, and nothing else."""
         offsets: list[int] = []
+        trouble: list[str] = []
         room = asyncio.Semaphore(PARTS_IN_FLIGHT_MAX)
 
         def acknowledged(offset: int) -> None:
             offsets.append(offset)
             room.release()
 
+        def failed(error: str) -> None:
+            trouble.append(error)
+            room.release()
+
         try:
             async for value in packing:
                 await room.acquire()
-                self._send(STOCK_SNAPSHOTS.name, number, value, acknowledged)
+                if trouble:
+                    room.release()
+                else:
+                    self._send_snapshot(number, value, acknowledged, failed)
             for _ in range(PARTS_IN_FLIGHT_MAX):
                 await room.acquire()
         except PackingFailed as error:
-            _log.warning("partition %d: no snapshot this time: %s", number, error)
-            self._perform(number, self.partitions[number].parts_written(name, None))
-        else:
-            self._perform(number, self.partitions[number].parts_written(name, offsets))
+            trouble.append(str(error))
+        if trouble:
+            _log.warning("partition %d: no snapshot this time: %s", number, trouble[0])
+        self._perform(number, self.partitions[number].parts_written(name, None if trouble else offsets))
+
+    def _send_snapshot(
+        self,
+        number: int,
+        value: bytes,
+        on_ack: Callable[[int], None] = lambda _offset: None,
+        on_failure: Callable[[str], None] = partial(_log.warning, "a snapshot is lost: %s"),  # noqa: B008 - no state
+    ) -> None:
+        self._send(STOCK_SNAPSHOTS.name, number, value, on_ack, on_failure=on_failure)
 
     # ---- reading, in threads
 

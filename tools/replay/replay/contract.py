@@ -15,7 +15,8 @@ RECORD_BYTES_MAX = 512 * 1024
 NESTING_MAX = 600  # brackets within brackets
 LETTER_BYTES_MAX = 1024 * 1024  # of a dead letter that is whole; of more it holds the beginning
 LETTER_BEGINNING = 64 * 1024
-PURCHASE_BYTES_MAX = 768  # of a purchase or a release on the wire
+RELEASE_BYTES_MAX = 768  # on the wire
+PURCHASE_BYTES_MAX = 760  # its release may be longer than it
 STOCK_MAX = 1_000_000_000
 REJECTED_GENERATION = 250_000  # rejections; the fold of a partition remembers the newest generation and the one before
 _LAST_INSTANT = 253_402_300_799_999
@@ -219,7 +220,10 @@ def read_request(raw: Raw | bytes) -> AnyRequest | str:
         request = _request.decode(raw)
     except _UNREADABLE:
         return _why_not(raw)
-    if isinstance(request, PurchaseRequest | ReleaseRequest) and memoryview(raw).nbytes > PURCHASE_BYTES_MAX:
+    size = memoryview(raw).nbytes
+    if isinstance(request, PurchaseRequest) and size > PURCHASE_BYTES_MAX:
+        return "too_large"
+    if isinstance(request, ReleaseRequest) and size > RELEASE_BYTES_MAX:
         return "too_large"
     if isinstance(request, PurchaseRequest) and any("\0" in text for text in _texts(request)):
         return "not_a_request"  # no text in Postgres holds a NUL: it could have no row
