@@ -133,15 +133,13 @@ async def test_other_commands_than_those_it_knows_stop_the_writer(place: Install
     async with place.writer(payment="none") as task:
         await until(lambda: place.value("SELECT sum(next_offset) = 1 FROM command_progress"), "applied", task=task)
     await place.rows("UPDATE command_progress SET next_offset = next_offset + 1")
-    with pytest.raises(ExceptionGroup) as stopped:
+    with pytest.raises(LogBroken, match="lost its tail"):
         async with asyncio.timeout(20), place.writer(payment="none") as task:
             await task
-    assert stopped.group_contains(LogBroken, match="lost its tail")
     await place.rows("UPDATE command_progress SET topic_id = 'that of a deleted topic'")
-    with pytest.raises(ExceptionGroup) as stopped:
+    with pytest.raises(LogBroken, match="recreated"):
         async with asyncio.timeout(20), place.writer(payment="none") as task:
             await task
-    assert stopped.group_contains(LogBroken, match="recreated")
 
 
 async def test_a_command_and_its_row_that_missed_each_other_meet(quiet: Installation, units: UnitsOfWork) -> None:
