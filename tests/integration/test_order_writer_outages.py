@@ -131,7 +131,7 @@ async def test_a_frozen_broker_while_postgres_breaks_off(
                 between.cut()
                 await asyncio.sleep(COMMITTED_S_MAX + 2)  # for how long it is frozen
         await other.close()
-        await until(lambda: at_rest(place, 2 * EACH), "the rest", 20, task)
+        await until(lambda: at_rest(place, 2 * EACH), "the rest", 60, task)
     nothing_lost_or_undone(place, 2 * EACH)
 
 

@@ -56,6 +56,8 @@ _SILENT = {
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
 }
@@ -124,7 +126,7 @@ def retry_on_election(work: Callable[[], T]) -> T:
 
 def is_silence(error: KafkaException) -> bool:
     """Whether the broker does not answer now, and may later."""
-    return error.args[0].code() in _SILENT | _ELECTING
+    return error.args[0].code() in _SILENT
 
 
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import faust
+from confluent_kafka import KafkaException
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from eventlog.kafka import TopicsUnknown, TopicsWrong, producer, topic_ids
+from eventlog.reader import LogBroken
 from inventory import faust_tasks
 from inventory.effects import Stop
 from inventory.log_reader import LogReader
@@ -22,7 +24,7 @@ from inventory.protocol import snapshot_due
 from inventory.settings import Settings
 from inventory.worker import Worker
 from service.run import sentence_of
-from service.tasks import long_lived_tasks
+from service.tasks import TaskEnded, long_lived_tasks
 from stampede_schemas.topics import DECISIONS, REQUESTS, STOCK_SNAPSHOTS
 from telemetry.ops import Checks, build_registry, serve_ops
 from telemetry.tracing import Tracing, configure
@@ -133,8 +135,11 @@ class Inventory:
                 start("watch Faust", faust_tasks.watch(self.faust))
                 await stop.wait()
                 await self.worker.leave(LEAVE_S_MAX)
-        except Exception as error:
+        except (TaskEnded, TopicsWrong, LogBroken, KafkaException) as error:
             self._stop_now(Stop(sentence_of(error)))
+        except Exception as error:
+            _log.exception("the worker failed")
+            self._stop_now(Stop(repr(error)))
         await self.faust.stop()
         self._reader.close()
         await ops.close()
