@@ -11,8 +11,8 @@ from eventlog.kafka import admin_client
 from stampede_schemas.codec import decode_snapshot
 from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import STOCK_SNAPSHOTS, partition_of
-from tests.support.inventory import Log, digest_of, listing, purchase, worker
-from tests.support.stack import components, eventually
+from tests.support.processes.inventory import Log, digest_of, listing, purchase, worker
+from tests.support.processes.stack import components, eventually
 
 TEA = "tea"
 DECIDED_S_MAX = 1.0

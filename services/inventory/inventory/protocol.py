@@ -55,7 +55,6 @@ SNAPSHOT_DECISIONS_MIN = 50_000  # since the last snapshot
 TAKEOVERS_MAX = 5  # within TAKEOVERS_WINDOW_S; beyond it two owners fight, and this one stays out
 TAKEOVERS_WINDOW_S = 30.0
 
-
 Phase = Literal["idle", "loading", "deciding", "draining", "stopped"]
 
 
@@ -66,8 +65,7 @@ SnapshotDue = Callable[[int, int], bool]
 def snapshot_due(decided: int, remembered: int, decided_min: int = SNAPSHOT_DECISIONS_MIN) -> bool:
     """Whether so many decisions since the last snapshot make one of so many things worth its writing.
 
-    A decision adds one thing at most, so the last snapshot held `remembered - decided` of them or more. Compared with
-    what is remembered now, a table in which every decision adds something would never be written down again.
+    The last one held `remembered - decided` or more: a table that only grows must not be compared with itself.
     """
     return decided > decided_min and decided >= remembered - decided
 

@@ -14,6 +14,7 @@ import httpx
 
 from replay.journal import Attempt, Told
 from stampede_schemas.topics import REQUESTS, partition_of
+from telemetry.names import GATE_STALE
 from tests.support.faults.proxy import Proxy, proxy
 from tests.support.processes.inventory import Log
 from tests.support.processes.redis_server import RedisServer, redis_server
@@ -71,6 +72,12 @@ class TwoGateways:
         """How many requests each gateway has judged without Redis."""
         metrics = [httpx.get(f"{each['ops']}/metrics").text for each in self.stack.endpoints.processes["gateway"]]
         return [float(text.partition("\nstampede_limit_checks_degraded_total ")[2].split()[0]) for text in metrics]
+
+    def stale(self) -> int:
+        """How many purchases the gates have judged without a fresh view: this machine stood still for 100 ms."""
+        metrics = [httpx.get(f"{each['ops']}/metrics").text for each in self.stack.endpoints.processes["gateway"]]
+        lines = [line for text in metrics for line in text.splitlines() if line.startswith(f"{GATE_STALE}_total")]
+        return round(sum(float(line.rpartition(" ")[2]) for line in lines))
 
     async def send(self, buyer: str, product_id: str, count: int, every_s: float) -> list[Attempt]:
         """So many purchases by one buyer, one after the other begun at that pace, at one gateway and the other."""
