@@ -44,7 +44,8 @@ async def watch(app: Any) -> NoReturn:
     Raises:
         TaskEnded: one of the tasks has ended, or Faust or its group coordinator has given up.
     """
-    most, before, missed = Counter[str](), Counter[str](), Counter[str]()
+    most, missed = Counter[str](), Counter[str]()
+    before: Counter[str] | None = None
     while True:
         if app.crashed:
             raise TaskEnded(f"Faust has crashed: {app.crash_reason!r}")
@@ -54,7 +55,8 @@ async def watch(app: Any) -> NoReturn:
             # It waits for Faust to ask for it, which Faust never does.
             raise TaskEnded(f"Faust's consumer cannot stay in its group: {error!r}")
         running = Counter(name for loop in (app.loop, thread.thread_loop) for name in _running(loop))
-        most |= running & before  # one that is replaced may be seen beside its successor, once
+        # After the first look, one that is being replaced may be seen beside its successor, once.
+        most |= running if before is None else running & before
         before = running
         ended = [name for name in most if running[name] < most[name]] + _left_behind(coordinator)
         missed = Counter({name: missed[name] + 1 for name in ended})
