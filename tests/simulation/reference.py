@@ -133,6 +133,8 @@ class Reference:
             case "ProductListRequested":
                 if product is None:
                     return "ProductListed", ""
+                if product["retired"]:
+                    return "Ignored", "retired"
                 return "Ignored", "same" if product["asked"] == _terms(request) else "conflict"
             case "RestockRequested":
                 if product is None:

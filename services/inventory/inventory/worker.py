@@ -228,7 +228,7 @@ class Worker:
 
         def report(error: Any, message: Message | None) -> None:
             self._outstanding -= 1
-            offset = message.offset() if message else None
+            offset = None if message is None else message.offset()  # one without bytes counts as false
             if error is None and offset is not None:
                 on_ack(offset)
             elif on_failure:
