@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.silent_broker import freeze
-from tests.support.processes.stack import LocalStack, stack
+from tests.support.processes.stack import ROOT, LocalStack, stack
 
 LONGER_THAN_SESSIONS_S = 25.0
 
@@ -26,7 +26,8 @@ def test_nothing_ends_of_a_silent_broker_and_nothing_untrue_is_said(running: Loc
 
 def test_a_worker_that_takes_silence_for_wrong_topics_is_noticed() -> None:
     """The planted bug: it ends, and says so."""
-    with stack(inventory=2, modules={"inventory": "tests.chaos.builds.hasty_inventory"}) as broken:
+    build = {"inventory": "tests.chaos.builds.hasty_inventory"}
+    with stack({"PYTHONPATH": str(ROOT)}, inventory=2, modules=build) as broken:
         found = freeze(broken, LONGER_THAN_SESSIONS_S)
     assert set(found.ended) == {"inventory-0", "inventory-1"}
     assert any("did not say what its topics are" in line for line in found.untrue)

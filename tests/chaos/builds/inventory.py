@@ -10,7 +10,7 @@ from typing import Any
 from inventory import __main__ as program
 from inventory import app
 from inventory.effects import InFlightRecord
-from inventory.loading import Loaded, Loading, Query, QueryResult
+from inventory.loading import Loaded, Loading, Query, QueryResult, SnapshotsUnreadable
 from inventory.log_reader import LogReader
 from inventory.protocol import PartitionProcessor
 from inventory.worker import Worker
@@ -36,9 +36,13 @@ class DyingReader(LogReader):
 def _dying(loading: Loading) -> Loading:
     ask: Query = next(loading)
     while True:
-        answer: QueryResult = yield ask
-        POINTS.passed("loading")
         try:
+            try:
+                answer: QueryResult = yield ask
+            except SnapshotsUnreadable as unreadable:
+                ask = loading.throw(unreadable)
+                continue
+            POINTS.passed("loading")
             ask = loading.send(answer)
         except StopIteration as end:
             loaded: Loaded = end.value
@@ -90,8 +94,10 @@ class DyingWorker(Worker):
         super()._acknowledge(number, source_offset)
         POINTS.passed("acked")
 
-    def _send(self, topic: str, partition: int, value: bytes, on_ack: Callable[[int], None], *rest: Any) -> None:
-        super()._send(topic, partition, value, on_ack, *rest)
+    def _send(
+        self, topic: str, partition: int, value: bytes, on_ack: Callable[[int], None], *rest: Any, **more: Any
+    ) -> None:
+        super()._send(topic, partition, value, on_ack, *rest, **more)
         if topic == STOCK_SNAPSHOTS.name and POINTS.armed_at("snapshot half written"):
             time.sleep(ON_ITS_WAY_S)
             POINTS.passed("snapshot half written")
