@@ -58,8 +58,7 @@ async def at_rest(running: LocalStack) -> tuple[list[str], float]:
 
 def collect(running: LocalStack) -> Evidence:
     """What `replay verify` looks at."""
-    endpoints = running.layout.endpoints
-    return live.system(endpoints, live.states(live.addresses(endpoints).inventory))
+    return live.whole_system(running.layout.endpoints)
 
 
 def judged(evidence: Evidence, journals: Iterable[Journal], by_journal: frozenset[str]) -> list[str]:

@@ -197,8 +197,7 @@ class Stage:
 
     def _verdict(self, told: Journal) -> dict[str, str]:
         """What `replay verify --journal` finds."""
-        endpoints = self._running.layout.endpoints
-        evidence = live.system(endpoints, live.states(live.addresses(endpoints).inventory))
+        evidence = live.whole_system(self._running.layout.endpoints)
         evidence.journal = told
         return {found.name: found.first[0].at for found in judge.judge(evidence) if found.violations}
 

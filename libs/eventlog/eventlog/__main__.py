@@ -14,7 +14,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from eventlog.kafka import IN_SYNC_MIN, REPLICAS_MIN, TopicsWrong, admin_client, topic_ids
+from eventlog.kafka import IN_SYNC_MIN, REPLICAS_MIN, TopicsWrong, admin_client, replicas, topic_ids
 from stampede_schemas.topics import TOPICS
 
 TIMEOUT_S = 30.0
@@ -66,8 +66,7 @@ def _check_replicas(kafka: str, names: list[str], wanted: int) -> None:
     """Raise TopicsWrong if a topic has fewer: with `min.insync.replicas` above that, nothing could be appended."""
     described = admin_client(kafka).describe_topics(TopicCollection(names), request_timeout=TIMEOUT_S)
     for name in names:
-        has = min(len(partition.replicas) for partition in described[name].result().partitions)
-        if has < wanted:
+        if (has := replicas(described[name].result())) < wanted:
             raise TopicsWrong(
                 f"topic {name} has {has} replicas, not {wanted}: add brokers with `kafka-reassign-partitions.sh`, "
                 "then provision again. Nothing was changed."

@@ -24,7 +24,6 @@ ELECTION_S_MAX = 10.0
 ELECTION_POLL_S = 0.1
 REPLICAS_MIN, IN_SYNC_MIN = 3, 2  # in production: one broker may be lost, and one restarted meanwhile
 
-_PROVISION_DURABLE = "Correct it with `python -m eventlog provision --replication 3`."
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _CLIENT: dict[str, str | int | float | bool] = {
@@ -273,14 +272,22 @@ def topic_ids(kafka: str, topics: tuple[Topic, ...] = TOPICS, *, production: boo
             for weakness, found in weak.items()
         )
         if production:
-            raise TopicsWrong(f"Kafka can lose what it acknowledged: {said}. {_PROVISION_DURABLE}")
+            raise TopicsWrong(
+                f"Kafka can lose what it acknowledged: {said}. "
+                "Correct it with `python -m eventlog provision --replication 3`."
+            )
         _log.warning("Kafka can lose what it acknowledged; for demonstrations only: %s", said)
     return ids
 
 
+def replicas(topic: TopicDescription) -> int:
+    """How many each of its partitions has at least."""
+    return min(len(partition.replicas) for partition in topic.partitions)
+
+
 def weaknesses(found: TopicDescription, config: Mapping[str, ConfigEntry]) -> Iterator[str]:
     """How a topic can lose records that were acknowledged."""
-    if min(len(partition.replicas) for partition in found.partitions) < REPLICAS_MIN:
+    if replicas(found) < REPLICAS_MIN:
         yield f"fewer than {REPLICAS_MIN} replicas"
     if int(config["min.insync.replicas"].value or 1) < IN_SYNC_MIN:
         yield f"min.insync.replicas is below {IN_SYNC_MIN}"

@@ -196,7 +196,8 @@ class Worker:
                     self._spawn(self._write_parts(number, name, forked(pack)))
                     self._perform(number, self.partitions[number].packed(name))
                 case WriteCommit(value):
-                    self._send_snapshot(number, value)
+                    lost = partial(_log.warning, "a snapshot is lost: %s")
+                    self._send(STOCK_SNAPSHOTS.name, number, value, lambda _offset: None, on_failure=lost)
                 case Stop():
                     self._stop(effect)
                 case _:
@@ -352,7 +353,7 @@ class Worker:
                 if trouble:
                     room.release()
                 else:
-                    self._send_snapshot(number, value, acknowledged, failed)
+                    self._send(STOCK_SNAPSHOTS.name, number, value, acknowledged, on_failure=failed)
             for _ in range(PARTS_IN_FLIGHT_MAX):
                 await room.acquire()
         except PackingFailed as error:
@@ -360,15 +361,6 @@ class Worker:
         if trouble:
             _log.warning("partition %d: no snapshot this time: %s", number, trouble[0])
         self._perform(number, self.partitions[number].parts_written(name, None if trouble else offsets))
-
-    def _send_snapshot(
-        self,
-        number: int,
-        value: bytes,
-        on_ack: Callable[[int], None] = lambda _offset: None,
-        on_failure: Callable[[str], None] = partial(_log.warning, "a snapshot is lost: %s"),  # noqa: B008 - no state
-    ) -> None:
-        self._send(STOCK_SNAPSHOTS.name, number, value, on_ack, on_failure=on_failure)
 
     # ---- reading, in threads
 

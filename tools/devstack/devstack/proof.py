@@ -44,7 +44,7 @@ async def prove(endpoints: Path, journal: Journal) -> Proof:
     """Wait for the product to come to rest (at most 30 s), then look at everything. `endpoints` is the stack's file."""
     addresses = live.addresses(endpoints)
     wrong, _ = await rest.wait(addresses, SETTLE_S_MAX, journal.product_id)
-    evidence = await asyncio.to_thread(_evidence, endpoints)
+    evidence = await asyncio.to_thread(live.whole_system, endpoints)
     evidence.journal = journal
     wrong += await asyncio.to_thread(violations, evidence, [rule for rule in RULES if rule.NAME not in BY_JOURNAL])
     tables = [state for state in evidence.states or () if state.partition == partition_of(journal.product_id)]
@@ -63,10 +63,6 @@ def _sentences(found: Finding) -> list[str]:
         return [f"{found.name} could not be checked without {' and '.join(needed)}"]
     first = found.first[:SAID_MAX]
     return [f"{found.name} is violated {found.violations} times: {one.at}: {one.what}" for one in first]
-
-
-def _evidence(endpoints: Path) -> Evidence:
-    return live.system(endpoints, live.states(live.addresses(endpoints).inventory))
 
 
 def _figures(evidence: Evidence, product_id: str, wrong: list[str]) -> Proof:

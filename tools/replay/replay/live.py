@@ -78,6 +78,15 @@ def addresses(path: Path) -> Addresses:
         raise CannotCheck(f"{path} does not say where the system is ({error!r}).") from None
 
 
+def whole_system(endpoints: Path) -> Evidence:
+    """Everything there is, what the workers say of their tables included.
+
+    Raises:
+        CannotCheck: a part of it does not answer.
+    """
+    return system(endpoints, states(addresses(endpoints).inventory))
+
+
 def system(endpoints: Path, known: list[State] | None, tell: Tell = lambda *_: None) -> Evidence:
     """Everything there is: rows, then the log, then the provider statement; each holds what those before speak of.
 

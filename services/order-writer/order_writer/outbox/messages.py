@@ -59,9 +59,10 @@ def releases(effects: list[orders.RequestRelease]) -> list[Outgoing]:
 
 def _records(requests: list[AnyRequest]) -> list[bytes]:
     """The requests as records that can be read: a release is never given up, so each is made to fit here."""
-    value = encode_requests(requests)
-    if len(requests) == 1 or (len(requests) <= REQUESTS_PER_RECORD_MAX and len(value) <= RECORD_BYTES_MAX):
-        return [value]
+    if len(requests) <= REQUESTS_PER_RECORD_MAX:
+        value = encode_requests(requests)
+        if len(value) <= RECORD_BYTES_MAX or len(requests) == 1:
+            return [value]
     middle = len(requests) // 2
     return _records(requests[:middle]) + _records(requests[middle:])
 
