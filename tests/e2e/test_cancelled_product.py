@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-import asyncpg
 import httpx
 import pytest
 
@@ -15,6 +14,7 @@ from replay import judge
 from stampede_client import Client
 from tests.chaos.verdict import at_rest, collect
 from tests.support.processes.sale import listing
+from tests.support.processes.servers import fetch
 from tests.support.processes.stack import LocalStack, eventually, stack
 
 
@@ -45,13 +45,13 @@ def buy(shop: LocalStack, product_id: str, count: int) -> list[str]:
 def cancelled(shop: LocalStack) -> None:
     """Wait until the cancellation has been carried out and nothing is on its way."""
     done = "SELECT FROM product_cancellations WHERE done_at IS NOT NULL"
-    eventually(lambda: len(asyncio.run(_ask(shop.postgres, done))) == 1, what="the cancellation is done")
+    eventually(lambda: len(asyncio.run(fetch(shop.postgres, done))) == 1, what="the cancellation is done")
     assert asyncio.run(at_rest(shop))[0] == []
 
 
 def ends(shop: LocalStack) -> dict[str, str]:
     """How each purchase ended, by the rows."""
-    rows = asyncio.run(_ask(shop.postgres, "SELECT purchase_id, status, reason, refund FROM purchases"))
+    rows = asyncio.run(fetch(shop.postgres, "SELECT purchase_id, status, reason, refund FROM purchases"))
     return {row["purchase_id"]: " ".join(filter(None, (row["status"], row["reason"], row["refund"]))) for row in rows}
 
 
@@ -60,21 +60,13 @@ def lose_the_database(shop: LocalStack) -> None:
     shop.scale(gateway=0, order_writer=0)
     dsn = urlsplit(shop.postgres)
     server, name = urlunsplit(dsn._replace(path="/postgres")), dsn.path[1:]
-    asyncio.run(_ask(server, f"DROP DATABASE {name} WITH (FORCE)"))
-    asyncio.run(_ask(server, f"CREATE DATABASE {name}"))
+    asyncio.run(fetch(server, f"DROP DATABASE {name} WITH (FORCE)"))
+    asyncio.run(fetch(server, f"CREATE DATABASE {name}"))
     addresses = processes.Addresses(shop.kafka, shop.postgres, shop.redis)
     for command in ("migrate", "recover"):
         environment = processes.one_shot_environment(shop.layout, addresses, {})
         subprocess.run([*processes.PYTHON, "order_writer", command], env=environment, check=True)
     shop.scale(gateway=1, order_writer=1)
-
-
-async def _ask(dsn: str, query: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return list(await connection.fetch(query))
-    finally:
-        await connection.close()
 
 
 def test_a_later_sale_outlives_the_cancellation_of_the_one_before(shop: LocalStack) -> None:

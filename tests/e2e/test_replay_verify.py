@@ -18,6 +18,7 @@ from eventlog.kafka import consumer, producer, read_one, watermarks
 from replay import journal
 from stampede_schemas.topics import DECISIONS, PARTITIONS, REQUESTS, Topic, partition_of
 from tests.chaos.verdict import at_rest
+from tests.support.processes.servers import fetch
 from tests.support.processes.stack import LocalStack, eventually, stack
 
 VERIFY_S_MAX = 120.0
@@ -58,11 +59,7 @@ def replay(running: LocalStack, *arguments: str) -> Verdict:
 
 async def execute(running: LocalStack, statement: str, *values: object) -> list[asyncpg.Record]:
     """One statement in the order-writer's database."""
-    connection = await asyncpg.connect(running.postgres)
-    try:
-        return list(await connection.fetch(statement, *values))
-    finally:
-        await connection.close()
+    return await fetch(running.postgres, statement, *values)
 
 
 def append(running: LocalStack, topic: Topic, partition: int, value: bytes) -> int:

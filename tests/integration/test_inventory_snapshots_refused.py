@@ -4,14 +4,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-
 from eventlog.__main__ import provision
-from eventlog.kafka import admin_client
 from stampede_schemas.codec import decode_snapshot
 from stampede_schemas.snapshots import SnapshotCommitted
 from stampede_schemas.topics import STOCK_SNAPSHOTS, partition_of
 from tests.support.processes.inventory import Log, digest_of, listing, purchase, worker
+from tests.support.processes.servers import configure
 from tests.support.processes.stack import components, eventually
 
 TEA = "tea"
@@ -20,10 +18,7 @@ DECIDED_S_MAX = 1.0
 
 def take_at_most(kafka: str, size: int) -> None:
     """Change the limit of `stock-snapshots` at the broker."""
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, STOCK_SNAPSHOTS.name, incremental_configs=[entry])
-    for done in admin_client(kafka).incremental_alter_configs([resource]).values():
-        done.result()
+    configure(kafka, STOCK_SNAPSHOTS, "max.message.bytes", str(size))
 
 
 def sell(log: Log) -> None:

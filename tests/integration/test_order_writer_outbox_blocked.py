@@ -9,9 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from eventlog.kafka import admin_client, topic_ids
+from eventlog.kafka import topic_ids
 from order_writer.ops.health import Health
 from order_writer.ops.metrics import Metrics
 from order_writer.outbox.messages import Outgoing, decode_outbox, encode_outbox
@@ -20,6 +19,7 @@ from order_writer.postgres.pool import Pool
 from stampede_schemas.dead_letters import KEPT_BYTES
 from stampede_schemas.topics import DEAD_LETTERS, MESSAGE_BYTES_MAX, ORDERS, REQUESTS
 from tests.support.builders.orders import Installation, empty, until
+from tests.support.processes.servers import configure
 
 BLOCKED = 41  # more than the relay takes in one round
 SENT_S_MAX = 1.0
@@ -183,7 +183,4 @@ def random_bytes(size: int) -> bytes:
 
 def limit_letters(kafka: str, size: int) -> None:
     """Change the limit of `dead-letters` at the broker."""
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, DEAD_LETTERS.name, incremental_configs=[entry])
-    for done in admin_client(kafka).incremental_alter_configs([resource]).values():
-        done.result()
+    configure(kafka, DEAD_LETTERS, "max.message.bytes", str(size))

@@ -8,23 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import ConfigResource, ResourceType
 
 from eventlog.__main__ import provision
 from eventlog.kafka import TopicsWrong, admin_client, topic_ids, weaknesses
 from stampede_schemas.topics import DECISIONS
 from tests.support.builders.gateway import IDENTITY_KEY
 from tests.support.processes.inventory import worker
+from tests.support.processes.servers import configure
 from tests.support.processes.stack import components
 
 UNCLEAN = "unclean.leader.election.enable"
-
-
-def configure(kafka: str, key: str, value: str) -> None:
-    """Set it for `decisions`."""
-    entry = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, DECISIONS.name, incremental_configs=[entry])
-    admin_client(kafka).incremental_alter_configs([resource])[resource].result(30)
 
 
 def configured(kafka: str, key: str) -> str | None:
@@ -69,7 +63,7 @@ def test_every_service_refuses_them_in_production_and_warns_elsewhere(tmp_path: 
     token = {"ALGORITHM": "HS256", "ISSUER": "i", "AUDIENCE": "a", "KEY_FILE": str(tmp_path / "secret")}
     with components() as alone:
         provision(alone.kafka, 1)
-        configure(alone.kafka, UNCLEAN, "true")
+        configure(alone.kafka, DECISIONS, UNCLEAN, "true")
         with worker(alone.kafka, tmp_path) as running:
             running.await_ready()
         said = (tmp_path / "inventory-0.log").read_text()
@@ -92,8 +86,8 @@ def test_provision_corrects_them_or_says_that_it_cannot() -> None:
     """It sets what a configuration can set; a topic with too few replicas is left as it is, and can be written to."""
     with components() as alone:
         provision(alone.kafka, 1)
-        configure(alone.kafka, UNCLEAN, "true")
-        configure(alone.kafka, "min.insync.replicas", "2")
+        configure(alone.kafka, DECISIONS, UNCLEAN, "true")
+        configure(alone.kafka, DECISIONS, "min.insync.replicas", "2")
         provision(alone.kafka, 1)
         assert configured(alone.kafka, UNCLEAN) == "false"
         assert configured(alone.kafka, "min.insync.replicas") == "1"

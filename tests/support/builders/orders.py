@@ -28,6 +28,7 @@ from stampede_schemas.order_commands import AnyCommand, CancelProductRequested
 from stampede_schemas.order_events import AnyOrderEvent
 from stampede_schemas.requests import AnyRequest, ReleaseReason
 from stampede_schemas.topics import DEAD_LETTERS, DECISIONS, ORDER_COMMANDS, ORDERS, REQUESTS, TOPICS, partition_of
+from tests.support.processes.servers import fetch
 from tests.support.processes.stack import eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -206,11 +207,7 @@ class Installation:
 
     async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask the database."""
-        connection = await asyncpg.connect(self.postgres)
-        try:
-            return await connection.fetch(query, *arguments)
-        finally:
-            await connection.close()
+        return await fetch(self.postgres, query, *arguments)
 
     async def value(self, query: str, *arguments: object) -> object:
         """The first column of the first row."""

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import httpx
 
 from eventlog.__main__ import provision
 from tests.support.builders.gateway import ADMIN_KEY, GatewayProcess
 from tests.support.processes.inventory import InventoryProcess
+from tests.support.processes.servers import fetch
 from tests.support.processes.stack import LocalStack, components
 
 
@@ -48,15 +48,7 @@ class Sale:
 
     def sql(self, query: str, *arguments: object) -> list[Any]:
         """Run one statement in Postgres."""
-
-        async def run() -> list[Any]:
-            connection = await asyncpg.connect(self.stack.postgres)
-            try:
-                return list(await connection.fetch(query, *arguments))
-            finally:
-                await connection.close()
-
-        return asyncio.run(run())
+        return asyncio.run(fetch(self.stack.postgres, query, *arguments))
 
 
 def listing(product_id: str, stock: int = 10, **more: object) -> dict[str, object]:

@@ -19,6 +19,7 @@ from tests.support.faults.proxy import Proxy, proxy
 from tests.support.processes.inventory import Log
 from tests.support.processes.redis_server import RedisServer, redis_server
 from tests.support.processes.sale import listing, order
+from tests.support.processes.servers import fetch
 from tests.support.processes.stack import LocalStack, eventually, stack
 
 
@@ -70,14 +71,19 @@ class TwoGateways:
 
     def degraded(self) -> list[float]:
         """How many requests each gateway has judged without Redis."""
-        metrics = [httpx.get(f"{each['ops']}/metrics").text for each in self.stack.endpoints.processes["gateway"]]
-        return [float(text.partition("\nstampede_limit_checks_degraded_total ")[2].split()[0]) for text in metrics]
+        return [
+            float(text.partition("\nstampede_limit_checks_degraded_total ")[2].split()[0]) for text in self._metrics()
+        ]
 
     def stale(self) -> int:
         """How many purchases the gates have judged without a fresh view: this machine stood still for 100 ms."""
-        metrics = [httpx.get(f"{each['ops']}/metrics").text for each in self.stack.endpoints.processes["gateway"]]
-        lines = [line for text in metrics for line in text.splitlines() if line.startswith(f"{GATE_STALE}_total")]
+        lines = [
+            line for text in self._metrics() for line in text.splitlines() if line.startswith(f"{GATE_STALE}_total")
+        ]
         return round(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+    def _metrics(self) -> list[str]:
+        return [httpx.get(f"{each['ops']}/metrics").text for each in self.stack.endpoints.processes["gateway"]]
 
     async def send(self, buyer: str, product_id: str, count: int, every_s: float) -> list[Attempt]:
         """So many purchases by one buyer, one after the other begun at that pace, at one gateway and the other."""
@@ -112,15 +118,7 @@ class TwoGateways:
 
     def sql(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Run one statement in Postgres."""
-
-        async def run() -> list[asyncpg.Record]:
-            connection = await asyncpg.connect(self.stack.postgres)
-            try:
-                return list(await connection.fetch(query, *arguments))
-            finally:
-                await connection.close()
-
-        return asyncio.run(run())
+        return asyncio.run(fetch(self.stack.postgres, query, *arguments))
 
     @contextlib.contextmanager
     def frozen(self, name: str) -> Iterator[None]:
