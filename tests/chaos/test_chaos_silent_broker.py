@@ -19,7 +19,7 @@ def running() -> Iterator[LocalStack]:
 
 @pytest.mark.parametrize("seconds", [5.0, LONGER_THAN_SESSIONS_S])
 def test_nothing_ends_of_a_silent_broker_and_nothing_untrue_is_said(running: LocalStack, seconds: float) -> None:
-    """Nobody ends, also of those whose sessions do, and 10 s after its return each partition decides."""
+    """No process ends, even when its session does, and each partition decides within 10 s of the broker's return."""
     found = freeze(running, seconds)
     assert found.well, found
 

@@ -86,7 +86,7 @@ def test_a_later_sale_outlives_the_cancellation_of_the_one_before(shop: LocalSta
     assert ends(shop) == expected
     lose_the_database(shop)
     cancelled(shop)
-    # Who was refunded before is known to the provider alone.
+    # The provider alone knows the refunds from before.
     assert ends(shop) == {name: end.replace("done", "none") for name, end in expected.items()}
     found = list(judge.judge(collect(shop)))
     assert {one.name: one.first for one in found if one.violations} == {}

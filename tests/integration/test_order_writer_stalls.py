@@ -53,7 +53,7 @@ async def test_an_unread_partition_ends_the_process(place: Installation, tmp_pat
     place.log.append(2, [listed()], [reserved("p1", 1)])
     number = 0
     with impatient(place, tmp_path / "said", **{PARTITION: "2"}) as process:
-        while process.poll() is None:  # whoever restarts it would see that it goes on
+        while process.poll() is None:  # a restarted writer would read on
             place.log.append(
                 3, [listed("hat", 10**6)] if not number else [reserved(f"h{number}", number, product_id="hat")]
             )

@@ -98,7 +98,7 @@ def test_a_rejected_purchase_stays_rejected(messages: list[Message]) -> None:
 
 @given(st.lists(MESSAGES, max_size=10), st.integers(0, 2 * ORDER.reservation.offset))
 def test_a_cancellation_means_the_same_whenever_it_is_read(messages: list[Message], end: int) -> None:
-    """Whatever has become of an order: it is undone if it was reserved below the place, and else left as it is."""
+    """An order of any state is undone if it was reserved below the place, and left as it is otherwise."""
     purchase: Purchase = Reserved(ORDER)
     for message in messages:
         purchase = evolve(purchase, react(purchase, message))

@@ -25,7 +25,7 @@ KEY = IdentityKey(IDENTITY_KEY)
 
 
 def operate(request: Request) -> None:
-    """Whoever asks is an operator."""
+    """The caller is an operator."""
     request.state.actor = KEY_ACTOR
 
 

@@ -39,7 +39,7 @@ NAMES = frozenset(
 
 
 async def watch(app: Any) -> NoReturn:
-    """Look each second, once `app` is started. Whatever ran once has to run on.
+    """Look each second, once `app` is started. A task that was seen running has to go on running.
 
     Raises:
         TaskEnded: one of the tasks has ended, or Faust or its group coordinator has given up.

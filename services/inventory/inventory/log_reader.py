@@ -79,7 +79,7 @@ def _records(client: Consumer, partition: int, ask: Range) -> Iterator[Record]:
 
 @contextmanager
 def _costs_the_snapshot(topic: str) -> Iterator[None]:
-    """Whatever is wrong with `stock-snapshots` ends no load: only decisions and requests have to be there."""
+    """Trouble with `stock-snapshots` ends no load: only decisions and requests have to be there."""
     try:
         yield
     except (KafkaException, LogBroken) as error:

@@ -161,7 +161,7 @@ class Worker:
                 ends = await asyncio.to_thread(self._reader.ends, REQUESTS.name, sorted(self.owned))
             except KafkaException as error:
                 self.kafka = f"does not answer: {error.args[0].str()}"
-                self.advanced.clear()  # whoever decides nothing meanwhile is not to blame
+                self.advanced.clear()  # a partition that decides nothing meanwhile is not to blame
                 _log.warning("Kafka %s", self.kafka)
                 continue
             self.kafka, self.ticked_at = True, time.monotonic()

@@ -34,7 +34,7 @@ ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.unti
 WHERE leases.holder = excluded.holder OR leases.until < now()
 RETURNING true"""
 SELECT = "SELECT id, messages FROM outbox WHERE id <> ALL($2::bigint[]) ORDER BY id LIMIT $1"
-# Whoever else has this row in hand writes what it was not told of: a message leaves a row only once it is acknowledged.
+# Each relay that holds a row writes back what it has no acknowledgement for: a message leaves once it is acknowledged.
 KEEP = "UPDATE outbox SET messages = $2 WHERE id = $1"
 DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
 _log = logging.getLogger(__name__)
